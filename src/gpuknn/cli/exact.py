@@ -1,0 +1,227 @@
+"""`gpuknn exact`: the exact k nearest neighbours, written to a gold-standard file."""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from gpuknn.errors import InputError
+from gpuknn.laion import SUBSETS, gold_name, subset_files
+
+if TYPE_CHECKING:
+    from gpuknn.jobs.plan import Job
+
+EXAMPLES = """examples:
+  gpuknn exact --subset sample
+  gpuknn exact database.h5 queries.h5 -k 10 --metric l2 -o gold.h5
+"""
+DEFAULT_K = 100
+
+
+def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Describe the command."""
+    parser = commands.add_parser(
+        "exact",
+        help="compute a gold standard",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_argument_group("what to search")
+    what.add_argument("database", nargs="?", help="HDF5, .npy or Zarr, (rows, components)")
+    what.add_argument("queries_file", nargs="?", metavar="queries", help="the same formats")
+    what.add_argument("--subset", choices=SUBSETS, help="a LAION2B subset instead, or the sample that is shipped")
+    what.add_argument("--queries", choices=("public", "private"), default="public", help="the subset's queries")
+    what.add_argument("--data-dir", type=Path, metavar="D", help="where subsets lie (default: the user's data folder)")
+    what.add_argument("--db-key", metavar="KEY", help="the array in the database file, where it holds several")
+    what.add_argument("--queries-key", metavar="KEY", help="the array in the queries file")
+    what.add_argument("-k", type=int, default=DEFAULT_K, help="neighbours for each query (default: %(default)s)")
+    what.add_argument("--metric", choices=("cosine", "ip", "l2", "hamming"), default="cosine")
+    what.add_argument(
+        "--dists", choices=("float32", "float64"), default="float32", help="how distances are stored; decides ties"
+    )
+    what.add_argument("-o", "--output", type=Path, metavar="OUT.h5", help="the file to write (subsets: published name)")
+    what.add_argument("--force", action="store_true", help="replace an existing output")
+    how = parser.add_argument_group("how to compute it (the answer's bytes do not depend on it)")
+    how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    how.add_argument("--workers", type=int, metavar="N", default=1, help="processes that share the cores (default: 1)")
+    how.add_argument("--threads", type=int, metavar="N", help="cores to use in all (default: all)")
+    how.add_argument("--shard-rows", type=int, metavar="N", help="rows of a shard, what a crash can cost")
+    how.add_argument("--run-dir", type=Path, metavar="D", help="where finished shards are kept (default: OUT.h5.run)")
+    how.add_argument("--fresh", action="store_true", help="discard what an earlier run has finished")
+    how.add_argument(
+        "--config", type=Path, metavar="FILE.yaml", help="options from a file; the command line goes first"
+    )
+    shown = parser.add_argument_group("what to show")
+    shown.add_argument("--dry-run", action="store_true", help="check the input's headers, print the plan, stop")
+    shown.add_argument("--quiet", action="store_true", help="no progress")
+    shown.add_argument("--json", action="store_true", help="the plan or the outcome as JSON on standard output")
+    parser.set_defaults(run=lambda chosen: run(_with_config(parser, chosen)))
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Check, plan, compute, report."""
+    from gpuknn.exact.check import check_content, check_question
+    from gpuknn.exact.device import open_device, usable_cores
+    from gpuknn.exact.metric import Metric
+    from gpuknn.jobs.plan import Job, operations, shard_rows
+    from gpuknn.vectors import open_vectors
+
+    database_path, queries_path, output = _files(chosen)
+    for name in ("workers", "threads", "shard_rows"):
+        value = getattr(chosen, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    database = open_vectors(database_path, chosen.db_key)
+    queries = open_vectors(queries_path, chosen.queries_key)
+    check_question(database, queries, chosen.k, chosen.metric, chosen.dists)
+    threads = min(chosen.threads or usable_cores(), usable_cores())
+    workers = min(chosen.workers, threads)
+    device = open_device(chosen.device, threads // workers)
+    job = Job(database, queries, chosen.k, Metric(chosen.metric), chosen.dists)
+    run_dir = chosen.run_dir or output.with_name(output.name + ".run")
+    rows = chosen.shard_rows or shard_rows(job, workers)
+    _check_output(output, [database_path, queries_path], chosen.force)
+
+    plan = {
+        "database": database.where,
+        "rows": len(database),
+        "components": database.shape[1],
+        "dtype": database.dtype.name,
+        "queries": len(queries),
+        "k": chosen.k,
+        "metric": chosen.metric,
+        "device": device.name,
+        "workers": workers,
+        "shards": -(-len(database) // rows),
+        "shard_rows": rows,
+        "bytes_read": database.nbytes,
+        "operations": job.operations,
+        "partial_bytes": job.partial_bytes,
+        "run_dir": str(run_dir),
+        "output": str(output),
+    }
+    if chosen.dry_run:
+        _show(plan, chosen.json)
+        return 0
+    _check_space(job, output, plan["shards"])
+
+    from gpuknn.cli.progress import Bar, Rate
+
+    rate = Rate(database.nbytes // len(database), operations(job, 1))
+    with Bar(rate, chosen.quiet or chosen.json).shown() as bar:
+        if not (chosen.quiet or chosen.json):
+            bar.say(
+                f"gpuknn exact: {len(database):,} rows x {database.shape[1]} {database.dtype}, "
+                f"{len(queries):,} queries, k = {chosen.k}, {chosen.metric}, on {workers} x {device.name}"
+            )
+        check = bar.step("checking", len(database), computes=False)
+        check_content(database, queries, job.metric, chosen.dists, threads, check.at)
+        check.at(len(database))
+
+        from gpuknn.jobs.exact import Progress, Workers, run_exact
+
+        compute = bar.step("computing", len(database), computes=True)
+        outcome = run_exact(
+            job,
+            output,
+            run_dir,
+            Workers(workers, threads // workers, chosen.device),
+            rows_per_shard=chosen.shard_rows,
+            fresh=chosen.fresh,
+            progress=Progress(resumed=compute.at, advanced=compute.at, said=bar.say),
+        )
+    certificate = outcome.certificate
+    if chosen.json:
+        _show(plan | {"seconds": outcome.seconds, "resumed_rows": outcome.resumed_rows} | vars(certificate), True)
+    elif not chosen.quiet:
+        sys.stdout.write(
+            f"{output}: {len(queries):,} x {chosen.k} neighbours in {outcome.seconds:.1f} s; "
+            f"{certificate.pairs_refined:,} pairs refined, {certificate.smallest_margin:.0%} of the bound unused\n"
+        )
+    return 0
+
+
+def _files(chosen: argparse.Namespace) -> tuple[Path, Path, Path]:
+    """Database, queries and output, from the subset's name or as given."""
+    if chosen.subset:
+        if chosen.database:
+            raise InputError(f"--subset {chosen.subset} names the files; leave out {chosen.database}")
+        if chosen.metric != "cosine":
+            raise InputError(f"--metric {chosen.metric}: subsets are searched under cosine; name the files instead")
+        database, queries = subset_files(chosen.subset, chosen.queries, chosen.data_dir)
+        return database, queries, chosen.output or Path(gold_name(chosen.subset, chosen.queries, chosen.k))
+    if not chosen.database or not chosen.queries_file:
+        raise InputError("name a database and a file of queries, or a --subset (see gpuknn exact --help)")
+    if chosen.output is None:
+        raise InputError("name the file to write: -o OUT.h5")
+    return Path(chosen.database), Path(chosen.queries_file), chosen.output
+
+
+def _check_output(output: Path, inputs: list[Path], force: bool) -> None:
+    """Raise InputError where the output cannot or should not be written."""
+    if output.exists():
+        if any(output.samefile(path) for path in inputs):
+            raise InputError(f"{output}: is an input of this very command; name another output")
+        if output.is_dir():
+            raise InputError(f"{output}: is a folder; name a file")
+        if not force:
+            raise InputError(f"{output}: exists already; --force replaces it")
+    folder = output.parent
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder to write {output.name} to")
+    trial = output.with_name(output.name + ".part")
+    try:
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error.strerror})") from error
+
+
+def _check_space(job: "Job", output: Path, shards: int) -> None:
+    """Raise InputError where the disk cannot hold the partial results and the answer."""
+    need = job.partial_bytes * (shards + 1)
+    free = shutil.disk_usage(output.parent).free
+    if free < need:
+        raise InputError(
+            f"{output.parent}: {free / 1e9:.1f} GB are free, partial results and answer need {need / 1e9:.1f} GB"
+        )
+
+
+def _with_config(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> argparse.Namespace:
+    """The options of --config, with those of the command line over them."""
+    if chosen.config is None:
+        return chosen
+    try:
+        options = yaml.safe_load(chosen.config.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{chosen.config}: cannot be read as YAML ({error})") from error
+    if not isinstance(options, dict):
+        raise InputError(f"{chosen.config}: must be a list of `option: value` lines")
+    words: list[str] = []
+    for name, value in options.items():
+        option = f"-{name}" if len(str(name)) == 1 else f"--{name}"
+        if option not in parser._option_string_actions or name in ("config", "help"):
+            raise InputError(f"{chosen.config}: there is no option {name!r} (see gpuknn exact --help)")
+        if value is True:
+            words.append(option)
+        elif value is not False:
+            words.append(f"{option}={value}" if option.startswith("--") else f"{option}{value}")
+    defaults = parser.parse_args(words)
+    parser.set_defaults(**{name: value for name, value in vars(defaults).items() if name not in ("run", "config")})
+    return parser.parse_args(sys.argv[2:])
+
+
+def _show(facts: dict[str, Any], as_json: bool) -> None:
+    """A plan or outcome for a program or a person."""
+    if as_json:
+        sys.stdout.write(json.dumps(facts) + "\n")
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else value
+        sys.stdout.write(f"{name.replace('_', ' '):<{width}}  {shown}\n")

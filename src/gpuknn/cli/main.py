@@ -1,0 +1,60 @@
+"""`gpuknn`: finds the command, turns errors into one line and an exit code."""
+
+import argparse
+import os
+import signal
+import sys
+from typing import NoReturn
+
+import gpuknn
+from gpuknn.cli import compare, eval, exact
+from gpuknn.errors import InputError, RunError
+
+COMMANDS = (exact, eval, compare)
+DESCRIPTION = "Exact nearest neighbours for gold standards, the same to the last bit on any device."
+EXIT_CODES = (
+    "exit codes: 0 done; 1 the check said no; 2 the input or the command line is wrong; "
+    "3 the run failed, the same command goes on; 130 interrupted, the same command goes on"
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with exit code 2."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    parser = Parser(prog="gpuknn", description=DESCRIPTION, epilog=EXIT_CODES)
+    parser.add_argument("--version", action="version", version=f"gpuknn {gpuknn.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    for command in COMMANDS:
+        command.add_parser(commands)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        chosen = parser.parse_args(arguments)
+        code: int = chosen.run(chosen)
+    except InputError as error:
+        return _say(f"error: {error}", 2)
+    except RunError as error:
+        return _say(f"failed: {error}", 3)
+    except OSError as error:
+        return _say(f"failed: {error}; set that right and run the same command again", 3)
+    except KeyboardInterrupt:
+        return _say("interrupted; what is finished is kept, the same command goes on from there", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _say(line: str, code: int) -> int:
+    sys.stderr.write(f"gpuknn: {' '.join(line.split())}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""The error bound: why a row that the filter drops cannot be in the answer.
+
+The filter scores rows in float32; larger is nearer.  For a query q and a row x let s(d) = (zero - d) * scale be the
+score that a distance d deserves (`zero` and `scale` belong to the query, scale > 0):
+
+    metric    score in real arithmetic       zero     scale      scaled query q~   scaled row x~    h
+    cosine    x.q / (|x||q|)                 1        1          q / |q|           x / |x|          0
+    ip        t r x.q                        0        t r        r q               t x              0
+    l2        t t (x.q - |x|^2 / 2)          |q|^2    t t / 2    t q               t x              |x~|^2 / 2
+
+so that s(d) = q~.x~ - h.  t (per epoch) and r (per query) are powers of two that keep |x~| and |q~| at most 1, so
+scaling is exact for all but what underflows.  In l2 one t serves both.
+
+1. One score.  q~ and x~ are rounded to float32: every component carries one factor (1 + u), u = 2^-24, and, under
+   cosine, where it is divided by a float64 norm, less than one more.  A float32 dot product of d terms, in any order,
+   with or without fused additions, multiplies each term by at most d factors (1 + u) (Higham, Accuracy and
+   Stability of Numerical Algorithms, section 3.1).  Hence, with gamma(n) = n u / (1 - n u) and by Cauchy-Schwarz,
+
+       |computed q~.x~ - exact q~.x~|  <=  gamma(d + 4) |q~||x~| + TINY d
+
+   TINY = 2^-120 pays for components and products that underflow, also where the library flushes them to zero.
+   Adding the bias (below) rounds once more: at most 2 u (|q~||x~| + h) with the rounding of h.  Altogether
+
+       error(x)  =  gamma(d + 8) Q |x~|  +  8 u h  +  TINY d,      Q = the largest |q~|
+
+2. Upper bounds.  bias(x) = error(x) - h, so a computed score plus its bias is at least s(true distance), and at
+   most that + 2 error(x).
+
+3. What the state proves.  A row whose *stored* distance is at most D has a true distance of at most D plus half a
+   unit in the last place of float32, plus the error of the float64 evaluation, which is at most (d + 8) 2^-52 M with
+   M = the largest distance that could arise ((|q| + |x|)^2 for l2).  So its upper bound is at least
+
+       proven(D)  =  s(D) - ROUNDING (|s(D)| + |D| scale) - margin
+
+   ROUNDING = 2^-22 covers the half unit and the conversion of proven(D) itself to float32; margin covers the float64
+   evaluation and stored distances below float32's normal range.  A row below proven(k-th stored distance) is out, and
+   so is one below proven(floor), where `floor` is any distance that the k-th neighbour is known not to exceed.
+
+4. What candidates prove.  If a candidate's upper bound is b, s(its distance) >= b - 2 error.  A row whose upper bound
+   lies below b - slack, slack = 2 max error + 2 margin + what rounds, is farther by more than a unit in the last place
+   of the stored distance, so that its stored distance is larger too, not equal.  Where k rows (kept or
+   candidates) are proven to reach a score, a row that does not is out, ties included.
+
+All of it is evaluated in float64 and rounded outwards to float32.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpuknn.exact.metric import Metric
+
+U = 2.0**-24
+TINY = 2.0**-120
+ROUNDING = 2.0**-22
+"""Relative distance within which stored distances may be equal; also covers one conversion to float32."""
+
+
+def gamma(n: int) -> float:
+    """Relative error of n roundings in float32 (Higham, section 3.1)."""
+    if n * U >= 0.5:
+        raise ValueError(f"{n} dimensions are too many for a float32 bound")
+    return n * U / (1.0 - n * U)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """The filter's scale and proven error for one epoch of m rows and nq queries."""
+
+    query_factor: np.ndarray
+    """(nq,) float64: queries are scaled by it."""
+    row_factor: np.ndarray
+    """(m,) float64: rows are scaled by it."""
+    to_score: np.ndarray
+    """(nq, 3) float64: zero, scale and margin of each query."""
+    slack: np.ndarray
+    """(nq,) float32: an upper bound less this is proven."""
+    bias: np.ndarray
+    """(m,) float32: added to a row's scores, makes them upper bounds."""
+    error: np.ndarray
+    """(m,) float32: the proven error of a row's score."""
+
+
+def filter_for(metric: Metric, d: int, query_norms: np.ndarray, row_norms: np.ndarray) -> Filter:
+    """The filter for rows and queries of the given *squared* norms, (m,) and (nq,) float64."""
+    if metric is Metric.HAMMING:
+        return _hamming_filter(len(query_norms), len(row_norms))
+    q, x = np.sqrt(query_norms), np.sqrt(row_norms)
+    if metric is Metric.COSINE:
+        row_factor, query_factor = 1.0 / x, 1.0 / q
+        zero, scale = np.ones_like(q), np.ones_like(q)
+        largest, h = np.full_like(q, 2.0), np.zeros_like(x)
+    elif metric is Metric.IP:
+        t, query_factor = _power_of_two_below(np.max(x)), _power_of_two_below(q)
+        row_factor = np.full_like(x, t)
+        zero, scale = np.zeros_like(q), t * query_factor
+        largest, h = q * np.max(x), np.zeros_like(x)
+    else:
+        t = _power_of_two_below(max(np.max(x), np.max(q)))
+        row_factor, query_factor = np.full_like(x, t), np.full_like(q, t)
+        zero, scale = query_norms, np.full_like(q, t * t / 2)
+        largest, h = (q + np.max(x)) ** 2, (t * x) ** 2 / 2
+    error = _up(gamma(d + 8) * np.max(q * query_factor) * (x * row_factor) + 8 * U * h + TINY * d)
+    margin = ((d + 8) * 2.0**-52 * largest + 2.0**-149) * scale
+    slack = 2.0 * float(np.max(error)) + 2 * margin + 4 * ROUNDING * largest * scale
+    return Filter(
+        query_factor=query_factor,
+        row_factor=row_factor,
+        to_score=np.stack([zero, scale, margin], axis=1),
+        slack=_up(slack),
+        bias=_up(error - h),
+        error=error,
+    )
+
+
+def _hamming_filter(nq: int, m: int) -> Filter:
+    """Scores are minus the distance, whole numbers below 2^24: exact, so equal scores are equal distances."""
+    ones = np.ones(nq)
+    none = np.zeros(m, np.float32)
+    to_score = np.stack([np.zeros(nq), ones, np.full(nq, 0.5)], axis=1)
+    return Filter(ones, np.ones(m), to_score, np.full(nq, 0.5, np.float32), none, none)
+
+
+def _power_of_two_below(norm: np.ndarray) -> np.ndarray:
+    """The power of two that brings a norm into [0.5, 1]; 1 for a norm of zero."""
+    _, exponent = np.frexp(norm)
+    return np.where(norm > 0, np.ldexp(1.0, -exponent), 1.0)
+
+
+def _up(x: np.ndarray) -> np.ndarray:
+    """float32 not below the float64 x."""
+    return np.nextafter(x.astype(np.float32), np.float32(np.inf))

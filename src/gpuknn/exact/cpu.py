@@ -1,0 +1,187 @@
+"""The CPU device: BLAS through NumPy for the scores, Numba kernels for everything else.
+
+One Python thread per core takes blocks of queries through product, selection and refinement; BLAS is held to one
+thread.  BLAS threads and parallel Numba kernels in one process would spin against each other; this way nothing
+but the rows is shared between threads, and a tile's scores stay in the core's cache until they are selected.
+
+Rows are refined by the epoch, not by the tile: candidates that later rows push out are never refined.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from queue import SimpleQueue
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from gpuknn.errors import RunError
+from gpuknn.exact import cpu_kernels as kernels
+from gpuknn.exact.bound import Filter, filter_for
+from gpuknn.exact.device import Certificate, Search
+from gpuknn.exact.metric import Metric, summation_leaves
+from gpuknn.exact.neighbors import Neighbors
+
+TILE_ROWS = 512
+"""Rows of one product; with BLOCK_QUERIES, 2 MiB of scores, which stay in a core's cache until selected."""
+BLOCK_QUERIES = 1024
+EPOCH_VALUES = 2**25
+"""Components of the rows in hand: 128 MiB as float32."""
+CANDIDATE_BYTES = 2**25
+"""Bound on one thread's room for candidates."""
+
+
+@dataclass(frozen=True)
+class CpuDevice:
+    """The processor, with so many threads."""
+
+    threads: int
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        return f"cpu ({self.threads} thread{'s' * (self.threads > 1)})"
+
+    def epoch_rows(self, search: Search) -> int:
+        """Rows that one `feed` takes: whole tiles of EPOCH_VALUES components."""
+        return max(1, EPOCH_VALUES // search.queries.shape[1] // TILE_ROWS) * TILE_ROWS
+
+    @contextmanager
+    def begin(self, search: Search) -> Iterator["CpuScan"]:
+        """Start a search with its own threads; BLAS is held to one thread meanwhile."""
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(self.threads) as pool:
+            yield CpuScan(search, pool, self.threads, self.epoch_rows(search))
+
+
+class CpuScan:
+    """The exact answer for the rows fed so far, in memory."""
+
+    def __init__(self, search: Search, pool: ThreadPoolExecutor, threads: int, epoch_rows: int) -> None:
+        nq, d = search.queries.shape
+        k = search.k
+        self._search, self._pool, self._threads = search, pool, threads
+        self._hamming = search.metric is Metric.HAMMING
+        self._rule = kernels.Rule(list(Metric).index(search.metric), search.dists == np.float32, summation_leaves(d))
+        # Hamming compares words; its queries have no components to be refined by.
+        self._queries = np.zeros((nq, 1)) if self._hamming else search.queries.astype(np.float64)
+        self._norms = np.empty(nq)
+        if not self._hamming:
+            self._in_parallel(lambda s: kernels.squared_norms(self._queries[s], self._rule.leaves, self._norms[s]), nq)
+        self._dists = np.full((nq, k), np.inf)
+        self._ids = np.full((nq, k), -1, np.int64)
+        self._filled = np.zeros(nq, np.int64)
+        self._floor = np.full(nq, np.inf) if search.floor is None else search.floor
+        self._scaled: tuple[np.ndarray, np.ndarray] | None = None
+        self._wide = np.empty((0, d), np.float32)
+        self._epoch_rows = epoch_rows
+        self._bound = 0.0
+
+        room = 2 * k + 1024
+        block = max(1, min(BLOCK_QUERIES, CANDIDATE_BYTES // (8 * room)))
+        self._blocks = _even_slices(nq, threads * -(-nq // (threads * block)))
+        widest = max(s.stop - s.start for s in self._blocks)
+        self._spaces: SimpleQueue[tuple[np.ndarray, kernels.Found]] = SimpleQueue()
+        self._sums = np.tile([0.0, 1.0], (threads, 1))
+        for sums in self._sums:
+            found = kernels.Found(
+                threshold=np.empty(widest, np.float32),
+                count=np.empty(widest, np.int64),
+                score=np.empty((widest, room), np.float32),
+                row=np.empty((widest, room), np.int32),
+                sums=sums,
+            )
+            self._spaces.put((np.empty((widest, TILE_ROWS), np.float32), found))
+
+    def feed(self, rows: np.ndarray, first: int) -> None:
+        """Take in rows (m, d), the ids of which begin at `first`."""
+        if rows.dtype == np.float16:
+            rows = rows.view(np.uint16)
+        m = len(rows)
+        norms = np.zeros(m)
+        if not self._hamming:
+            self._in_parallel(lambda s: kernels.squared_norms(rows[s], self._rule.leaves, norms[s]), m)
+        filter_ = filter_for(self._search.metric, rows.shape[1], self._norms, norms)
+        self._bound = max(self._bound, float(filter_.error.max()))
+        epoch = kernels.Epoch(rows, norms, filter_.bias, filter_.error, first)
+        product = self._differing_bits(rows) if self._hamming else self._products(rows, filter_)
+        list(self._pool.map(lambda block: self._scan_block(block, epoch, filter_, product), self._blocks))
+
+    def result(self) -> tuple[Neighbors, Certificate]:
+        """The neighbours among all rows fed, and what proves them."""
+        margin = float(self._sums[:, 1].min())
+        if not margin >= 0:
+            raise RunError(
+                f"a filter score was off by more than its proven error (margin {margin:.3g}): "
+                "this BLAS does not compute in float32; please report it"
+            )
+        certificate = Certificate(
+            method="integer scores, exact" if self._hamming else "float32 scores, float64 refinement",
+            bound=self._bound,
+            pairs_refined=int(self._sums[:, 0].sum()),
+            smallest_margin=margin,
+        )
+        return Neighbors(self._ids, self._dists.astype(self._search.dists)), certificate
+
+    def _scan_block(
+        self, block: slice, epoch: kernels.Epoch, filter_: Filter, product: Callable[[slice, slice, np.ndarray], None]
+    ) -> None:
+        """Take one block of queries through all rows of the epoch."""
+        scores, found = space = self._spaces.get()
+        kept = kernels.Kept(
+            self._queries[block],
+            self._norms[block],
+            self._dists[block],
+            self._ids[block],
+            self._filled[block],
+            self._floor[block],
+            filter_.to_score[block],
+            filter_.slack[block],
+        )
+        kernels.begin(kept, found)
+        flat = scores.reshape(-1)
+        for start in range(0, len(epoch.rows), TILE_ROWS):
+            tile = slice(start, min(start + TILE_ROWS, len(epoch.rows)))
+            shape = (block.stop - block.start, tile.stop - tile.start)
+            tile_scores = flat[: shape[0] * shape[1]].reshape(shape)
+            product(block, tile, tile_scores)
+            kernels.select(tile_scores, start, epoch, kept, found, self._rule)
+        kernels.finish(epoch, kept, found, self._rule)
+        self._spaces.put(space)
+
+    def _products(self, rows: np.ndarray, filter_: Filter) -> Callable[[slice, slice, np.ndarray], None]:
+        """Scores by float32 matrix products of the scaled queries and rows."""
+        m, d = rows.shape
+        if len(self._wide) < m:
+            self._wide = np.empty((m, d), np.float32)
+        wide = self._wide[:m]
+        self._in_parallel(lambda s: kernels.widen(rows[s], filter_.row_factor[s], wide[s]), m)
+        if self._scaled is None or not np.array_equal(self._scaled[0], filter_.query_factor):
+            scaled = (self._queries * filter_.query_factor[:, None]).astype(np.float32)
+            self._scaled = (filter_.query_factor, scaled)
+        queries = self._scaled[1]
+
+        def product(block: slice, tile: slice, out: np.ndarray) -> None:
+            np.matmul(queries[block], wide[tile].T, out=out)
+
+        return product
+
+    def _differing_bits(self, rows: np.ndarray) -> Callable[[slice, slice, np.ndarray], None]:
+        """Scores by exclusive or and population count, word by word over many rows at once."""
+        columns = np.ascontiguousarray(rows.T)
+
+        def product(block: slice, tile: slice, out: np.ndarray) -> None:
+            kernels.hamming_scores(self._search.queries[block], columns[:, tile], out)
+
+        return product
+
+    def _in_parallel(self, work: Callable[[slice], None], n: int) -> None:
+        list(self._pool.map(work, _even_slices(n, 4 * self._threads)))
+
+
+def _even_slices(n: int, parts: int) -> Sequence[slice]:
+    """At most `parts` slices of about the same length, none empty, that make up range(n)."""
+    parts = min(n, parts)
+    edges = [n * i // parts for i in range(parts + 1)]
+    return [slice(a, b) for a, b in pairwise(edges)]

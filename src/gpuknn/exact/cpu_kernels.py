@@ -1,0 +1,371 @@
+"""The Numba kernels of the CPU device: sums in the documented order, widening, selection, refinement, merging.
+
+Every kernel is single-threaded and releases the GIL: the device runs one per core (`cpu.py` says why).
+float16 rows arrive as their bits, `uint16`, because Numba has no float16 arithmetic on the CPU.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, overload, register_jitable
+
+from gpuknn.exact.bound import ROUNDING
+
+# error_model="numpy": a division does not test for zero, so loops vectorise.  No fastmath anywhere:
+# the order of the additions is part of the answer.
+kernel = njit(nogil=True, cache=True, error_model="numpy")
+
+# Metric, as the kernels know it: its place among the members of `metric.Metric`.
+COSINE, IP, L2, HAMMING = range(4)
+
+
+@intrinsic
+def _half_bits_to_double(typing_context: Any, bits: Any) -> Any:
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.DoubleType())
+
+    return types.float64(types.uint16), build
+
+
+@intrinsic
+def _popcount(typing_context: Any, word: Any) -> Any:
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.uint64(types.uint64), build
+
+
+def _value(x: Any) -> Any:
+    """The float64 value of one stored component; all conversions are exact."""
+
+
+@overload(_value)
+def _value_overload(x: Any) -> Any:
+    def from_half_bits(x: Any) -> Any:
+        return _half_bits_to_double(x)
+
+    def from_number(x: Any) -> Any:
+        return np.float64(x)
+
+    return from_half_bits if x == types.uint16 else from_number
+
+
+@register_jitable
+def _leaf_sum(terms: np.ndarray, start: int, stop: int) -> float:
+    """NumPy's sum of at most 128 terms: eight running sums, added in pairs, then the rest one by one."""
+    if stop - start < 8:
+        total = 0.0
+        for i in range(start, stop):
+            total += terms[i]
+        return total
+    r0, r1, r2, r3 = terms[start], terms[start + 1], terms[start + 2], terms[start + 3]
+    r4, r5, r6, r7 = terms[start + 4], terms[start + 5], terms[start + 6], terms[start + 7]
+    whole = stop - (stop - start) % 8
+    for i in range(start + 8, whole, 8):
+        r0 += terms[i]
+        r1 += terms[i + 1]
+        r2 += terms[i + 2]
+        r3 += terms[i + 3]
+        r4 += terms[i + 4]
+        r5 += terms[i + 5]
+        r6 += terms[i + 6]
+        r7 += terms[i + 7]
+    total = ((r0 + r1) + (r2 + r3)) + ((r4 + r5) + (r6 + r7))
+    for i in range(whole, stop):
+        total += terms[i]
+    return total
+
+
+@register_jitable
+def _sum(terms: np.ndarray, leaves: np.ndarray, stack: np.ndarray) -> float:
+    """The sum of all terms in the documented order: `leaves` is `metric.summation_leaves(d)`."""
+    depth = 0
+    start = 0
+    for i in range(len(leaves)):
+        stop = leaves[i, 0]
+        stack[depth] = _leaf_sum(terms, start, stop)
+        depth += 1
+        start = stop
+        for _ in range(leaves[i, 1]):
+            depth -= 1
+            stack[depth - 1] += stack[depth]
+    return stack[0]
+
+
+@kernel
+def squared_norms(rows: np.ndarray, leaves: np.ndarray, out: np.ndarray) -> None:
+    """out[j] = |rows[j]|^2 in float64, summed in the documented order."""
+    d = rows.shape[1]
+    terms = np.empty(d)
+    stack = np.empty(64)
+    for j in range(len(rows)):
+        row = rows[j]
+        for i in range(d):
+            v = _value(row[i])
+            terms[i] = v * v
+        out[j] = _sum(terms, leaves, stack)
+
+
+@kernel
+def widen(rows: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
+    """out[j] = float32(rows[j] * scale[j]); the product is rounded in float64, then to float32."""
+    for j in range(len(rows)):
+        row = rows[j]
+        s = scale[j]
+        for i in range(rows.shape[1]):
+            out[j, i] = np.float32(_value(row[i]) * s)
+
+
+@kernel
+def hamming_scores(queries: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
+    """out[i, j] = -(number of bits in which queries[i] and the column rows[:, j] differ); exact in float32."""
+    words, n = rows.shape
+    bits = np.empty(n, np.uint64)
+    for i in range(len(queries)):
+        bits[:] = 0
+        for w in range(words):
+            q = queries[i, w]
+            line = rows[w]
+            for j in range(n):
+                bits[j] += _popcount(line[j] ^ q)
+        for j in range(n):
+            out[i, j] = -np.float32(bits[j])
+
+
+@register_jitable
+def _distance(
+    metric: int,
+    row: np.ndarray,
+    query: np.ndarray,
+    norms: float,
+    leaves: np.ndarray,
+    terms: np.ndarray,
+    stack: np.ndarray,
+) -> float:
+    """The float64 distance as `metric.py` defines it; `norms` is |x|^2 |q|^2, for cosine."""
+    if metric == L2:
+        for i in range(len(terms)):
+            t = _value(row[i]) - query[i]
+            terms[i] = t * t
+        return _sum(terms, leaves, stack)
+    for i in range(len(terms)):
+        terms[i] = _value(row[i]) * query[i]
+    dot = _sum(terms, leaves, stack)
+    if metric == IP:
+        return -dot
+    return 1.0 - dot / np.sqrt(norms)
+
+
+class Epoch(NamedTuple):
+    """The rows in hand, as the kernels see them."""
+
+    rows: np.ndarray  # (m, d) as stored (float16 as uint16)
+    norms: np.ndarray  # (m,) float64: |x|^2
+    bias: np.ndarray  # (m,) float32: added to a row's scores; makes them upper bounds
+    error: np.ndarray  # (m,) float32: the proven error within the bias
+    first: int  # the id of the first row
+
+
+class Kept(NamedTuple):
+    """A block of queries with the exact neighbours of the rows read so far; ascending (distance, id)."""
+
+    queries: np.ndarray  # (b, d) float64
+    norms: np.ndarray  # (b,) float64: |q|^2
+    dists: np.ndarray  # (b, k) float64: distances as stored
+    ids: np.ndarray  # (b, k) int64
+    filled: np.ndarray  # (b,) int64: how many of the k there are
+    floor: np.ndarray  # (b,) float64: no answer is farther than this
+    to_score: np.ndarray  # (b, 3) float64: `bound.Filter.to_score`
+    slack: np.ndarray  # (b,) float32: `bound.Filter.slack`
+
+
+class Found(NamedTuple):
+    """Room for the candidates of one block; one per thread, used again for every block."""
+
+    threshold: np.ndarray  # (b,) float32: upper bounds below it are out
+    count: np.ndarray  # (b,) int64
+    score: np.ndarray  # (b, room) float32: upper bounds of the scores
+    row: np.ndarray  # (b, room) int32: rows of the epoch, ascending
+    sums: np.ndarray  # (2,) float64: pairs refined; smallest share of the proven error left unused
+
+
+class Rule(NamedTuple):
+    """How distances are made."""
+
+    metric: int
+    single: bool  # stored as float32
+    leaves: np.ndarray
+
+
+@register_jitable
+def _proven_score(d: float, to_score: np.ndarray) -> Any:
+    """The filter score that every row at a stored distance <= d reaches with its bias; see `bound.py`."""
+    zero, scale, margin = to_score
+    score = (zero - d) * scale
+    return np.float32(score - (abs(score) + abs(d) * scale) * ROUNDING - margin)
+
+
+@kernel
+def begin(kept: Kept, found: Found) -> None:
+    """Set the thresholds of a block from what is known before the epoch."""
+    k = kept.dists.shape[1]
+    for i in range(len(kept.filled)):
+        limit = kept.floor[i]
+        if kept.filled[i] == k:
+            limit = min(limit, kept.dists[i, k - 1])
+        found.threshold[i] = _proven_score(limit, kept.to_score[i])
+        found.count[i] = 0
+
+
+@kernel
+def select(scores: np.ndarray, start: int, epoch: Epoch, kept: Kept, found: Found, rule: Rule) -> None:
+    """Append the rows of a tile (scores (b, t) float32, its first row `start`) whose upper bound passes."""
+    b, t = scores.shape
+    room = found.score.shape[1]
+    for i in range(b):
+        line = scores[i]
+        n = found.count[i]
+        threshold = found.threshold[i]
+        for j0 in range(0, t, 32):
+            j1 = min(j0 + 32, t)
+            passing = 0
+            for j in range(j0, j1):
+                passing += line[j] + epoch.bias[start + j] >= threshold
+            if passing == 0:
+                continue
+            if n + passing > room:
+                found.count[i] = n
+                _make_room(i, epoch, kept, found, rule)
+                n = found.count[i]
+                threshold = found.threshold[i]
+            for j in range(j0, j1):
+                score = line[j] + epoch.bias[start + j]
+                if score >= threshold:
+                    found.score[i, n] = score
+                    found.row[i, n] = start + j
+                    n += 1
+        found.count[i] = n
+
+
+@kernel
+def finish(epoch: Epoch, kept: Kept, found: Found, rule: Rule) -> None:
+    """At the end of an epoch: cut the candidates once more, refine what is left, keep the nearest."""
+    for i in range(len(kept.filled)):
+        if found.count[i] > 0:
+            _cut(i, kept, found)
+            _refine(i, epoch, kept, found, rule)
+
+
+@kernel
+def _make_room(i: int, epoch: Epoch, kept: Kept, found: Found, rule: Rule) -> None:
+    """Cut; where that leaves too many (ties by the thousand), refine them now: slower, never wrong."""
+    _cut(i, kept, found)
+    k, room = kept.dists.shape[1], found.score.shape[1]
+    if found.count[i] > room - (room - k) // 2:
+        _refine(i, epoch, kept, found, rule)
+        if kept.filled[i] == k:
+            limit = _proven_score(kept.dists[i, k - 1], kept.to_score[i])
+            found.threshold[i] = max(found.threshold[i], limit)
+
+
+@kernel
+def _cut(i: int, kept: Kept, found: Found) -> None:
+    """Raise query i's threshold to what k rows are proven to reach, and drop the candidates below it.
+
+    Proven are the scores of the neighbours kept so far, and the candidates' upper bounds less `slack`: the
+    k-th largest of them all is reached by k rows, ties of stored distances included (`bound.py`).
+    """
+    k, filled, n = kept.dists.shape[1], kept.filled[i], found.count[i]
+    if filled + n >= k:
+        proven = np.empty(filled + n, np.float32)
+        for j in range(filled):
+            proven[j] = _proven_score(kept.dists[i, j], kept.to_score[i])
+        for j in range(n):
+            proven[filled + j] = found.score[i, j] - kept.slack[i]
+        rank = filled + n - k
+        found.threshold[i] = max(found.threshold[i], _ascending(proven, rank))
+    left = 0
+    for j in range(n):
+        if found.score[i, j] >= found.threshold[i]:
+            found.score[i, left] = found.score[i, j]
+            found.row[i, left] = found.row[i, j]
+            left += 1
+    found.count[i] = left
+
+
+@kernel
+def _ascending(values: np.ndarray, rank: int) -> Any:
+    """The value of that rank from below; reorders `values`.  Hoare's FIND: np.partition takes seconds to compile."""
+    low, high = 0, len(values) - 1
+    while low < high:
+        pivot = values[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while pivot < values[j]:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if j < rank:
+            low = i
+        if rank < i:
+            high = j
+    return values[rank]
+
+
+@kernel
+def _refine(i: int, epoch: Epoch, kept: Kept, found: Found, rule: Rule) -> None:
+    """Take query i's candidates into the state by their exact distances; none are left."""
+    k, n = kept.dists.shape[1], found.count[i]
+    d = epoch.rows.shape[1]
+    terms, stack = np.empty(d), np.empty(64)
+    dists, ids = np.empty(n), np.empty(n, np.int64)
+    zero, scale, _ = kept.to_score[i]
+    nearer = 0
+    for c in range(n):
+        j = found.row[i, c]
+        if rule.metric == HAMMING:
+            dist = np.float64(epoch.bias[j] - found.score[i, c])
+        else:
+            norms = epoch.norms[j] * kept.norms[i]
+            dist = _distance(rule.metric, epoch.rows[j], kept.queries[i], norms, rule.leaves, terms, stack)
+            off = found.score[i, c] - (zero - dist) * scale - epoch.error[j]
+            found.sums[1] = min(found.sums[1], 1.0 - abs(off) / epoch.error[j])
+        if rule.single:
+            dist = np.float64(np.float32(dist))
+        dist += 0.0  # -0.0 and 0.0 are one distance, stored as 0.0
+        # Every id kept so far is lower, so at an equal distance the row kept stays ahead.
+        if kept.filled[i] < k or dist < kept.dists[i, k - 1]:
+            dists[nearer] = dist
+            ids[nearer] = epoch.first + j
+            nearer += 1
+    found.sums[0] += n
+    found.count[i] = 0
+    order = np.argsort(dists[:nearer], kind="mergesort")  # stable: ids ascend among equals
+    _merge(i, dists, ids, order, kept)
+
+
+@register_jitable
+def _merge(i: int, dists: np.ndarray, ids: np.ndarray, order: np.ndarray, kept: Kept) -> None:
+    """Merge the new rows, in `order`, into query i's neighbours, from the far end and in place."""
+    k = kept.dists.shape[1]
+    a, b = kept.filled[i] - 1, len(order) - 1
+    total = min(k, a + b + 2)
+    kept.filled[i] = total
+    while b >= 0:
+        new, place = order[b], a + b + 1  # places from `total` on fall off the end
+        if a >= 0 and kept.dists[i, a] > dists[new]:
+            if place < total:
+                kept.dists[i, place] = kept.dists[i, a]
+                kept.ids[i, place] = kept.ids[i, a]
+            a -= 1
+        else:
+            if place < total:
+                kept.dists[i, place] = dists[new]
+                kept.ids[i, place] = ids[new]
+            b -= 1

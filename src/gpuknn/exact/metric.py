@@ -1,0 +1,78 @@
+"""What a distance is: the four metrics, which data they take, and the order in which sums are made.
+
+The definition of a right answer
+--------------------------------
+Distances are evaluated in float64 from the values as stored, row x and query q:
+
+    cosine   1 - x.q / sqrt(|x|^2 |q|^2)     one product, one square root, one division, one subtraction
+    ip       -x.q
+    l2       |x - q|^2                       differences are rounded, then squared, then summed
+    hamming  the number of differing bits of two sketches of uint64 words
+
+A distance is stored as float32 (rounded once, to nearest) or float64, zero always as +0.0.  The answer to a
+query is its k rows of lowest (stored distance, id), in that order: of equal stored distances the lowest id wins.
+
+The order of the sums
+---------------------
+A product of two float32 (or float16, uint8, int8) values is exact in float64; only its sum may round, so every
+device adds in one order.  It is the order of NumPy's own pairwise summation along a contiguous axis, so that
+`(x * q).sum()` in NumPy gives the same bits: fewer than 8 terms are added one by one; up to 128 are added into
+eight running sums, which are added in pairs, and the remaining terms after them; more are split in two, the first
+part being half of the terms rounded down to a multiple of 8.  (While |x||q| < 32, dot products of float16 rows
+and float16 queries are exact in any order.)
+"""
+
+from enum import StrEnum
+
+import numpy as np
+
+from gpuknn.errors import InputError
+
+FLOAT_TYPES = ("float16", "float32", "float64", "uint8", "int8")
+SKETCH_TYPES = ("uint64",)
+
+
+class Metric(StrEnum):
+    """How far two vectors are apart."""
+
+    COSINE = "cosine"
+    IP = "ip"
+    L2 = "l2"
+    HAMMING = "hamming"
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The element types that this metric takes."""
+        return SKETCH_TYPES if self is Metric.HAMMING else FLOAT_TYPES
+
+
+def check_dtype(metric: Metric, dtype: np.dtype, where: str) -> None:
+    """Raise InputError where `metric` is not defined on `dtype`."""
+    if dtype.name not in metric.dtypes:
+        fits = [m.value for m in Metric if dtype.name in m.dtypes]
+        advice = f"use --metric {' or '.join(fits)}" if fits else "no metric takes that type"
+        raise InputError(f"{where}: {metric.value} is not defined on {dtype.name} rows; {advice}")
+
+
+def summation_leaves(d: int) -> np.ndarray:
+    """The documented order of additions of d terms: (leaves, 2) int64, in order.
+
+    Column 0 is where a leaf ends; column 1 is how many pairs of partial sums, the last two each time, are added
+    after it.
+    """
+    ends: list[int] = []
+    additions: list[int] = []
+
+    def split(start: int, stop: int) -> None:
+        n = stop - start
+        if n <= 128:
+            ends.append(stop)
+            additions.append(0)
+            return
+        half = n // 2 - n // 2 % 8
+        split(start, start + half)
+        split(start + half, stop)
+        additions[-1] += 1
+
+    split(0, d)
+    return np.array([ends, additions], np.int64).T.copy()

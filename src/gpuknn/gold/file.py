@@ -1,0 +1,136 @@
+"""Gold-standard files, laid out as those published for the SISAP challenges.
+
+`knns` (nq, k) int32 (int64 past 2^31 - 1 rows), rows counted from 1; `dists` (nq, k) float32 or float64; row i belongs
+to query i, nearest first.  What describes the run stands in root attributes, so that the two arrays' bytes depend on
+the answer alone.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+
+from gpuknn.errors import InputError
+from gpuknn.exact.neighbors import Neighbors
+
+Attributes = Mapping[str, str | int | float]
+
+
+class GoldWriter:
+    """Writes a gold-standard file piece by piece; it appears under its name when all is written and on disk."""
+
+    def __init__(self, path: str | Path, nq: int, k: int, rows: int, dists: np.dtype) -> None:
+        self._path = Path(path)
+        self._part = self._path.with_name(self._path.name + ".part")
+        self._file = h5py.File(self._part, "w")
+        id_type = np.int32 if rows <= np.iinfo(np.int32).max else np.int64
+        self._knns = self._file.create_dataset("knns", (nq, k), id_type)
+        self._dists = self._file.create_dataset("dists", (nq, k), dists)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, first: int, neighbors: Neighbors) -> None:
+        """Write the answers to the queries from `first` on."""
+        last = first + len(neighbors.ids)
+        self._knns[first:last] = neighbors.ids + 1
+        self._dists[first:last] = neighbors.dists
+
+    def describe(self, attributes: Attributes) -> None:
+        """Add root attributes."""
+        self._file.attrs.update(attributes)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if kind is not None:
+            self._part.unlink(missing_ok=True)
+            return
+        sync(self._part)
+        os.replace(self._part, self._path)
+        sync(self._path.parent)
+
+
+def write_gold(path: str | Path, neighbors: Neighbors, attributes: Attributes | None = None) -> None:
+    """Write `neighbors` to a gold-standard file, whole or not at all; an existing file is replaced.
+
+    Parameters
+    ----------
+    path
+        The file, by convention `.h5`.
+    neighbors
+        ids (nq, k) from 0, stored from 1; dists (nq, k) float32 or float64.
+    attributes
+        Root attributes to add.
+    """
+    nq, k = neighbors.ids.shape
+    highest = int(neighbors.ids.max(initial=0)) + 1
+    with GoldWriter(path, nq, k, highest, neighbors.dists.dtype) as file:
+        file.write(0, neighbors)
+        file.describe(attributes or {})
+
+
+def read_gold(path: str | Path) -> Neighbors:
+    """Read a gold-standard or result file: `knns` counted from 1, and `dists`.
+
+    Returns
+    -------
+    Neighbors
+        ids (nq, k) int64 from 0, dists (nq, k) as stored.
+
+    Raises
+    ------
+    InputError
+        The file is missing, is not HDF5, or lacks `knns` or `dists` of one shape.
+    """
+    return read_result(path)[0]
+
+
+def read_result(path: str | Path) -> tuple[Neighbors, dict[str, Any]]:
+    """The neighbours in a file and what it says of itself, in attributes or in scalar datasets."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file")
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            ids, dists = (_matrix(file, name, path) for name in ("knns", "dists"))
+            said = {name: _plain(value) for name, value in file.attrs.items()}
+            for name, item in file.items():
+                if isinstance(item, h5py.Dataset) and item.shape == ():
+                    said[name] = _plain(item[()])
+    except OSError as error:
+        raise InputError(f"{path}: is not a readable HDF5 file ({error})") from error
+    if ids.shape != dists.shape:
+        raise InputError(f"{path}: knns {ids.shape} and dists {dists.shape} differ in shape")
+    if ids.dtype.kind not in "iu" or dists.dtype.kind != "f":
+        raise InputError(f"{path}: knns are {ids.dtype} and dists {dists.dtype}; expected integers and floats")
+    return Neighbors(ids.astype(np.int64) - 1, dists), said
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's or folder's content is on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _matrix(file: h5py.File, name: str, path: Path) -> np.ndarray:
+    item = file.get(name)
+    if not isinstance(item, h5py.Dataset) or item.ndim != 2:
+        raise InputError(f"{path}: has no matrix {name!r}; a gold-standard file holds knns and dists, (queries, k)")
+    values: np.ndarray = item[:]
+    return values
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as Python's own type."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,47 @@
+"""The one task that workers run: the exact neighbours among a shard's rows, brought to disk."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from distributed import get_worker
+
+from gpuknn.exact.device import Search, open_device
+from gpuknn.exact.scan import scan
+from gpuknn.jobs.plan import Job
+from gpuknn.jobs.run_directory import write_partial
+
+PROGRESS_TOPIC = "gpuknn-progress"
+SECONDS_BETWEEN_REPORTS = 0.25
+
+
+@dataclass(frozen=True)
+class ShardDone:
+    """What comes back of a shard; its neighbours are in the run directory."""
+
+    rows: range
+    farthest: np.ndarray
+    """(nq,) float64: the k-th distance of every query, inf where the shard has fewer rows that can matter."""
+
+
+def scan_shard(job: Job, rows: range, floor: np.ndarray, folder: Path, device: str, threads: int) -> ShardDone:
+    """Find the neighbours among `rows` and write the partial result to the run directory `folder`.
+
+    `floor` (nq,) float64: distances that the k-th neighbours are known not to exceed.
+    """
+    worker = get_worker()
+    reported = 0.0
+
+    def report(done: int) -> None:
+        nonlocal reported
+        now = time.monotonic()
+        if done == len(rows) or now - reported > SECONDS_BETWEEN_REPORTS:
+            reported = now
+            worker.log_event(PROGRESS_TOPIC, {"shard": rows.start, "rows": done})
+
+    where = open_device(device, threads)
+    search = Search(job.queries[:], job.k, job.metric, np.dtype(job.dists), floor)
+    found, certificate = scan(job.database, rows, search, where, report)
+    write_partial(folder, rows, found, certificate, where.name)
+    return ShardDone(rows, found.dists[:, -1].astype(np.float64))

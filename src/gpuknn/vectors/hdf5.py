@@ -1,0 +1,96 @@
+"""Vectors in HDF5 files: the bundles of the challenges (JLD2), ann-benchmarks, and whatever h5py writes.
+
+Contiguous arrays are read past the HDF5 library, which would serialise all threads on one lock; chunked and
+compressed ones go through h5py.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from gpuknn.errors import InputError
+from gpuknn.vectors.raw import RawVectors, check_extent
+from gpuknn.vectors.source import Vectors, check_layout, choose_key
+
+
+@dataclass(frozen=True)
+class Hdf5Vectors(Vectors):
+    """Rows that only the HDF5 library can read: chunked, compressed, or of foreign byte order."""
+
+    def read(self, first: int, out: np.ndarray) -> None:
+        """Fill `out` through h5py."""
+        try:
+            with h5py.File(self.path, "r", locking=False) as file:
+                file[self.key].read_direct(out, np.s_[first : first + len(out)])
+        except OSError as error:
+            raise InputError(f"{self.where}: rows {first} to {first + len(out)} cannot be read ({error})") from error
+
+
+def open_hdf5(path: Path, key: str | None) -> Vectors:
+    """Open an array of an HDF5 file; raises InputError where there is none that fits."""
+    with _open(path) as file:
+        if key is None:
+            key = choose_key(_arrays(file), path)
+        dataset = _dataset(file, key, path)
+        where = f"{path}:{key}"
+        check_layout(dataset.shape, dataset.dtype, where)
+        shape, dtype = (dataset.shape[0], dataset.shape[1]), dataset.dtype.newbyteorder("=")
+        offset = _raw_offset(dataset)
+    if offset is not None:
+        return check_extent(RawVectors(str(path), key, shape, dtype, offset))
+    return Hdf5Vectors(str(path), key, shape, dtype)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[h5py.File]:
+    """The file for reading, without locks, so that read-only and network folders work."""
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        damaged = h5py.is_hdf5(path)
+        what = f"is a damaged or truncated HDF5 file ({error})" if damaged else "is not HDF5, .npy or Zarr"
+        raise InputError(f"{path}: {what}") from error
+    with file:
+        yield file
+
+
+def _arrays(file: h5py.File) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of all arrays in the file, by name; links out of the file are not followed."""
+    found: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+
+    def visit(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape is not None:
+            found[name] = (item.shape, item.dtype)
+
+    file.visititems(visit)
+    return found
+
+
+def _dataset(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
+    """The array called `key`, which must lie in this very file."""
+    try:
+        dataset = file[key]
+    except (KeyError, OSError, ValueError) as error:
+        raise InputError(f"{path}: has no array {key!r}; it holds {', '.join(_arrays(file)) or 'nothing'}") from error
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+        raise InputError(f"{path}:{key}: is not an array; the file holds {', '.join(_arrays(file)) or 'nothing'}")
+    outside = dataset.file.filename != file.filename or dataset.external is not None or dataset.is_virtual
+    if outside:
+        raise InputError(f"{path}:{key}: keeps its rows in another file; name that file instead")
+    return dataset
+
+
+def _raw_offset(dataset: h5py.Dataset) -> int | None:
+    """Where a contiguous array begins in the file; None where the bytes there are not simply its rows.
+
+    HDF5 reports an offset also for arrays that were never written; their storage size is 0.
+    """
+    plain = dataset.chunks is None and dataset.id.get_create_plist().get_nfilters() == 0 and dataset.dtype.isnative
+    if not plain or dataset.id.get_storage_size() != dataset.size * dataset.dtype.itemsize:
+        return None
+    offset: int | None = dataset.id.get_offset()
+    return offset

@@ -1,0 +1,33 @@
+"""Vectors in NumPy's .npy files."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gpuknn.errors import InputError
+from gpuknn.vectors.raw import RawVectors, check_extent
+from gpuknn.vectors.source import check_layout
+
+
+def open_npy(path: Path, key: str | None) -> RawVectors:
+    """Open an .npy file in C order; raises InputError where it holds anything but vectors."""
+    if key is not None:
+        raise InputError(f"{path}: an .npy file holds one array without a name; leave out the key {key!r}")
+    try:
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            if version not in ((1, 0), (2, 0)):
+                raise ValueError(f"format version {version}")
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, fortran_order, dtype = read_header(file)
+            offset = file.tell()
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: is not a readable .npy file ({error})") from error
+    check_layout(shape, dtype, str(path))
+    if fortran_order:
+        raise InputError(f"{path}: is in column order; save it again with np.ascontiguousarray")
+    if not dtype.isnative:
+        raise InputError(f"{path}: is big-endian; save it again in the machine's own byte order")
+    return check_extent(RawVectors(str(path), None, (shape[0], shape[1]), dtype, offset))

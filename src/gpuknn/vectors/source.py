@@ -1,0 +1,140 @@
+"""Rows of vectors, wherever they are: the base class, arrays in memory, and `open_vectors`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gpuknn.errors import InputError
+
+ROW_TYPES = ("float16", "float32", "float64", "uint8", "int8", "uint64")
+
+
+@dataclass(frozen=True)
+class Vectors(ABC):
+    """A database or a set of queries: n rows of d components."""
+
+    path: str
+    """Where the rows are, for messages."""
+    key: str | None
+    """The array within the file, where it has names."""
+    shape: tuple[int, int]
+    """(n, d); for sketches d counts uint64 words."""
+    dtype: np.dtype
+
+    @abstractmethod
+    def read(self, first: int, out: np.ndarray) -> None:
+        """Fill `out` (m, d), of this dtype and contiguous, with the rows from `first` on.
+
+        Raises InputError where the file has become shorter than it said.
+        """
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """The rows of a slice without a step, as a new array (m, d)."""
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise InputError(f"{self.where}: rows are read in order; take a slice without a step")
+        out = np.empty((max(0, stop - start), self.shape[1]), self.dtype)
+        self.read(start, out)
+        return out
+
+    @property
+    def where(self) -> str:
+        """Path and key, for messages."""
+        return f"{self.path}:{self.key}" if self.key else self.path
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class ArrayVectors(Vectors):
+    """Rows of an array in memory."""
+
+    array: np.ndarray
+
+    @classmethod
+    def of(cls, array: np.ndarray, name: str) -> "ArrayVectors":
+        """Wrap `array` (n, d), called `name` in messages; raises InputError where it is not a set of vectors."""
+        array = np.asarray(array)
+        check_layout(array.shape, array.dtype, name)
+        native = array.dtype.newbyteorder("=")
+        return cls(name, None, (array.shape[0], array.shape[1]), native, array)
+
+    def read(self, first: int, out: np.ndarray) -> None:
+        """Copy the rows from `first` on into `out`."""
+        out[...] = self.array[first : first + len(out)]
+
+
+def open_vectors(path: str | Path, key: str | None = None) -> Vectors:
+    """Open a database or a set of queries; nothing but its header is read.
+
+    Parameters
+    ----------
+    path
+        An HDF5 file (.h5, .hdf5, .jld2), an .npy file, or a Zarr array or group (v2 or v3).
+    key
+        The array within an HDF5 file or Zarr group.  Without it, the only array of vectors there is taken, or the only
+        one of the known names (emb, hamming, pca32, pca96, train, test).
+
+    Returns
+    -------
+    Vectors
+        Rows of float16, float32, float64, uint8, int8 or uint64, shape (n, d).
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged, of another format, ambiguous, or holds something else.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file")
+    if path.is_dir():
+        from gpuknn.vectors.zarr import open_zarr
+
+        return open_zarr(path, key)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if head.startswith(b"\x93NUMPY"):
+        from gpuknn.vectors.npy import open_npy
+
+        return open_npy(path, key)
+    from gpuknn.vectors.hdf5 import open_hdf5
+
+    return open_hdf5(path, key)
+
+
+def check_layout(shape: Sequence[int], dtype: np.dtype, where: str) -> None:
+    """Raise InputError where an array of this shape and dtype is not a set of vectors."""
+    if dtype.newbyteorder("=").name not in ROW_TYPES:
+        raise InputError(f"{where}: holds {dtype.name}; vectors are {', '.join(ROW_TYPES)}")
+    if len(shape) != 2:
+        raise InputError(f"{where}: has {len(shape)} dimension(s); vectors are two-dimensional, (rows, components)")
+    if 0 in shape:
+        raise InputError(f"{where}: is empty, shape {tuple(shape)}")
+
+
+def choose_key(arrays: dict[str, tuple[tuple[int, ...], np.dtype]], path: Path) -> str:
+    """The one array of vectors among the named ones; raises InputError where there is none or more than one."""
+    fitting = [name for name, (shape, dtype) in arrays.items() if len(shape) == 2 and dtype.name in ROW_TYPES]
+    known = [name for name in fitting if name in ("emb", "hamming", "pca32", "pca96", "train", "test")]
+    for names in (fitting, known):
+        if len(names) == 1:
+            return names[0]
+    if fitting:
+        raise InputError(f"{path}: holds several arrays of vectors ({', '.join(fitting)}); name one by its key")
+    if len(arrays) == 1:
+        return next(iter(arrays))  # the caller's checks then say what is wrong with it
+    listed = ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in arrays.items()) or "nothing"
+    raise InputError(f"{path}: holds no array of vectors, but {listed}")
