@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from gpuknn.errors import InputError
 from gpuknn.laion import SUBSETS, gold_name, subset_files
 
@@ -60,7 +58,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     shown.add_argument("--dry-run", action="store_true", help="check the input's headers, print the plan, stop")
     shown.add_argument("--quiet", action="store_true", help="no progress")
     shown.add_argument("--json", action="store_true", help="the plan or the outcome as JSON on standard output")
-    parser.set_defaults(run=lambda chosen: run(_with_config(parser, chosen)))
+    parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -83,9 +81,9 @@ def run(chosen: argparse.Namespace) -> int:
     workers = min(chosen.workers, threads)
     device = open_device(chosen.device, threads // workers)
     job = Job(database, queries, chosen.k, Metric(chosen.metric), chosen.dists)
+    _check_output(output, [database_path, queries_path], chosen.force)
     run_dir = chosen.run_dir or output.with_name(output.name + ".run")
     rows = chosen.shard_rows or shard_rows(job, workers)
-    _check_output(output, [database_path, queries_path], chosen.force)
 
     plan = {
         "database": database.where,
@@ -114,11 +112,10 @@ def run(chosen: argparse.Namespace) -> int:
 
     rate = Rate(database.nbytes // len(database), operations(job, 1))
     with Bar(rate, chosen.quiet or chosen.json).shown() as bar:
-        if not (chosen.quiet or chosen.json):
-            bar.say(
-                f"gpuknn exact: {len(database):,} rows x {database.shape[1]} {database.dtype}, "
-                f"{len(queries):,} queries, k = {chosen.k}, {chosen.metric}, on {workers} x {device.name}"
-            )
+        bar.title(
+            f"gpuknn exact: {len(database):,} rows x {database.shape[1]} {database.dtype}, "
+            f"{len(queries):,} queries, k = {chosen.k}, {chosen.metric}, on {workers} x {device.name}"
+        )
         check = bar.step("checking", len(database), computes=False)
         check_content(database, queries, job.metric, chosen.dists, threads, check.at)
         check.at(len(database))
@@ -190,30 +187,6 @@ def _check_space(job: "Job", output: Path, shards: int) -> None:
         raise InputError(
             f"{output.parent}: {free / 1e9:.1f} GB are free, partial results and answer need {need / 1e9:.1f} GB"
         )
-
-
-def _with_config(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> argparse.Namespace:
-    """The options of --config, with those of the command line over them."""
-    if chosen.config is None:
-        return chosen
-    try:
-        options = yaml.safe_load(chosen.config.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{chosen.config}: cannot be read as YAML ({error})") from error
-    if not isinstance(options, dict):
-        raise InputError(f"{chosen.config}: must be a list of `option: value` lines")
-    words: list[str] = []
-    for name, value in options.items():
-        option = f"-{name}" if len(str(name)) == 1 else f"--{name}"
-        if option not in parser._option_string_actions or name in ("config", "help"):
-            raise InputError(f"{chosen.config}: there is no option {name!r} (see gpuknn exact --help)")
-        if value is True:
-            words.append(option)
-        elif value is not False:
-            words.append(f"{option}={value}" if option.startswith("--") else f"{option}{value}")
-    defaults = parser.parse_args(words)
-    parser.set_defaults(**{name: value for name, value in vars(defaults).items() if name not in ("run", "config")})
-    return parser.parse_args(sys.argv[2:])
 
 
 def _show(facts: dict[str, Any], as_json: bool) -> None:

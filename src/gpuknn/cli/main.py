@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import gpuknn
 from gpuknn.cli import compare, eval, exact
+from gpuknn.cli.config import options_from
 from gpuknn.errors import InputError, RunError
 
 COMMANDS = (exact, eval, compare)
@@ -35,7 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_parser(commands)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        chosen = parser.parse_args(arguments)
+        words = sys.argv[1:] if arguments is None else arguments
+        chosen = parser.parse_args(words)
+        if config := getattr(chosen, "config", None):
+            chosen = parser.parse_args([words[0], *options_from(config), *words[1:]])
         code: int = chosen.run(chosen)
     except InputError as error:
         return _say(f"error: {error}", 2)

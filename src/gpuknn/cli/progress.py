@@ -60,8 +60,13 @@ class Bar:
         """Begin a step over so many rows."""
         return Step(self._bar, self._bar.add_task(description, total=rows, computes=computes))
 
+    def title(self, line: str) -> None:
+        """A line above the bar."""
+        if not self._bar.disable:
+            self.say(line)
+
     def say(self, line: str) -> None:
-        """A line above the bar, shown also when there is no bar."""
+        """A line that is shown also when there is no bar."""
         self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

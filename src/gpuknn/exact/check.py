@@ -94,7 +94,7 @@ def check_range(metric: Metric, dists: str, row_norm: float, query_norm: float) 
         return
     x, q = row_norm**0.5, query_norm**0.5
     largest = x * q if metric is Metric.IP else (x + q) * (x + q)
-    if not largest < np.finfo(dists).max:
+    if not largest < float(np.finfo(dists).max):
         advice = "use --dists float64" if dists == "float32" else "scale the vectors down"
         raise InputError(f"distances up to {largest:.3g} do not fit {dists}; {advice}")
 

@@ -46,7 +46,7 @@ class CpuDevice:
 
     def epoch_rows(self, search: Search) -> int:
         """Rows that one `feed` takes: whole tiles of EPOCH_VALUES components."""
-        return max(1, EPOCH_VALUES // search.queries.shape[1] // TILE_ROWS) * TILE_ROWS
+        return max(1, EPOCH_VALUES // int(search.queries.shape[1]) // TILE_ROWS) * TILE_ROWS
 
     @contextmanager
     def begin(self, search: Search) -> Iterator["CpuScan"]:
@@ -87,7 +87,7 @@ class CpuScan:
         for sums in self._sums:
             found = kernels.Found(
                 threshold=np.empty(widest, np.float32),
-                count=np.empty(widest, np.int64),
+                held=np.empty(widest, np.int64),
                 score=np.empty((widest, room), np.float32),
                 row=np.empty((widest, room), np.int32),
                 sums=sums,

@@ -185,7 +185,7 @@ class Found(NamedTuple):
     """Room for the candidates of one block; one per thread, used again for every block."""
 
     threshold: np.ndarray  # (b,) float32: upper bounds below it are out
-    count: np.ndarray  # (b,) int64
+    held: np.ndarray  # (b,) int64: how many candidates there are
     score: np.ndarray  # (b, room) float32: upper bounds of the scores
     row: np.ndarray  # (b, room) int32: rows of the epoch, ascending
     sums: np.ndarray  # (2,) float64: pairs refined; smallest share of the proven error left unused
@@ -216,7 +216,7 @@ def begin(kept: Kept, found: Found) -> None:
         if kept.filled[i] == k:
             limit = min(limit, kept.dists[i, k - 1])
         found.threshold[i] = _proven_score(limit, kept.to_score[i])
-        found.count[i] = 0
+        found.held[i] = 0
 
 
 @kernel
@@ -226,7 +226,7 @@ def select(scores: np.ndarray, start: int, epoch: Epoch, kept: Kept, found: Foun
     room = found.score.shape[1]
     for i in range(b):
         line = scores[i]
-        n = found.count[i]
+        n = found.held[i]
         threshold = found.threshold[i]
         for j0 in range(0, t, 32):
             j1 = min(j0 + 32, t)
@@ -236,9 +236,9 @@ def select(scores: np.ndarray, start: int, epoch: Epoch, kept: Kept, found: Foun
             if passing == 0:
                 continue
             if n + passing > room:
-                found.count[i] = n
+                found.held[i] = n
                 _make_room(i, epoch, kept, found, rule)
-                n = found.count[i]
+                n = found.held[i]
                 threshold = found.threshold[i]
             for j in range(j0, j1):
                 score = line[j] + epoch.bias[start + j]
@@ -246,14 +246,14 @@ def select(scores: np.ndarray, start: int, epoch: Epoch, kept: Kept, found: Foun
                     found.score[i, n] = score
                     found.row[i, n] = start + j
                     n += 1
-        found.count[i] = n
+        found.held[i] = n
 
 
 @kernel
 def finish(epoch: Epoch, kept: Kept, found: Found, rule: Rule) -> None:
     """At the end of an epoch: cut the candidates once more, refine what is left, keep the nearest."""
     for i in range(len(kept.filled)):
-        if found.count[i] > 0:
+        if found.held[i] > 0:
             _cut(i, kept, found)
             _refine(i, epoch, kept, found, rule)
 
@@ -263,7 +263,7 @@ def _make_room(i: int, epoch: Epoch, kept: Kept, found: Found, rule: Rule) -> No
     """Cut; where that leaves too many (ties by the thousand), refine them now: slower, never wrong."""
     _cut(i, kept, found)
     k, room = kept.dists.shape[1], found.score.shape[1]
-    if found.count[i] > room - (room - k) // 2:
+    if found.held[i] > room - (room - k) // 2:
         _refine(i, epoch, kept, found, rule)
         if kept.filled[i] == k:
             limit = _proven_score(kept.dists[i, k - 1], kept.to_score[i])
@@ -277,7 +277,7 @@ def _cut(i: int, kept: Kept, found: Found) -> None:
     Proven are the scores of the neighbours kept so far, and the candidates' upper bounds less `slack`: the
     k-th largest of them all is reached by k rows, ties of stored distances included (`bound.py`).
     """
-    k, filled, n = kept.dists.shape[1], kept.filled[i], found.count[i]
+    k, filled, n = kept.dists.shape[1], kept.filled[i], found.held[i]
     if filled + n >= k:
         proven = np.empty(filled + n, np.float32)
         for j in range(filled):
@@ -292,7 +292,7 @@ def _cut(i: int, kept: Kept, found: Found) -> None:
             found.score[i, left] = found.score[i, j]
             found.row[i, left] = found.row[i, j]
             left += 1
-    found.count[i] = left
+    found.held[i] = left
 
 
 @kernel
@@ -321,11 +321,11 @@ def _ascending(values: np.ndarray, rank: int) -> Any:
 @kernel
 def _refine(i: int, epoch: Epoch, kept: Kept, found: Found, rule: Rule) -> None:
     """Take query i's candidates into the state by their exact distances; none are left."""
-    k, n = kept.dists.shape[1], found.count[i]
+    k, n = kept.dists.shape[1], found.held[i]
     d = epoch.rows.shape[1]
     terms, stack = np.empty(d), np.empty(64)
     dists, ids = np.empty(n), np.empty(n, np.int64)
-    zero, scale, _ = kept.to_score[i]
+    zero, scale, margin = kept.to_score[i]
     nearer = 0
     for c in range(n):
         j = found.row[i, c]
@@ -334,8 +334,8 @@ def _refine(i: int, epoch: Epoch, kept: Kept, found: Found, rule: Rule) -> None:
         else:
             norms = epoch.norms[j] * kept.norms[i]
             dist = _distance(rule.metric, epoch.rows[j], kept.queries[i], norms, rule.leaves, terms, stack)
-            off = found.score[i, c] - (zero - dist) * scale - epoch.error[j]
-            found.sums[1] = min(found.sums[1], 1.0 - abs(off) / epoch.error[j])
+            off = abs(found.score[i, c] - (zero - dist) * scale - epoch.error[j])
+            found.sums[1] = min(found.sums[1], 1.0 - max(0.0, off - margin) / epoch.error[j])
         if rule.single:
             dist = np.float64(np.float32(dist))
         dist += 0.0  # -0.0 and 0.0 are one distance, stored as 0.0
@@ -345,7 +345,7 @@ def _refine(i: int, epoch: Epoch, kept: Kept, found: Found, rule: Rule) -> None:
             ids[nearer] = epoch.first + j
             nearer += 1
     found.sums[0] += n
-    found.count[i] = 0
+    found.held[i] = 0
     order = np.argsort(dists[:nearer], kind="mergesort")  # stable: ids ascend among equals
     _merge(i, dists, ids, order, kept)
 

@@ -36,6 +36,7 @@ def local_cluster(workers: int) -> Iterator[Client]:
                 host="127.0.0.1",
                 dashboard_address=None,
                 memory_limit=0,
+                preload=["gpuknn.jobs.shard"],
                 silence_logs=logging.CRITICAL,
             )
         except (OSError, RuntimeError, TimeoutError) as error:

@@ -53,7 +53,7 @@ def write_partial(folder: Path, rows: range, found: Neighbors, certificate: Cert
     digest = hashlib.blake2b(digest_size=16)
     with _appearing(folder / f"{stem}.bin") as file:
         for array in (found.ids, found.dists):
-            data = memoryview(np.ascontiguousarray(array)).cast("B")
+            data = np.ascontiguousarray(array).data.cast("B")
             digest.update(data)
             file.write(data)
     receipt = {

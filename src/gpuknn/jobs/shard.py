@@ -1,5 +1,6 @@
 """The one task that workers run: the exact neighbours among a shard's rows, brought to disk."""
 
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,11 @@ from gpuknn.jobs.run_directory import write_partial
 
 PROGRESS_TOPIC = "gpuknn-progress"
 SECONDS_BETWEEN_REPORTS = 0.25
+
+
+def dask_setup(worker: object) -> None:
+    """Called by Dask as a worker starts: Ctrl-C in a terminal is for the client, which stops the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)

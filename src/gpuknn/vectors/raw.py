@@ -21,7 +21,7 @@ class RawVectors(Vectors):
             raise IndexError(f"rows {first} to {first + len(out)} of {len(self)}")
         row_bytes = self.shape[1] * self.dtype.itemsize
         position = self.offset + first * row_bytes
-        view = memoryview(out.reshape(-1).view(np.uint8))
+        view = out.reshape(-1).view(np.uint8).data
         file = os.open(self.path, os.O_RDONLY)
         try:
             while view:

@@ -1,0 +1,104 @@
+"""The error bound under attack: it holds, and half of it would not."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import gpuknn
+from gpuknn.errors import RunError
+from gpuknn.exact import bound, cpu
+from gpuknn.exact.metric import Metric
+from tests import oracle
+
+D = 128
+
+
+def rounding_attack(up: bool) -> np.ndarray:
+    """A vector v for which the float32 sum of v_i v_i, made term by term, is off by almost D u.
+
+    The first term is 1.  Every other is just below (or above) half a unit in its last place, and is lost (or counts
+    double) each time.
+    """
+    v = np.full(D, np.sqrt(bound.U * (1.01 if up else 0.99)))
+    v[0] = 1.0
+    return v.astype(np.float32)
+
+
+def measured_share(v: np.ndarray) -> float:
+    """The largest error of computed scores v.v, as a share of the proven one."""
+    queries, rows = np.tile(v, (64, 1)), np.tile(v, (512, 1))
+    norms = (v.astype(np.float64) ** 2).sum()
+    f = bound.filter_for(Metric.IP, D, np.full(64, norms), np.full(512, norms))
+    scaled = (rows * f.row_factor[:, None]).astype(np.float32), (queries * f.query_factor[:, None]).astype(np.float32)
+    computed = np.matmul(scaled[1], scaled[0].T)
+    exact = norms * f.row_factor[0] * f.query_factor[0]
+    return float((np.abs(computed - exact) / f.error).max())
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_the_bound_holds_and_is_more_than_half_used(up: bool) -> None:
+    assert 0.5 < measured_share(rounding_attack(up)) < 1
+
+
+def hostile_rows() -> tuple[np.ndarray, np.ndarray]:
+    """An epoch led by an honest row, then one with a better row whose score is computed too low by almost D u."""
+    attacker = rounding_attack(up=False)
+    honest = np.zeros(D, np.float32)
+    honest[0] = 1 + 100 * bound.U
+    rows = np.zeros((1024, D), np.float32)
+    rows[:, 0] = 0.5
+    rows[0], rows[700] = honest, attacker
+    return rows, np.tile(attacker, (64, 1))
+
+
+def nearest_of_hostile_rows(monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    monkeypatch.setattr(cpu, "EPOCH_VALUES", 512 * D)
+    rows, queries = hostile_rows()
+    return gpuknn.exact_knn(rows, queries, 1, "ip").ids
+
+
+def test_the_row_that_rounding_hides_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, queries = hostile_rows()
+    ids, _ = oracle.knn(rows, queries, 1, "ip", "float32")
+    assert (ids == 700).all()
+    assert (nearest_of_hostile_rows(monkeypatch) == 700).all()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.0])
+def test_with_half_the_bound_or_none_it_is_lost(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole: Callable[[int], float] = bound.gamma
+    monkeypatch.setattr(bound, "gamma", lambda n: share * whole(n))
+    assert (nearest_of_hostile_rows(monkeypatch) == 0).all()
+
+
+def test_a_violated_bound_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bound, "gamma", lambda n: 0.0)
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((600, D)).astype(np.float32)
+    with pytest.raises(RunError, match="off by more than its proven error"):
+        gpuknn.exact_knn(rows, rows[:9], 5)
+
+
+@pytest.mark.parametrize("metric", [Metric.COSINE, Metric.IP, Metric.L2])
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_upper_bounds_hold_for_every_pair(metric: Metric, scale: float) -> None:
+    """score + bias lies between the score that the true distance deserves and that plus twice the error."""
+    rng = np.random.default_rng(1)
+    rows = (rng.standard_normal((400, 96)) * scale * 10 ** rng.uniform(-3, 3, (400, 1))).astype(np.float32)
+    queries = (rng.standard_normal((30, 96)) * scale).astype(np.float32)
+    x, q = rows.astype(np.float64), queries.astype(np.float64)
+    f = bound.filter_for(metric, 96, (q * q).sum(axis=1), (x * x).sum(axis=1))
+    scores = (q * f.query_factor[:, None]).astype(np.float32) @ (x * f.row_factor[:, None]).astype(np.float32).T
+    upper = (scores + f.bias).astype(np.float64)
+    zero, factor = f.to_score[:, 0], f.to_score[:, 1]
+    for i in range(30):
+        deserved = (zero[i] - oracle.distances(rows, queries[i], metric.value)) * factor[i]
+        fuzz = 1e-12 * (1 + np.abs(deserved))  # of the float64 reference
+        assert (upper[i] >= deserved - fuzz).all()
+        assert (upper[i] <= deserved + 2 * f.error.astype(np.float64) + fuzz).all()
+
+
+def test_too_many_dimensions_are_refused() -> None:
+    with pytest.raises(ValueError, match="too many"):
+        bound.gamma(2**24)

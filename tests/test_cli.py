@@ -1,0 +1,199 @@
+"""The commands as a user runs them, and every way to be told what is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+
+from gpuknn.cli.main import main
+from gpuknn.laion.catalogue import DATABASES, QUERIES, SAMPLE, gold_name
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a database, queries and some that are not."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((300, 8)).astype(np.float16)
+    np.save("db.npy", rows)
+    np.save("q.npy", rows[:7].astype(np.float32))
+    np.save("narrow.npy", rows[:7, :5])
+    np.save("sketches.npy", rng.integers(0, 2**64, (300, 2), dtype=np.uint64))
+    for name, value in (("nan", np.nan), ("inf", np.inf)):
+        bad = rows.copy()
+        bad[[17, 29], 3] = value
+        np.save(f"{name}.npy", bad)
+    zero = rows.copy()
+    zero[41] = 0
+    np.save("zero.npy", zero)
+    np.save("large.npy", np.full((9, 8), 1e19, np.float32))
+    Path("taken.h5").write_text("precious")
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    try:
+        return main([str(a) for a in arguments])
+    except SystemExit as left:
+        return int(left.code or 0)
+
+
+def gpuknn_process(*arguments: object, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "gpuknn.cli.main", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+def test_the_sample_gives_its_gold_standard(tmp_path: Path) -> None:
+    done = gpuknn_process("exact", "--subset", "sample", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["sample-gold-standard.h5"]
+    with h5py.File(tmp_path / "sample-gold-standard.h5") as ours, h5py.File(SAMPLE / "gold.h5") as gold:
+        for name in ("knns", "dists"):
+            assert ours[name].dtype == gold[name].dtype
+            assert np.array_equal(ours[name], gold[name])
+        assert ours.attrs["metric"] == "cosine"
+        assert ours.attrs["database_shape"] == "10000 x 384"
+        assert ours.attrs["certificate_pairs_refined"] >= 200 * 100
+        assert 0 < ours.attrs["certificate_smallest_margin"] <= 1
+    assert gpuknn_process("compare", "sample-gold-standard.h5", SAMPLE / "gold.h5", cwd=tmp_path).returncode == 0
+    evaluated = gpuknn_process("eval", "sample-gold-standard.h5", SAMPLE / "gold.h5", "-k", "10,100", cwd=tmp_path)
+    assert evaluated.returncode == 0
+    assert evaluated.stdout.startswith("recall@10: 1.000000 by ids, 1.000000 tie-aware\nrecall@100: 1.000000")
+
+
+EXACT = ["exact", "db.npy", "q.npy", "-o", "out.h5", "-k", "5"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["exact", "nothing.h5", "q.npy", "-o", "out.h5"], "there is no such file"),
+        (["exact", "taken.h5", "q.npy", "-o", "out.h5"], "is not HDF5, .npy or Zarr"),
+        (["exact", "db.npy", "q.npy", "-o", "out.h5", "--db-key", "emb"], "leave out the key"),
+        (["exact", "db.npy", "narrow.npy", "-o", "out.h5", "-k", "5"], "queries have 5 components"),
+        (["exact", "nan.npy", "q.npy", "-o", "out.h5", "-k", "5"], "rows 17, 29 (counted from 0): NaN, infinite"),
+        (["exact", "inf.npy", "q.npy", "-o", "out.h5", "-k", "5", "--metric", "l2"], "rows 17, 29"),
+        (["exact", "db.npy", "nan.npy", "-o", "out.h5", "-k", "5"], "nan.npy: rows 17, 29"),
+        (["exact", "zero.npy", "q.npy", "-o", "out.h5", "-k", "5"], "row 41 (counted from 0): only zeros"),
+        (["exact", "db.npy", "zero.npy", "-o", "out.h5", "-k", "5"], "zero.npy: row 41"),
+        (["exact", "large.npy", "large.npy", "-o", "out.h5", "-k", "5", "--metric", "l2"], "use --dists float64"),
+        ([*EXACT, "-k", "0"], "k = 0: must be from 1"),
+        ([*EXACT, "-k", "301"], "k = 301: must be from 1 to the number of rows, 300"),
+        ([*EXACT, "-k", "many"], "invalid int value"),
+        ([*EXACT, "--metric", "hamming"], "hamming is not defined on float16"),
+        (["exact", "sketches.npy", "sketches.npy", "-o", "out.h5", "-k", "5"], "cosine is not defined on uint64"),
+        ([*EXACT, "--metric", "manhattan"], "invalid choice"),
+        ([*EXACT, "-o", "o" * 252], "cannot be written (File name too long)"),
+        ([*EXACT, "-o", "nowhere/out.h5"], "there is no such folder"),
+        ([*EXACT, "-o", "taken.h5"], "exists already; --force replaces it"),
+        ([*EXACT, "-o", "db.npy", "--force"], "is an input of this very command"),
+        ([*EXACT, "-o", ".", "--force"], "is a folder"),
+        (["exact", "db.npy", "q.npy"], "name the file to write"),
+        (["exact", "db.npy"], "name a database and a file of queries"),
+        (["exact", "db.npy", "q.npy", "--subset", "sample"], "--subset sample names the files"),
+        (["exact", "--subset", "sample", "--queries", "private"], "has public queries only"),
+        (["exact", "--subset", "sample", "--metric", "l2"], "subsets are searched under cosine"),
+        ([*EXACT, "--device", "cuda"], "--device cuda: "),
+        ([*EXACT, "--workers", "0"], "--workers 0: must be at least 1"),
+        ([*EXACT, "--shard-rows", "0"], "--shard-rows 0: must be at least 1"),
+        ([*EXACT, "--config", "nothing.yaml"], "cannot be read as YAML"),
+        (["eval", "nothing.h5", "taken.h5"], "there is no such file"),
+        (["eval", "taken.h5", "taken.h5"], "is not a readable HDF5 file"),
+        (["eval", "taken.h5", "taken.h5", "-k", "ten"], "expected numbers"),
+        (["compare", "taken.h5", "taken.h5"], "is not a readable HDF5 file"),
+        (["find"], "invalid choice: 'find'"),
+        ([], "required: COMMAND"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_wrong_input_is_one_line_and_exit_code_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {p.name: p.stat().st_mtime_ns for p in Path().iterdir()}
+    assert run(*arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.err.count("\n") == 1
+    assert said in shown.err
+    assert shown.out == ""
+    assert {p.name: p.stat().st_mtime_ns for p in Path().iterdir()} == before
+
+
+def test_a_missing_subset_is_named_with_its_source(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("exact", "--subset", "300K", "--data-dir", str(folder)) == 2
+    said = capsys.readouterr().err
+    for part in (DATABASES["300K"].name, DATABASES["300K"].url, DATABASES["300K"].md5, "440M", "curl"):
+        assert part in said
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_subset_is_found_by_its_real_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, source in ((DATABASES["100K"].name, "db.npy"), (QUERIES["private"].name, "q.npy")):
+        with h5py.File(name, "w") as file:
+            file["emb"] = np.load(source)
+    command = ["exact", "--subset", "100K", "--queries", "private", "--data-dir", str(tmp_path), "-k", "10"]
+    assert run(*command, "--dry-run", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["output"] == "laion2B-en-private-gold-standard-v2-100K-F64-IEEE754.h5"
+    assert (plan["rows"], plan["queries"], plan["components"]) == (300, 7, 8)
+
+
+def test_published_names() -> None:
+    assert gold_name("100K", "public", 100) == "laion2B-en-public-gold-standard-v2-100K.h5"
+    assert gold_name("10M", "public", 1000) == "laion2B-en-public-gold-standard-v2-10M-F64-IEEE754.h5"
+    assert gold_name("30M", "public", 30) == "laion2B-en-public-gold-standard-v2-30M-k=30.h5"
+
+
+@pytest.mark.usefixtures("folder")
+def test_dry_run_computes_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(Path().iterdir())
+    assert run(*EXACT, "--dry-run", "--shard-rows", "100") == 0
+    said = capsys.readouterr().out
+    assert "shards         3\n" in said
+    assert sorted(Path().iterdir()) == before
+
+
+@pytest.mark.usefixtures("folder")
+def test_options_from_a_file_and_over_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("job.yaml").write_text("k: 7\nmetric: l2\nworkers: 2\noutput: out.h5\n")
+    command = ["exact", "db.npy", "q.npy", "--config", "job.yaml", "--dry-run", "--json", "-k", "3"]
+    assert run(*command) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["k"], plan["metric"], plan["output"]) == (3, "l2", "out.h5")
+    for content, said in (
+        ("depth: 3", "unrecognized arguments: --depth"),
+        ("- 1", "must hold"),
+        ("k: x", "invalid int value"),
+    ):
+        Path("job.yaml").write_text(content)
+        assert run(*command) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_the_example_config_is_valid(tmp_path: Path) -> None:
+    for path in (ROOT / "configs").glob("*.yaml"):
+        assert isinstance(yaml.safe_load(path.read_text()), dict)
+        done = gpuknn_process("exact", "--config", path, "--dry-run", "-o", "out.h5", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
+def test_compare_and_eval_tell_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with h5py.File(SAMPLE / "gold.h5") as gold, h5py.File(tmp_path / "other.h5", "w") as other:
+        other["knns"], other["dists"] = gold["knns"][:], gold["dists"][:]
+        other["knns"][3, 4] = 1
+        other.attrs["algo"] = "brute"
+    assert run("compare", str(SAMPLE / "gold.h5"), str(tmp_path / "other.h5"), "--json") == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["equal"], found["ties"], found["first"]) == (False, 1, [3, 4])
+    assert run("compare", str(SAMPLE / "gold.h5"), str(tmp_path / "other.h5")) == 1
+    assert "first: query 3, rank 4" in capsys.readouterr().out
+    assert run("eval", str(tmp_path / "other.h5"), str(SAMPLE / "gold.h5"), "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["algo"] == "brute"
+    assert told["recall"][0]["by_ids"] == pytest.approx(1 - 1 / 2000)

@@ -1,0 +1,198 @@
+"""Many workers, kills, resumes: always the same bytes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import psutil
+import pytest
+
+from gpuknn.errors import InputError, RunError
+from gpuknn.exact.device import Certificate
+from gpuknn.exact.neighbors import Neighbors
+from gpuknn.jobs.plan import cut
+from gpuknn.jobs.run_directory import RunDirectory, write_partial
+from tests import oracle
+
+ROWS, QUERIES, DIM, K = 60_000, 2_000, 64, 50
+SHARD = 3_000
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with duplicates, queries, and the right answer for some of them."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((ROWS, DIM)).astype(np.float16)
+    rows[::7] = rows[::-7][: len(rows[::7])]
+    np.save(folder / "db.npy", rows)
+    np.save(folder / "q.npy", rng.standard_normal((QUERIES, DIM)).astype(np.float32))
+    return folder
+
+
+def command(data: Path, folder: Path, *options: object) -> list[str]:
+    words = ["exact", data / "db.npy", data / "q.npy", "-k", K, "-o", folder / "gold.h5", *options]
+    return [sys.executable, "-m", "gpuknn.cli.main", *map(str, words)]
+
+
+def answer(folder: Path) -> tuple[bytes, bytes]:
+    with h5py.File(folder / "gold.h5") as file:
+        return file["knns"][:].tobytes(), file["dists"][:].tobytes()
+
+
+@pytest.fixture(scope="module")
+def expected(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
+    """The undisturbed run's bytes, a sample of which equals the oracle."""
+    folder = tmp_path_factory.mktemp("whole")
+    subprocess.run(command(data, folder), check=True, timeout=300)
+    assert [p.name for p in folder.iterdir()] == ["gold.h5"]
+    some = slice(0, QUERIES, 200)
+    ids, dists = oracle.knn(np.load(data / "db.npy"), np.load(data / "q.npy")[some], K, "cosine", "float32")
+    with h5py.File(folder / "gold.h5") as file:
+        assert np.array_equal(file["knns"][some], ids + 1)
+        assert np.array_equal(file["dists"][some], dists)
+    return answer(folder)
+
+
+@pytest.mark.parametrize(
+    "options", [["--workers", 2], ["--shard-rows", 9_999], ["--workers", 2, "--shard-rows", 7_001]]
+)
+def test_the_same_bytes_however_the_work_is_cut(
+    options: list[object], data: Path, expected: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    subprocess.run(command(data, tmp_path, *options), check=True, timeout=300)
+    assert answer(tmp_path) == expected
+
+
+def started(data: Path, folder: Path, *options: object) -> "subprocess.Popen[str]":
+    """A run with many shards, of which at least two are finished and more are to come."""
+    words = command(data, folder, "--shard-rows", SHARD, *options)
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("gold.h5.run/*-*.json"))) < 2:
+        assert process.poll() is None, "finished before it could be disturbed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
+
+
+def workers_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    return [p for p in psutil.Process(process.pid).children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
+
+
+def kill(process: "subprocess.Popen[str]") -> None:
+    process.kill()
+    process.communicate(timeout=60)
+
+
+def finish(data: Path, folder: Path, expected: tuple[bytes, bytes]) -> None:
+    """The same command again goes on from what was done and gives the same bytes."""
+    kept = list(folder.glob("gold.h5.run/*-*.json"))
+    assert len(kept) >= 2
+    words = [*command(data, folder, "--shard-rows", SHARD), "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=True)
+    assert json.loads(done.stdout)["resumed_rows"] == len(kept) * SHARD
+    assert answer(folder) == expected
+    assert [p.name for p in folder.iterdir()] == ["gold.h5"]
+
+
+def test_killed_worker(data: Path, expected: tuple[bytes, bytes], tmp_path: Path) -> None:
+    process = started(data, tmp_path, "--workers", 2)
+    workers_of(process)[0].kill()
+    process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert answer(tmp_path) == expected
+
+
+def test_killed_client(data: Path, expected: tuple[bytes, bytes], tmp_path: Path) -> None:
+    process = started(data, tmp_path)
+    workers = workers_of(process)
+    kill(process)
+    gone, alive = psutil.wait_procs(workers, timeout=60)
+    assert gone
+    assert not alive
+    assert not (tmp_path / "gold.h5").exists()
+    finish(data, tmp_path, expected)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(how: signal.Signals, data: Path, expected: tuple[bytes, bytes], tmp_path: Path) -> None:
+    process = started(data, tmp_path)
+    workers = workers_of(process)
+    os.killpg(process.pid, how)  # as Ctrl-C in a terminal: the workers hear it too
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "gpuknn: interrupted; what is finished is kept, the same command goes on from there\n"
+    assert not psutil.wait_procs(workers, timeout=60)[1]
+    assert not (tmp_path / "gold.h5").exists()
+    finish(data, tmp_path, expected)
+
+
+def test_damaged_partials_are_computed_again(data: Path, expected: tuple[bytes, bytes], tmp_path: Path) -> None:
+    process = started(data, tmp_path)
+    kill(process)
+    first, second = sorted(tmp_path.glob("gold.h5.run/*-*.bin"))[:2]
+    content = bytearray(first.read_bytes())
+    content[len(content) // 2] ^= 1
+    first.write_bytes(content)
+    second.write_bytes(second.read_bytes()[:-1])
+    done = subprocess.run(command(data, tmp_path), capture_output=True, text=True, timeout=300, check=True)
+    assert done.stderr.count("is damaged and is computed again") == 2
+    assert answer(tmp_path) == expected
+
+
+def test_another_job_does_not_take_over_the_run_directory(data: Path, tmp_path: Path) -> None:
+    process = started(data, tmp_path)
+    kill(process)
+    other = subprocess.run([*command(data, tmp_path), "-k", "7"], capture_output=True, text=True, timeout=300)
+    assert other.returncode == 2
+    assert "holds another job's partial results (other: k)" in other.stderr
+    fresh = subprocess.run([*command(data, tmp_path), "-k", "7", "--fresh"], capture_output=True, timeout=300)
+    assert fresh.returncode == 0
+
+
+def neighbors(nq: int, k: int) -> tuple[Neighbors, Certificate]:
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 9, (nq, k))
+    return Neighbors(ids, rng.random((nq, k), np.float32)), Certificate("test", 0.1, 3, 0.5)
+
+
+def test_partials_are_read_as_they_were_written(tmp_path: Path) -> None:
+    found, certificate = neighbors(10, 4)
+    for rows in (range(5, 9), range(5)):
+        write_partial(tmp_path, rows, found, certificate, "cpu")
+    (tmp_path / "000-001.bin.99.part").write_text("remains of a killed worker")
+    partials, damaged = RunDirectory(tmp_path).partials(10, 4)
+    assert [p.rows for p in partials] == [range(5), range(5, 9)]
+    assert not damaged
+    part = partials[1].read(3, 6)
+    assert np.array_equal(part.ids, found.ids[3:9])
+    assert np.array_equal(part.dists, found.dists[3:9])
+    assert partials[1].certificate == certificate
+
+
+def test_one_client_at_a_time(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    with directory.held("abc", {"k": 1}, fresh=False):
+        again = RunDirectory(tmp_path / "run")
+        with pytest.raises(RunError, match="another gpuknn is at work"), again.held("abc", {"k": 1}, fresh=False):
+            pass
+    with pytest.raises(InputError, match="other: k"), directory.held("def", {"k": 2}, fresh=False):
+        pass
+    with pytest.raises(InputError, match="changed since"), directory.held("def", {"k": 1}, fresh=False):
+        pass
+
+
+def test_what_is_left_to_do_is_cut_evenly() -> None:
+    assert cut(10, [], 4) == [range(3), range(3, 6), range(6, 10)]
+    assert cut(10, [range(2, 5), range(8, 10)], 100) == [range(2), range(5, 8)]
+    assert cut(10, [range(10)], 3) == []
+    everything = cut(1000, [range(100, 200), range(500, 501)], 7)
+    assert max(map(len, everything)) <= 7
+    assert sum(map(len, everything)) == 899

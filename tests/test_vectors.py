@@ -1,0 +1,181 @@
+import pickle
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+
+from gpuknn.errors import InputError
+from gpuknn.vectors import ArrayVectors, content_fingerprint, file_identity, open_vectors
+from gpuknn.vectors.hdf5 import Hdf5Vectors
+from gpuknn.vectors.raw import RawVectors
+
+
+def rows_of(dtype: str) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 100, (1000, 6)).astype(dtype)
+
+
+def write(path: Path, rows: np.ndarray, **options: object) -> Path:
+    if path.suffix == ".npy":
+        np.save(path, rows)
+    elif path.suffix == ".zarr":
+        array = zarr.create_array(str(path), shape=rows.shape, dtype=rows.dtype, chunks=(300, 6), **options)  # type: ignore[arg-type]
+        array[:] = rows
+    else:
+        with h5py.File(path, "w", userblock_size=512) as file:
+            file.create_dataset("emb", data=rows, **options)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8", "int8", "uint64"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.h5", {}),
+        ("chunked.h5", {"chunks": (64, 6)}),
+        ("gzip.h5", {"compression": "gzip"}),
+        ("a.npy", {}),
+        ("v2.zarr", {"zarr_format": 2}),
+        ("v3.zarr", {"zarr_format": 3}),
+    ],
+)
+def test_formats_and_types(name: str, options: dict[str, object], dtype: str, tmp_path: Path) -> None:
+    rows = rows_of(dtype)
+    vectors = pickle.loads(pickle.dumps(open_vectors(write(tmp_path / name, rows, **options))))
+    assert (vectors.shape, vectors.dtype) == (rows.shape, rows.dtype)
+    for first, last in ((0, 1000), (0, 1), (999, 1000), (250, 777)):
+        assert np.array_equal(vectors[first:last], rows[first:last])
+    out = np.empty((10, 6), dtype)
+    vectors.read(5, out)
+    assert np.array_equal(out, rows[5:15])
+
+
+def test_contiguous_files_are_read_past_the_library_and_others_are_not(tmp_path: Path) -> None:
+    rows = rows_of("float16")
+    assert isinstance(open_vectors(write(tmp_path / "a.h5", rows)), RawVectors)
+    assert isinstance(open_vectors(write(tmp_path / "a.npy", rows)), RawVectors)
+    assert isinstance(open_vectors(write(tmp_path / "b.h5", rows, chunks=(10, 6))), Hdf5Vectors)
+    assert isinstance(open_vectors(write(tmp_path / "c.h5", rows.astype(">f2"))), Hdf5Vectors)
+    assert np.array_equal(open_vectors(tmp_path / "c.h5")[:], rows)
+
+
+def test_an_array_that_was_never_written_reads_as_its_fill_value(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w", userblock_size=512) as file:
+        file.create_dataset("emb", (5, 3), "f4")
+    assert np.array_equal(open_vectors(tmp_path / "a.h5")[:], np.zeros((5, 3), np.float32))
+
+
+def test_keys(tmp_path: Path) -> None:
+    rows = rows_of("float32")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["train"], file["deep/queries"], file["neighbors"] = rows, rows[:5], rows[:5, 0]
+    assert open_vectors(tmp_path / "a.h5").key == "train"
+    assert open_vectors(tmp_path / "a.h5", "deep/queries").shape == (5, 6)
+    group = zarr.open_group(str(tmp_path / "g.zarr"), mode="w")
+    group.create_array("emb", data=rows)
+    assert np.array_equal(open_vectors(tmp_path / "g.zarr")[:], rows)
+
+
+def broken(kind: str, folder: Path) -> tuple[Path, str | None]:
+    rows, path = rows_of("float32"), folder / "a.h5"
+    key = None
+    if kind == "there is no such file":
+        return folder / "nothing.h5", None
+    if kind == "is not HDF5, .npy or Zarr":
+        path.write_text("hello")
+    elif kind == "is not a Zarr array or group":
+        return folder, None
+    elif kind == "damaged or truncated HDF5":
+        write(path, rows)
+        path.write_bytes(path.read_bytes()[:-2000])
+    elif kind == "not a readable .npy file":
+        path = folder / "a.npy"
+        path.write_bytes(b"\x93NUMPY\x01\x00garbage")
+    elif kind == "the file is truncated":
+        path = write(folder / "a.npy", rows)
+        path.write_bytes(path.read_bytes()[:-100])
+    elif kind == "has no array 'nope'":
+        write(path, rows)
+        key = "nope"
+    elif kind == "holds several arrays of vectors":
+        with h5py.File(path, "w") as file:
+            file["train"], file["test"] = rows, rows
+    elif kind == "holds no array of vectors":
+        with h5py.File(path, "w") as file:
+            file["a"], file["b"] = rows[0], rows[1]
+    elif kind == "vectors are two-dimensional":
+        with h5py.File(path, "w") as file:
+            file["a"] = rows[0]
+    elif kind == "vectors are float16":
+        with h5py.File(path, "w") as file:
+            file["a"] = [["some", "words"]]
+    elif kind == "is empty":
+        write(path, rows[:0])
+    elif kind == "is in column order":
+        path = write(folder / "a.npy", np.asfortranarray(rows))
+    elif kind == "is big-endian":
+        path = write(folder / "a.npy", rows.astype(">f4"))
+    elif kind == "an .npy file holds one array":
+        path, key = write(folder / "a.npy", rows), "emb"
+    elif kind == "another file":
+        write(folder / "b.h5", rows)
+        with h5py.File(path, "w") as file:
+            file["emb"] = h5py.ExternalLink("b.h5", "emb")
+        key = "emb"
+    return path, key
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "there is no such file",
+        "is not HDF5, .npy or Zarr",
+        "is not a Zarr array or group",
+        "damaged or truncated HDF5",
+        "not a readable .npy file",
+        "the file is truncated",
+        "has no array 'nope'",
+        "holds several arrays of vectors",
+        "holds no array of vectors",
+        "vectors are two-dimensional",
+        "vectors are float16",
+        "is empty",
+        "is in column order",
+        "is big-endian",
+        "an .npy file holds one array",
+        "another file",
+    ],
+)
+def test_what_is_wrong_is_said(kind: str, tmp_path: Path) -> None:
+    path, key = broken(kind, tmp_path)
+    with pytest.raises(InputError, match=kind):
+        open_vectors(path, key)
+
+
+def test_pickles_are_never_loaded(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([[{}]], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match="vectors are"):
+        open_vectors(tmp_path / "a.npy")
+
+
+def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.npy", rows_of("float32"))
+    vectors = open_vectors(path)
+    path.write_bytes(path.read_bytes()[: 128 + 24 * 500])
+    with pytest.raises(InputError, match="ends at row 500 of 1000"):
+        vectors[400:600]
+
+
+def test_fingerprints_tell_content_and_change(tmp_path: Path) -> None:
+    rows = rows_of("float16")
+    a, b = (open_vectors(write(tmp_path / name, rows)) for name in ("a.h5", "b.npy"))
+    assert content_fingerprint(a) == content_fingerprint(b) == content_fingerprint(ArrayVectors.of(rows, "rows"))
+    before = file_identity(a)
+    assert before == file_identity(open_vectors(tmp_path / "a.h5"))
+    changed = rows.copy()
+    changed[-1, -1] += 1
+    assert content_fingerprint(ArrayVectors.of(changed, "rows")) != content_fingerprint(a)
+    write(tmp_path / "a.h5", rows)
+    assert file_identity(open_vectors(tmp_path / "a.h5")) != before
