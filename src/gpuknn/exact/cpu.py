@@ -78,7 +78,7 @@ class CpuScan:
         self._epoch_rows = epoch_rows
         self._bound = 0.0
 
-        room = 2 * k + 1024
+        room = 2 * k + 4 * kernels.GROUP
         block = max(1, min(BLOCK_QUERIES, CANDIDATE_BYTES // (8 * room)))
         self._blocks = _even_slices(nq, threads * -(-nq // (threads * block)))
         widest = max(s.stop - s.start for s in self._blocks)
@@ -88,8 +88,8 @@ class CpuScan:
             found = kernels.Found(
                 threshold=np.empty(widest, np.float32),
                 held=np.empty(widest, np.int64),
-                score=np.empty((widest, room), np.float32),
-                row=np.empty((widest, room), np.int32),
+                score=np.empty((widest, room + 1), np.float32),
+                row=np.empty((widest, room + 1), np.int32),
                 sums=sums,
             )
             self._spaces.put((np.empty((widest, TILE_ROWS), np.float32), found))

@@ -4,11 +4,13 @@ Every kernel is single-threaded and releases the GIL: the device runs one per co
 float16 rows arrive as their bits, `uint16`, because Numba has no float16 arithmetic on the CPU.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic, overload, register_jitable
 
 from gpuknn.exact.bound import ROUNDING
@@ -19,6 +21,10 @@ kernel = njit(nogil=True, cache=True, error_model="numpy")
 
 # Metric, as the kernels know it: its place among the members of `metric.Metric`.
 COSINE, IP, L2, HAMMING = range(4)
+
+CACHE_LINE = 64
+GROUP = 64
+"""Scores that `select` holds against the threshold at once, counting in vectors, before it looks closer."""
 
 
 @intrinsic
@@ -52,43 +58,110 @@ def _value_overload(x: Any) -> Any:
     return from_half_bits if x == types.uint16 else from_number
 
 
-@register_jitable
-def _leaf_sum(terms: np.ndarray, start: int, stop: int) -> float:
-    """NumPy's sum of at most 128 terms: eight running sums, added in pairs, then the rest one by one."""
-    if stop - start < 8:
-        total = 0.0
-        for i in range(start, stop):
-            total += terms[i]
-        return total
-    r0, r1, r2, r3 = terms[start], terms[start + 1], terms[start + 2], terms[start + 3]
-    r4, r5, r6, r7 = terms[start + 4], terms[start + 5], terms[start + 6], terms[start + 7]
-    whole = stop - (stop - start) % 8
-    for i in range(start + 8, whole, 8):
-        r0 += terms[i]
-        r1 += terms[i + 1]
-        r2 += terms[i + 2]
-        r3 += terms[i + 3]
-        r4 += terms[i + 4]
-        r5 += terms[i + 5]
-        r6 += terms[i + 6]
-        r7 += terms[i + 7]
-    total = ((r0 + r1) + (r2 + r3)) + ((r4 + r5) + (r6 + r7))
-    for i in range(whole, stop):
-        total += terms[i]
-    return total
+def _eight_sums(term: Callable[[Any, Any, Any], Any]) -> Any:
+    """An intrinsic (x, y, start, groups): eight running sums of term(x[i], y[i]), then added in pairs.
+
+    Written as LLVM vectors, because no loop over eight scalars is turned into them reliably.
+    """
+    index, eight = ir.IntType(64), ir.VectorType(ir.DoubleType(), 8)
+
+    @intrinsic
+    def sums(typing_context: Any, x: Any, y: Any, start: Any, groups: Any) -> Any:
+        def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            def load(array: Any, value: Any, group: Any) -> Any:
+                place = builder.add(arguments[2], builder.mul(group, index(8)))
+                pointer = builder.gep(context.make_array(array)(context, builder, value).data, [place])
+                stored = ir.HalfType() if array.dtype == types.uint16 else context.get_value_type(array.dtype)
+                vector = builder.load(builder.bitcast(pointer, ir.VectorType(stored, 8).as_pointer()))
+                vector.align = array.dtype.bitwidth // 8
+                if isinstance(stored, ir.DoubleType):
+                    return vector
+                if not isinstance(stored, ir.IntType):
+                    return builder.fpext(vector, eight)
+                return (builder.sitofp if array.dtype.signed else builder.uitofp)(vector, eight)
+
+            def terms(group: Any) -> Any:
+                return term(builder, load(x, arguments[0], group), load(y, arguments[1], group))
+
+            first, entry = terms(index(0)), builder.block
+            head, body, done = (builder.append_basic_block(name) for name in ("head", "body", "done"))
+            builder.branch(head)
+            builder.position_at_end(head)
+            group, total = builder.phi(index), builder.phi(eight)
+            builder.cbranch(builder.icmp_signed("<", group, arguments[3]), body, done)
+            builder.position_at_end(body)
+            for phi, before, after in (
+                (group, index(1), builder.add(group, index(1))),
+                (total, first, builder.fadd(total, terms(group))),
+            ):
+                phi.add_incoming(before, entry)
+                phi.add_incoming(after, body)
+            builder.branch(head)
+            builder.position_at_end(done)
+            parts = [builder.extract_element(total, ir.IntType(32)(i)) for i in range(8)]
+            while len(parts) > 1:
+                parts = [builder.fadd(a, b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+            return parts[0]
+
+        return types.float64(x, y, types.int64, types.int64), build
+
+    return sums
+
+
+_eight_products = _eight_sums(lambda builder, x, y: builder.fmul(x, y))
+
+
+def _squared(builder: Any, x: Any) -> Any:
+    return builder.fmul(x, x)
+
+
+_eight_squared_differences = _eight_sums(lambda builder, x, y: _squared(builder, builder.fsub(x, y)))
+
+
+@intrinsic
+def _prefetch(typing_context: Any, row: Any) -> Any:
+    """Ask for a row that is needed soon: candidates lie scattered over an epoch larger than any cache."""
+    byte, number, index = ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64)
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(row)(context, builder, arguments[0])
+        start = builder.bitcast(array.data, byte)
+        length = builder.mul(array.nitems, index(row.dtype.bitwidth // 8))
+        call = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], call)
+        with cgutils.for_range_slice(builder, index(0), length, index(CACHE_LINE)) as (offset, _):
+            builder.call(prefetch, [builder.gep(start, [offset]), number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.none(row), build
 
 
 @register_jitable
-def _sum(terms: np.ndarray, leaves: np.ndarray, stack: np.ndarray) -> float:
-    """The sum of all terms in the documented order: `leaves` is `metric.summation_leaves(d)`."""
+def _sum_of_terms(
+    squared_differences: bool, x: np.ndarray, y: np.ndarray, leaves: np.ndarray, stack: np.ndarray
+) -> float:
+    """The sum of x[i] y[i], or of (x[i] - y[i])^2, in the documented order: `metric.summation_leaves`."""
     depth = 0
     start = 0
-    for i in range(len(leaves)):
-        stop = leaves[i, 0]
-        stack[depth] = _leaf_sum(terms, start, stop)
+    for leaf in range(len(leaves)):
+        stop = leaves[leaf, 0]
+        groups = (stop - start) // 8
+        total = 0.0
+        if groups > 0:
+            if squared_differences:
+                total = _eight_squared_differences(x, y, start, groups)
+            else:
+                total = _eight_products(x, y, start, groups)
+        for i in range(start + groups * 8, stop):
+            if squared_differences:
+                difference = _value(x[i]) - _value(y[i])
+                total += difference * difference
+            else:
+                total += _value(x[i]) * _value(y[i])
+        stack[depth] = total
         depth += 1
         start = stop
-        for _ in range(leaves[i, 1]):
+        for _ in range(leaves[leaf, 1]):
             depth -= 1
             stack[depth - 1] += stack[depth]
     return stack[0]
@@ -97,15 +170,9 @@ def _sum(terms: np.ndarray, leaves: np.ndarray, stack: np.ndarray) -> float:
 @kernel
 def squared_norms(rows: np.ndarray, leaves: np.ndarray, out: np.ndarray) -> None:
     """out[j] = |rows[j]|^2 in float64, summed in the documented order."""
-    d = rows.shape[1]
-    terms = np.empty(d)
     stack = np.empty(64)
     for j in range(len(rows)):
-        row = rows[j]
-        for i in range(d):
-            v = _value(row[i])
-            terms[i] = v * v
-        out[j] = _sum(terms, leaves, stack)
+        out[j] = _sum_of_terms(False, rows[j], rows[j], leaves, stack)
 
 
 @kernel
@@ -136,26 +203,15 @@ def hamming_scores(queries: np.ndarray, rows: np.ndarray, out: np.ndarray) -> No
 
 @register_jitable
 def _distance(
-    metric: int,
-    row: np.ndarray,
-    query: np.ndarray,
-    norms: float,
-    leaves: np.ndarray,
-    terms: np.ndarray,
-    stack: np.ndarray,
+    metric: int, row: np.ndarray, query: np.ndarray, norms: float, leaves: np.ndarray, stack: np.ndarray
 ) -> float:
     """The float64 distance as `metric.py` defines it; `norms` is |x|^2 |q|^2, for cosine."""
+    total = _sum_of_terms(metric == L2, row, query, leaves, stack)
     if metric == L2:
-        for i in range(len(terms)):
-            t = _value(row[i]) - query[i]
-            terms[i] = t * t
-        return _sum(terms, leaves, stack)
-    for i in range(len(terms)):
-        terms[i] = _value(row[i]) * query[i]
-    dot = _sum(terms, leaves, stack)
+        return total
     if metric == IP:
-        return -dot
-    return 1.0 - dot / np.sqrt(norms)
+        return -total
+    return 1.0 - total / np.sqrt(norms)
 
 
 class Epoch(NamedTuple):
@@ -186,8 +242,8 @@ class Found(NamedTuple):
 
     threshold: np.ndarray  # (b,) float32: upper bounds below it are out
     held: np.ndarray  # (b,) int64: how many candidates there are
-    score: np.ndarray  # (b, room) float32: upper bounds of the scores
-    row: np.ndarray  # (b, room) int32: rows of the epoch, ascending
+    score: np.ndarray  # (b, room + 1) float32: upper bounds of the scores
+    row: np.ndarray  # (b, room + 1) int32: rows of the epoch, ascending
     sums: np.ndarray  # (2,) float64: pairs refined; smallest share of the proven error left unused
 
 
@@ -223,16 +279,18 @@ def begin(kept: Kept, found: Found) -> None:
 def select(scores: np.ndarray, start: int, epoch: Epoch, kept: Kept, found: Found, rule: Rule) -> None:
     """Append the rows of a tile (scores (b, t) float32, its first row `start`) whose upper bound passes."""
     b, t = scores.shape
-    room = found.score.shape[1]
+    room = found.score.shape[1] - 1
     for i in range(b):
         line = scores[i]
+        scores_found, rows_found = found.score[i], found.row[i]
         n = found.held[i]
         threshold = found.threshold[i]
-        for j0 in range(0, t, 32):
-            j1 = min(j0 + 32, t)
-            passing = 0
-            for j in range(j0, j1):
-                passing += line[j] + epoch.bias[start + j] >= threshold
+        for j0 in range(0, t, GROUP):
+            group = line[j0 : j0 + GROUP]
+            bias = epoch.bias[start + j0 : start + j0 + len(group)]
+            passing = np.int32(0)
+            for j in range(len(group)):
+                passing += np.int32(1) if group[j] + bias[j] >= threshold else np.int32(0)
             if passing == 0:
                 continue
             if n + passing > room:
@@ -240,12 +298,11 @@ def select(scores: np.ndarray, start: int, epoch: Epoch, kept: Kept, found: Foun
                 _make_room(i, epoch, kept, found, rule)
                 n = found.held[i]
                 threshold = found.threshold[i]
-            for j in range(j0, j1):
-                score = line[j] + epoch.bias[start + j]
-                if score >= threshold:
-                    found.score[i, n] = score
-                    found.row[i, n] = start + j
-                    n += 1
+            for j in range(len(group)):  # without a branch: what does not pass is overwritten by the next
+                score = group[j] + bias[j]
+                scores_found[n] = score
+                rows_found[n] = start + j0 + j
+                n += 1 if score >= threshold else 0
         found.held[i] = n
 
 
@@ -262,7 +319,7 @@ def finish(epoch: Epoch, kept: Kept, found: Found, rule: Rule) -> None:
 def _make_room(i: int, epoch: Epoch, kept: Kept, found: Found, rule: Rule) -> None:
     """Cut; where that leaves too many (ties by the thousand), refine them now: slower, never wrong."""
     _cut(i, kept, found)
-    k, room = kept.dists.shape[1], found.score.shape[1]
+    k, room = kept.dists.shape[1], found.score.shape[1] - 1
     if found.held[i] > room - (room - k) // 2:
         _refine(i, epoch, kept, found, rule)
         if kept.filled[i] == k:
@@ -322,8 +379,7 @@ def _ascending(values: np.ndarray, rank: int) -> Any:
 def _refine(i: int, epoch: Epoch, kept: Kept, found: Found, rule: Rule) -> None:
     """Take query i's candidates into the state by their exact distances; none are left."""
     k, n = kept.dists.shape[1], found.held[i]
-    d = epoch.rows.shape[1]
-    terms, stack = np.empty(d), np.empty(64)
+    stack = np.empty(64)
     dists, ids = np.empty(n), np.empty(n, np.int64)
     zero, scale, margin = kept.to_score[i]
     nearer = 0
@@ -332,8 +388,10 @@ def _refine(i: int, epoch: Epoch, kept: Kept, found: Found, rule: Rule) -> None:
         if rule.metric == HAMMING:
             dist = np.float64(epoch.bias[j] - found.score[i, c])
         else:
+            if c + 1 < n:
+                _prefetch(epoch.rows[found.row[i, c + 1]])
             norms = epoch.norms[j] * kept.norms[i]
-            dist = _distance(rule.metric, epoch.rows[j], kept.queries[i], norms, rule.leaves, terms, stack)
+            dist = _distance(rule.metric, epoch.rows[j], kept.queries[i], norms, rule.leaves, stack)
             off = abs(found.score[i, c] - (zero - dist) * scale - epoch.error[j])
             found.sums[1] = min(found.sums[1], 1.0 - max(0.0, off - margin) / epoch.error[j])
         if rule.single:
