@@ -98,6 +98,12 @@ EXACT = ["exact", "db.npy", "q.npy", "-o", "out.h5", "-k", "5"]
         (["exact", "db.npy", "q.npy"], "name the file to write"),
         (["exact", "db.npy"], "name a database and a file of queries"),
         (["exact", "db.npy", "q.npy", "--subset", "sample"], "--subset sample names the files"),
+        (["exact", "db.npy", "--self", "-o", "out.h5", "-k", "300"], "number of other rows, 299"),
+        (["exact", "db.npy", "--self-first", "-o", "out.h5", "-k", "1"], "must be at least 2"),
+        (["exact", "db.npy", "q.npy", "--self", "-o", "out.h5"], "the rows are the queries"),
+        (["exact", "--subset", "sample", "--self"], "has its own queries"),
+        ([*EXACT, "--memory", "much"], "--memory much: expected a size"),
+        ([*EXACT, "--memory", "1MiB"], "need at least"),
         (["exact", "--subset", "sample", "--queries", "private"], "has public queries only"),
         (["exact", "--subset", "sample", "--metric", "l2"], "subsets are searched under cosine"),
         ([*EXACT, "--device", "cuda"], "--device cuda: "),
@@ -154,8 +160,8 @@ def test_published_names() -> None:
 def test_dry_run_computes_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(Path().iterdir())
     assert run(*EXACT, "--dry-run", "--shard-rows", "100") == 0
-    said = capsys.readouterr().out
-    assert "shards         3\n" in said
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["shards", "3"] in said
     assert sorted(Path().iterdir()) == before
 
 

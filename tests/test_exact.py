@@ -72,6 +72,17 @@ def test_ties_beyond_the_room_for_candidates(metric: str, monkeypatch: pytest.Mo
     assert_exact(rows, direction[None].astype(np.float32), 50, metric)
 
 
+def test_rows_as_their_own_queries() -> None:
+    rng = np.random.default_rng(11)
+    rows = random_rows(rng, 30, 6, "float16")[rng.integers(0, 30, 900)]
+    for metric in FLOAT_METRICS:
+        ids, dists = oracle.knn(rows, rows, 900, metric, "float32")
+        others = ids != np.arange(900)[:, None]
+        found = gpuknn.exact_knn(rows, None, 50, metric)
+        assert np.array_equal(found.ids, ids[others].reshape(900, 899)[:, :50])
+        assert np.array_equal(found.dists, dists[others].reshape(900, 899)[:, :50])
+
+
 def test_near_duplicates() -> None:
     rng = np.random.default_rng(4)
     centre = rng.standard_normal(384)

@@ -14,9 +14,11 @@ import psutil
 import pytest
 
 from gpuknn.errors import InputError, RunError
-from gpuknn.exact.device import Certificate
+from gpuknn.exact.cpu import CpuDevice
+from gpuknn.exact.device import Certificate, usable_cores
 from gpuknn.exact.neighbors import Neighbors
-from gpuknn.jobs.plan import cut
+from gpuknn.gold import read_gold
+from gpuknn.jobs.plan import PROCESS_BYTES, cut
 from gpuknn.jobs.run_directory import RunDirectory, write_partial
 from tests import oracle
 
@@ -61,13 +63,41 @@ def expected(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[byte
 
 
 @pytest.mark.parametrize(
-    "options", [["--workers", 2], ["--shard-rows", 9_999], ["--workers", 2, "--shard-rows", 7_001]]
+    "options",
+    [["--workers", 2], ["--shard-rows", 9_999], ["--workers", 2, "--shard-rows", 7_001], ["--memory", "SMALL"]],
 )
 def test_the_same_bytes_however_the_work_is_cut(
     options: list[object], data: Path, expected: tuple[bytes, bytes], tmp_path: Path
 ) -> None:
+    if "SMALL" in options:  # some 700 queries at once, three passes
+        fixed, each = (CpuDevice(usable_cores()).memory(n, K, DIM) for n in (0, 700))
+        options = ["--memory", 2 * PROCESS_BYTES + each, "--shard-rows", 20_000]
+        assert each > fixed
+        plan = subprocess.run(
+            [*command(data, tmp_path, *options), "--dry-run", "--json"], capture_output=True, check=True
+        )
+        assert json.loads(plan.stdout)["passes"] == 3
     subprocess.run(command(data, tmp_path, *options), check=True, timeout=300)
     assert answer(tmp_path) == expected
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
+def test_self_joins(metric: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    rows = rng.standard_normal((50, 6)).astype(np.float16)[rng.integers(0, 50, 700)]
+    np.save(tmp_path / "db.npy", rows)
+    expected = oracle.knn(rows, rows, 700, metric, "float32")
+    words = [sys.executable, "-m", "gpuknn.cli.main", "exact", "db.npy", "--metric", metric, "-o", "gold.h5"]
+    subprocess.run([*words, "--self", "-k", "20", "--shard-rows", "300"], cwd=tmp_path, check=True, timeout=300)
+    left_out = read_gold(tmp_path / "gold.h5")
+    others = expected[0] != np.arange(700)[:, None]
+    assert np.array_equal(left_out.ids, expected[0][others].reshape(700, 699)[:, :20])
+    assert np.array_equal(left_out.dists, expected[1][others].reshape(700, 699)[:, :20])
+    subprocess.run([*words, "--self-first", "-k", "21", "--force"], cwd=tmp_path, check=True, timeout=300)
+    first = read_gold(tmp_path / "gold.h5")
+    assert np.array_equal(first.ids, np.column_stack([np.arange(700), left_out.ids]))
+    assert np.array_equal(first.dists[:, 1:], left_out.dists)
+    assert np.array_equal(first.dists[:, 0], expected[1][~others])
 
 
 def started(data: Path, folder: Path, *options: object) -> "subprocess.Popen[str]":
@@ -165,27 +195,33 @@ def neighbors(nq: int, k: int) -> tuple[Neighbors, Certificate]:
 
 def test_partials_are_read_as_they_were_written(tmp_path: Path) -> None:
     found, certificate = neighbors(10, 4)
+    block = range(100, 110)
     for rows in (range(5, 9), range(5)):
-        write_partial(tmp_path, rows, found, certificate, "cpu")
+        write_partial(tmp_path, block, rows, found, certificate, "cpu")
+    write_partial(tmp_path, range(100), range(5), found, certificate, "cpu")
     (tmp_path / "000-001.bin.99.part").write_text("remains of a killed worker")
-    partials, damaged = RunDirectory(tmp_path).partials(10, 4)
+    partials, damaged = RunDirectory(tmp_path).partials(block)
     assert [p.rows for p in partials] == [range(5), range(5, 9)]
     assert not damaged
-    part = partials[1].read(3, 6)
+    part = partials[1].read(range(103, 109))
     assert np.array_equal(part.ids, found.ids[3:9])
     assert np.array_equal(part.dists, found.dists[3:9])
+    assert np.array_equal(partials[1].farthest(), found.dists[:, -1])
     assert partials[1].certificate == certificate
 
 
 def test_one_client_at_a_time(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "run")
-    with directory.held("abc", {"k": 1}, fresh=False):
+    with directory.held("abc", {"k": 1}, 9, fresh=False) as block:
+        assert block == 9
         again = RunDirectory(tmp_path / "run")
-        with pytest.raises(RunError, match="another gpuknn is at work"), again.held("abc", {"k": 1}, fresh=False):
+        with pytest.raises(RunError, match="another gpuknn is at work"), again.held("abc", {"k": 1}, 9, fresh=False):
             pass
-    with pytest.raises(InputError, match="other: k"), directory.held("def", {"k": 2}, fresh=False):
+    with directory.held("abc", {"k": 1}, 5, fresh=False) as block:
+        assert block == 9
+    with pytest.raises(InputError, match="other: k"), directory.held("def", {"k": 2}, 9, fresh=False):
         pass
-    with pytest.raises(InputError, match="changed since"), directory.held("def", {"k": 1}, fresh=False):
+    with pytest.raises(InputError, match="changed since"), directory.held("def", {"k": 1}, 9, fresh=False):
         pass
 
 

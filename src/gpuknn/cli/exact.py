@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   gpuknn exact --subset sample
   gpuknn exact database.h5 queries.h5 -k 10 --metric l2 -o gold.h5
+  gpuknn exact database.h5 --self -k 32 -o allknn.h5
 """
 DEFAULT_K = 100
 
@@ -37,6 +38,13 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     what.add_argument("--data-dir", type=Path, metavar="D", help="where subsets lie (default: the user's data folder)")
     what.add_argument("--db-key", metavar="KEY", help="the array in the database file, where it holds several")
     what.add_argument("--queries-key", metavar="KEY", help="the array in the queries file")
+    what.add_argument(
+        "--self",
+        action="store_true",
+        dest="self_join",
+        help="the rows are the queries; a row is left out of its own answer",
+    )
+    what.add_argument("--self-first", action="store_true", help="the same, but a row stands first in its own answer")
     what.add_argument("-k", type=int, default=DEFAULT_K, help="neighbours for each query (default: %(default)s)")
     what.add_argument("--metric", choices=("cosine", "ip", "l2", "hamming"), default="cosine")
     what.add_argument(
@@ -48,6 +56,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     how.add_argument("--workers", type=int, metavar="N", default=1, help="processes that share the cores (default: 1)")
     how.add_argument("--threads", type=int, metavar="N", help="cores to use in all (default: all)")
+    how.add_argument("--memory", metavar="SIZE", help="of all processes, as in 8GiB (default: half of the machine's)")
     how.add_argument("--shard-rows", type=int, metavar="N", help="rows of a shard, what a crash can cost")
     how.add_argument("--run-dir", type=Path, metavar="D", help="where finished shards are kept (default: OUT.h5.run)")
     how.add_argument("--fresh", action="store_true", help="discard what an earlier run has finished")
@@ -66,7 +75,8 @@ def run(chosen: argparse.Namespace) -> int:
     from gpuknn.exact.check import check_content, check_question
     from gpuknn.exact.device import open_device, usable_cores
     from gpuknn.exact.metric import Metric
-    from gpuknn.jobs.plan import Job, operations, shard_rows
+    from gpuknn.jobs.memory import memory_budget
+    from gpuknn.jobs.plan import Job, SelfJoin, operations, queries_at_once, shard_rows
     from gpuknn.vectors import open_vectors
 
     database_path, queries_path, output = _files(chosen)
@@ -75,15 +85,19 @@ def run(chosen: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} {value}: must be at least 1")
     database = open_vectors(database_path, chosen.db_key)
-    queries = open_vectors(queries_path, chosen.queries_key)
-    check_question(database, queries, chosen.k, chosen.metric, chosen.dists)
+    self_join = SelfJoin.FIRST if chosen.self_first else SelfJoin.LEFT_OUT if chosen.self_join else SelfJoin.NO
+    queries = database if self_join is not SelfJoin.NO else open_vectors(queries_path, chosen.queries_key)
     threads = min(chosen.threads or usable_cores(), usable_cores())
     workers = min(chosen.workers, threads)
     device = open_device(chosen.device, threads // workers)
-    job = Job(database, queries, chosen.k, Metric(chosen.metric), chosen.dists)
+    job = Job(database, queries, chosen.k, Metric(chosen.metric), chosen.dists, self_join)
+    if self_join is SelfJoin.FIRST and job.k < 2:
+        raise InputError(f"k = {job.k}: with --self-first it must be at least 2, the row and a neighbour")
+    check_question(database, queries, job.searched_k, chosen.metric, chosen.dists, self_join is not SelfJoin.NO)
     _check_output(output, [database_path, queries_path], chosen.force)
     run_dir = chosen.run_dir or output.with_name(output.name + ".run")
-    rows = chosen.shard_rows or shard_rows(job, workers)
+    block = queries_at_once(job, memory_budget(chosen.memory), workers, device)
+    rows = chosen.shard_rows or shard_rows(job, workers, block)
 
     plan = {
         "database": database.where,
@@ -95,11 +109,12 @@ def run(chosen: argparse.Namespace) -> int:
         "metric": chosen.metric,
         "device": device.name,
         "workers": workers,
+        "passes": -(-len(queries) // block),
         "shards": -(-len(database) // rows),
         "shard_rows": rows,
-        "bytes_read": database.nbytes,
-        "operations": job.operations,
-        "partial_bytes": job.partial_bytes,
+        "bytes_read": database.nbytes * -(-len(queries) // block),
+        "operations": operations(job, len(database)),
+        "answer_bytes": job.answer_bytes,
         "run_dir": str(run_dir),
         "output": str(output),
     }
@@ -128,7 +143,8 @@ def run(chosen: argparse.Namespace) -> int:
             output,
             run_dir,
             Workers(workers, threads // workers, chosen.device),
-            rows_per_shard=chosen.shard_rows,
+            block,
+            rows,
             fresh=chosen.fresh,
             progress=Progress(resumed=compute.at, advanced=compute.at, said=bar.say),
         )
@@ -148,10 +164,16 @@ def _files(chosen: argparse.Namespace) -> tuple[Path, Path, Path]:
     if chosen.subset:
         if chosen.database:
             raise InputError(f"--subset {chosen.subset} names the files; leave out {chosen.database}")
+        if chosen.self_join or chosen.self_first:
+            raise InputError(f"--subset {chosen.subset} has its own queries; name the database instead for --self")
         if chosen.metric != "cosine":
             raise InputError(f"--metric {chosen.metric}: subsets are searched under cosine; name the files instead")
         database, queries = subset_files(chosen.subset, chosen.queries, chosen.data_dir)
         return database, queries, chosen.output or Path(gold_name(chosen.subset, chosen.queries, chosen.k))
+    if chosen.database and (chosen.self_join or chosen.self_first):
+        if chosen.queries_file:
+            raise InputError(f"with --self the rows are the queries; leave out {chosen.queries_file}")
+        chosen.queries_file = chosen.database
     if not chosen.database or not chosen.queries_file:
         raise InputError("name a database and a file of queries, or a --subset (see gpuknn exact --help)")
     if chosen.output is None:
@@ -181,7 +203,7 @@ def _check_output(output: Path, inputs: list[Path], force: bool) -> None:
 
 def _check_space(job: "Job", output: Path, shards: int) -> None:
     """Raise InputError where the disk cannot hold the partial results and the answer."""
-    need = job.partial_bytes * (shards + 1)
+    need = job.answer_bytes * (shards + 1)
     free = shutil.disk_usage(output.parent).free
     if free < need:
         raise InputError(

@@ -18,8 +18,11 @@ CHECKED_VALUES = 2**21
 """Components inspected at once by one thread."""
 
 
-def check_question(database: Vectors, queries: Vectors, k: int, metric: str, dists: str) -> None:
-    """Raise InputError where shapes, types, k, metric and dists do not make a question; reads nothing."""
+def check_question(database: Vectors, queries: Vectors, k: int, metric: str, dists: str, itself: bool = False) -> None:
+    """Raise InputError where shapes, types, k, metric and dists do not make a question; reads nothing.
+
+    `itself`: the queries are the rows, and each is left out of its own answer.
+    """
     if metric not in list(Metric):
         raise InputError(f"metric {metric!r}: there are {', '.join(Metric)}")
     if dists not in ("float32", "float64"):
@@ -33,8 +36,9 @@ def check_question(database: Vectors, queries: Vectors, k: int, metric: str, dis
         )
     if database.shape[1] > MOST_DIMENSIONS:
         raise InputError(f"{database.where}: {database.shape[1]} components; at most {MOST_DIMENSIONS} are supported")
-    if not 1 <= k <= len(database):
-        raise InputError(f"k = {k}: must be from 1 to the number of rows, {len(database)}")
+    if not 1 <= k <= len(database) - itself:
+        others = " other" if itself else ""
+        raise InputError(f"k = {k}: must be from 1 to the number of{others} rows, {len(database) - itself}")
 
 
 def check_content(
@@ -51,8 +55,8 @@ def check_content(
     """
     if metric is Metric.HAMMING:
         return  # any bits are a sketch
-    query_norm = check_rows(queries, metric, threads)
     row_norm = check_rows(database, metric, threads, progress)
+    query_norm = row_norm if queries is database else check_rows(queries, metric, threads)
     check_range(metric, dists, row_norm, query_norm)
 
 

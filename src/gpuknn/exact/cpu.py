@@ -44,15 +44,25 @@ class CpuDevice:
         """What a person calls it."""
         return f"cpu ({self.threads} thread{'s' * (self.threads > 1)})"
 
-    def epoch_rows(self, search: Search) -> int:
+    def epoch_rows(self, components: int) -> int:
         """Rows that one `feed` takes: whole tiles of EPOCH_VALUES components."""
-        return max(1, EPOCH_VALUES // int(search.queries.shape[1]) // TILE_ROWS) * TILE_ROWS
+        return max(1, EPOCH_VALUES // components // TILE_ROWS) * TILE_ROWS
+
+    def memory(self, queries: int, k: int, components: int) -> int:
+        """Bytes that a search takes at most.
+
+        Rows twice as stored (at most 8 bytes a component) and once as float32; the threads' scores and candidates;
+        queries as read, in float64 and in float32, with their neighbours and the result made of them.
+        """
+        rows = self.epoch_rows(components) * components * (2 * 8 + 4)
+        spaces = self.threads * (4 * BLOCK_QUERIES * TILE_ROWS + max(CANDIDATE_BYTES, 8 * _room(k)))
+        return rows + spaces + queries * (components * (8 + 8 + 4) + k * (16 + 8))
 
     @contextmanager
     def begin(self, search: Search) -> Iterator["CpuScan"]:
         """Start a search with its own threads; BLAS is held to one thread meanwhile."""
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(self.threads) as pool:
-            yield CpuScan(search, pool, self.threads, self.epoch_rows(search))
+            yield CpuScan(search, pool, self.threads, self.epoch_rows(search.queries.shape[1]))
 
 
 class CpuScan:
@@ -73,12 +83,14 @@ class CpuScan:
         self._ids = np.full((nq, k), -1, np.int64)
         self._filled = np.zeros(nq, np.int64)
         self._floor = np.full(nq, np.inf) if search.floor is None else search.floor
+        ids = np.arange(nq, dtype=np.int64)
+        self._itself = np.full(nq, -1) if search.first_id is None else search.first_id + ids
         self._scaled: tuple[np.ndarray, np.ndarray] | None = None
         self._wide = np.empty((0, d), np.float32)
         self._epoch_rows = epoch_rows
         self._bound = 0.0
 
-        room = 2 * k + 4 * kernels.GROUP
+        room = _room(k)
         block = max(1, min(BLOCK_QUERIES, CANDIDATE_BYTES // (8 * room)))
         self._blocks = _even_slices(nq, threads * -(-nq // (threads * block)))
         widest = max(s.stop - s.start for s in self._blocks)
@@ -136,6 +148,7 @@ class CpuScan:
             self._ids[block],
             self._filled[block],
             self._floor[block],
+            self._itself[block],
             filter_.to_score[block],
             filter_.slack[block],
         )
@@ -178,6 +191,11 @@ class CpuScan:
 
     def _in_parallel(self, work: Callable[[slice], None], n: int) -> None:
         list(self._pool.map(work, _even_slices(n, 4 * self._threads)))
+
+
+def _room(k: int) -> int:
+    """Candidates held for one query before they are cut back to about k."""
+    return 2 * k + 4 * kernels.GROUP
 
 
 def _even_slices(n: int, parts: int) -> Sequence[slice]:

@@ -233,6 +233,7 @@ class Kept(NamedTuple):
     ids: np.ndarray  # (b, k) int64
     filled: np.ndarray  # (b,) int64: how many of the k there are
     floor: np.ndarray  # (b,) float64: no answer is farther than this
+    itself: np.ndarray  # (b,) int64: the query's own id, which is no neighbour of it; -1 where it has none
     to_score: np.ndarray  # (b, 3) float64: `bound.Filter.to_score`
     slack: np.ndarray  # (b,) float32: `bound.Filter.slack`
 
@@ -285,6 +286,9 @@ def select(scores: np.ndarray, start: int, epoch: Epoch, kept: Kept, found: Foun
         scores_found, rows_found = found.score[i], found.row[i]
         n = found.held[i]
         threshold = found.threshold[i]
+        own = kept.itself[i] - epoch.first - start
+        if 0 <= own < t:
+            line[own] = -np.inf
         for j0 in range(0, t, GROUP):
             group = line[j0 : j0 + GROUP]
             bias = epoch.bias[start + j0 : start + j0 + len(group)]
@@ -385,6 +389,8 @@ def _refine(i: int, epoch: Epoch, kept: Kept, found: Found, rule: Rule) -> None:
     nearer = 0
     for c in range(n):
         j = found.row[i, c]
+        if epoch.first + j == kept.itself[i]:
+            continue
         if rule.metric == HAMMING:
             dist = np.float64(epoch.bias[j] - found.score[i, c])
         else:

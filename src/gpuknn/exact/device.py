@@ -24,6 +24,8 @@ class Search:
     """float32 or float64: how distances are stored, and so what a tie is."""
     floor: np.ndarray | None = None
     """(nq,) float64 or None: distances that the k-th neighbours are known not to exceed."""
+    first_id: int | None = None
+    """Where the queries are rows of the database: the first one's id.  A row is then no neighbour of itself."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,11 @@ class Device(Protocol):
     def name(self) -> str:
         """What a person calls it."""
 
-    def epoch_rows(self, search: Search) -> int:
+    def epoch_rows(self, components: int) -> int:
         """Rows that one `feed` takes."""
+
+    def memory(self, queries: int, k: int, components: int) -> int:
+        """Bytes that a search for so many queries takes at most, its result included."""
 
     def begin(self, search: Search) -> AbstractContextManager[Scan]:
         """Start a search; leaving the context frees what it holds."""

@@ -15,7 +15,7 @@ from gpuknn.vectors import ArrayVectors, Vectors
 
 def exact_knn(
     database: Vectors | np.ndarray,
-    queries: Vectors | np.ndarray,
+    queries: Vectors | np.ndarray | None,
     k: int,
     metric: str = "cosine",
     device: str = "auto",
@@ -28,9 +28,10 @@ def exact_knn(
     ----------
     database, queries
         Rows (n, d) and (nq, d): `Vectors` or arrays of float16, float32, float64, uint8 or int8; of uint64 for
-        hamming.  They need not have the same dtype.
+        hamming.  They need not have the same dtype.  Queries of None are the rows themselves, each of which is left
+        out of its own answer.
     k
-        Neighbours for each query, 1 to n.
+        Neighbours for each query, 1 to n (n - 1 where the queries are the rows).
     metric
         cosine, ip (largest inner product), l2 (squared Euclidean distance) or hamming; `metric.py` defines them.
     device
@@ -51,11 +52,14 @@ def exact_knn(
         Shapes, types or k do not fit, or rows hold NaN, infinity or, under cosine, only zeros.
     """
     rows = database if isinstance(database, Vectors) else ArrayVectors.of(database, "database")
-    asked = queries if isinstance(queries, Vectors) else ArrayVectors.of(queries, "queries")
-    check_question(rows, asked, k, metric, dists)
+    if queries is None:
+        asked = rows
+    else:
+        asked = queries if isinstance(queries, Vectors) else ArrayVectors.of(queries, "queries")
+    check_question(rows, asked, k, metric, dists, itself=queries is None)
     chosen = open_device(device, threads)
     check_content(rows, asked, Metric(metric), dists, threads or usable_cores())
-    search = Search(asked[:], k, Metric(metric), np.dtype(dists))
+    search = Search(asked[:], k, Metric(metric), np.dtype(dists), first_id=0 if queries is None else None)
     return scan(rows, range(len(rows)), search, chosen)[0]
 
 
@@ -67,7 +71,7 @@ def scan(
     `progress` is told the number of rows done after each epoch.
     """
     with device.begin(search) as state:
-        for first, epoch in read_ahead(rows, extent, device.epoch_rows(search)):
+        for first, epoch in read_ahead(rows, extent, device.epoch_rows(rows.shape[1])):
             state.feed(epoch, first)
             if progress is not None:
                 progress(first + len(epoch) - extent.start)

@@ -16,9 +16,10 @@ from gpuknn.errors import InputError, RunError
 from gpuknn.exact.device import Certificate
 from gpuknn.exact.metric import Metric
 from gpuknn.exact.neighbors import merge
+from gpuknn.exact.self_join import put_self_first
 from gpuknn.gold import GoldWriter
 from gpuknn.jobs.cluster import local_cluster
-from gpuknn.jobs.plan import Job, cut, shard_rows
+from gpuknn.jobs.plan import Job, SelfJoin, blocks, cut
 from gpuknn.jobs.run_directory import Partial, RunDirectory
 from gpuknn.jobs.shard import PROGRESS_TOPIC, ShardDone, scan_shard
 from gpuknn.vectors import content_fingerprint
@@ -67,7 +68,8 @@ def run_exact(
     output: Path,
     run_dir: Path,
     workers: Workers,
-    rows_per_shard: int | None = None,
+    queries_at_once: int,
+    rows_per_shard: int,
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
@@ -80,70 +82,85 @@ def run_exact(
     started = time.monotonic()
     directory = RunDirectory(run_dir)
     nq, n = len(job.queries), len(job.database)
-    with directory.held(job.fingerprint(), _description(job), fresh):
-        done, damaged = directory.partials(nq, job.k)
-        for name in damaged:
-            progress.said(f"partial result {name} is damaged and is computed again")
-        resumed = sum(len(p.rows) for p in done)
+    with directory.held(job.fingerprint(), _description(job), queries_at_once, fresh) as size:
+        done: dict[range, list[Partial]] = {}
+        for block in blocks(nq, size):
+            done[block], damaged = directory.partials(block)
+            for name in damaged:
+                progress.said(f"partial result {name} is damaged and is computed again")
+        # Progress is counted in rows of the database, as if they were scanned once: passes over it count in part.
+        rows_done = {(p.queries.start, p.rows.start): len(p.rows) for found in done.values() for p in found}
+        resumed = sum(rows_done.values()) // len(done)
         progress.resumed(resumed)
-        shards = cut(n, [p.rows for p in done], rows_per_shard or shard_rows(job, workers.count))
+        shards = [
+            (block, rows) for block, found in done.items() for rows in cut(n, [p.rows for p in found], rows_per_shard)
+        ]
         if shards:
+            floors = {block: _floor(block, found) for block, found in done.items()}
             with local_cluster(min(workers.count, len(shards))) as client:
-                _compute(client, job, shards, done, directory.path, workers, progress)
-        partials, damaged = directory.partials(nq, job.k)
-        if damaged or cut(n, [p.rows for p in partials], n):
-            raise RunError(f"{run_dir}: partial results were damaged while the run went on; run the same command again")
-        certificate = reduce(add, (p.certificate for p in partials))
-        devices = sorted({p.device for p in partials})
+                _compute(client, job, shards, floors, rows_done, directory.path, workers, progress)
+        partials = {block: _complete(directory, block, n) for block in done}
+        every = [partial for found in partials.values() for partial in found]
+        certificate = reduce(add, (p.certificate for p in every))
+        devices = sorted({p.device for p in every})
         with GoldWriter(output, nq, job.k, n, np.dtype(job.dists)) as gold:
-            _merge(job, partials, gold)
+            for block, found in partials.items():
+                _merge(job, block, found, gold)
             seconds = time.monotonic() - started
             gold.describe(_attributes(job, certificate, devices, seconds))
         directory.remove()
     return Outcome(certificate, ", ".join(devices), len(shards), resumed, seconds)
 
 
+def _floor(block: range, done: list[Partial]) -> np.ndarray:
+    """(nq,) float64: the lowest k-th distances of the shards done."""
+    return reduce(np.minimum, (p.farthest() for p in done), np.full(len(block), np.inf))
+
+
 def _compute(
     client: Client,
     job: Job,
-    shards: list[range],
-    done: list[Partial],
+    shards: list[tuple[range, range]],
+    floors: dict[range, np.ndarray],
+    rows_done: dict[tuple[int, int], int],
     folder: Path,
     workers: Workers,
     progress: Progress,
 ) -> None:
-    """Keep the workers fed until all shards are in the run directory.
+    """Keep the workers fed until all shards (queries, rows) are in the run directory.
 
-    Each new task is given the newest floor: the lowest k-th distance known for every query.
+    Each new task is given the newest floor.
     """
-    rows_done = {p.rows.start: len(p.rows) for p in done}
-    floor = np.full(len(job.queries), np.inf)
-    for partial in done:
-        farthest = partial.read(0, len(job.queries)).dists[:, -1].astype(np.float64)
-        floor = np.minimum(floor, farthest)
+
+    def advance(queries: int, shard: int, rows: int) -> None:
+        rows_done[queries, shard] = rows
+        progress.advanced(sum(rows_done.values()) // len(floors))
 
     def hear(event: tuple[float, dict[str, int]]) -> None:
-        said = event[1]
-        rows_done[said["shard"]] = said["rows"]
-        progress.advanced(sum(rows_done.values()))
+        advance(event[1]["queries"], event[1]["shard"], event[1]["rows"])
+
+    def submit(block: range, rows: range) -> object:
+        task = job, block, rows, floors[block], folder, workers.device, workers.threads
+        return client.submit(scan_shard, *task, pure=False, retries=1)
 
     client.subscribe_topic(PROGRESS_TOPIC, hear)
     waiting = iter(shards)
-
-    def submit(shard: range) -> object:
-        return client.submit(
-            scan_shard, job, shard, floor, folder, workers.device, workers.threads, pure=False, retries=1
-        )
-
-    running = as_completed([submit(s) for s in islice(waiting, WINDOW * workers.count)], loop=client.loop)
+    running = as_completed([submit(*s) for s in islice(waiting, WINDOW * workers.count)], loop=client.loop)
     for future in running:
         finished = _result(future)
-        rows_done[finished.rows.start] = len(finished.rows)
-        progress.advanced(sum(rows_done.values()))
-        floor = np.minimum(floor, finished.farthest)
+        advance(finished.queries.start, finished.rows.start, len(finished.rows))
+        floors[finished.queries] = np.minimum(floors[finished.queries], finished.farthest)
         following = next(waiting, None)
         if following is not None:
-            running.add(submit(following))
+            running.add(submit(*following))
+
+
+def _complete(directory: RunDirectory, block: range, rows: int) -> list[Partial]:
+    """The partial results for a block of queries, which must make up all rows."""
+    partials, damaged = directory.partials(block)
+    if damaged or cut(rows, [p.rows for p in partials], rows):
+        raise RunError(f"{directory.path}: partial results were damaged meanwhile; run the same command again")
+    return partials
 
 
 def _result(future: object) -> ShardDone:
@@ -159,13 +176,15 @@ def _result(future: object) -> ShardDone:
     return result
 
 
-def _merge(job: Job, partials: list[Partial], gold: GoldWriter) -> None:
-    """Merge the partial results, a block of queries at a time."""
-    nq = len(job.queries)
-    block = max(1, MERGE_BYTES // (job.partial_bytes // nq * len(partials)))
-    for first in range(0, nq, block):
-        count = min(block, nq - first)
-        gold.write(first, merge([p.read(first, count) for p in partials], job.k))
+def _merge(job: Job, block: range, partials: list[Partial], gold: GoldWriter) -> None:
+    """Merge the partial results for a block of queries, some queries at a time."""
+    at_once = max(1, MERGE_BYTES // (job.answer_bytes // len(job.queries) * len(partials)))
+    for first in block[::at_once]:
+        some = range(first, min(first + at_once, block.stop))
+        found = merge([p.read(some) for p in partials], job.searched_k)
+        if job.self_join is SelfJoin.FIRST:
+            found = put_self_first(found, job.queries[some.start : some.stop], first, job.metric)
+        gold.write(first, found)
 
 
 def _description(job: Job) -> dict[str, str | int]:
@@ -176,6 +195,7 @@ def _description(job: Job) -> dict[str, str | int]:
         "k": job.k,
         "metric": job.metric.value,
         "dists": job.dists,
+        "itself": job.self_join.value,
     }
 
 
@@ -187,6 +207,7 @@ def _attributes(
         "gpuknn": gpuknn.__version__,
         "metric": job.metric.value,
         "k": job.k,
+        "self_join": job.self_join.value,
         "dists_are": f"{DISTANCES[job.metric]}, evaluated in float64, stored as {job.dists}; ties to the lowest id",
         "certificate": f"{certificate.method}; every pair within the proven error of the answer was refined",
         "certificate_bound": certificate.bound,

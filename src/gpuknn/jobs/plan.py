@@ -1,12 +1,15 @@
-"""What is to be done, and how it is cut: a job, its shards, and what they will cost."""
+"""What is to be done, and how it is cut: a job, its blocks of queries, its shards of rows."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import pairwise
 
 import numpy as np
 
+from gpuknn.errors import InputError
+from gpuknn.exact.device import Device
 from gpuknn.exact.metric import Metric
 from gpuknn.vectors import Vectors, file_identity
 
@@ -14,6 +17,16 @@ RESULT_VERSION = 1
 """Raised when the answer's bytes change, so that older partial results are not taken for today's."""
 SHARD_OPERATIONS = 2e13
 """Multiplications and additions of one shard by default: a minute or so of a laptop, a second of a GPU."""
+PROCESS_BYTES = 300 * 2**20
+"""What a process takes before it does anything: Python, NumPy, Numba, Dask."""
+
+
+class SelfJoin(StrEnum):
+    """Where the queries are the rows of the database: what becomes of a row in its own answer."""
+
+    NO = "no"
+    LEFT_OUT = "left out"
+    FIRST = "first"
 
 
 @dataclass(frozen=True)
@@ -25,35 +38,58 @@ class Job:
     k: int
     metric: Metric
     dists: str
+    self_join: SelfJoin = SelfJoin.NO
+
+    @property
+    def searched_k(self) -> int:
+        """Neighbours to search for: a row that stands first in its own answer need not be found."""
+        return self.k - (self.self_join is SelfJoin.FIRST)
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits of everything that decides the answer: equal for equal answers."""
         files = file_identity(self.database), file_identity(self.queries)
-        parts = RESULT_VERSION, *files, self.k, self.metric.value, self.dists
+        parts = RESULT_VERSION, *files, self.k, self.metric.value, self.dists, self.self_join.value
         return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
     @property
-    def operations(self) -> float:
-        """Multiplications and additions of all scores (for hamming, bits compared)."""
-        return operations(self, len(self.database))
-
-    @property
-    def partial_bytes(self) -> int:
-        """Size of one partial result."""
+    def answer_bytes(self) -> int:
+        """Size of all neighbours, as one partial result keeps them."""
         return len(self.queries) * self.k * (8 + np.dtype(self.dists).itemsize)
 
 
 def operations(job: Job, rows: int) -> float:
-    """Multiplications and additions for so many rows."""
+    """Multiplications and additions to score all queries with so many rows (for hamming, bits compared)."""
     components = job.database.shape[1] * (32 if job.metric is Metric.HAMMING else 1)
     return 2.0 * rows * len(job.queries) * components
 
 
-def shard_rows(job: Job, workers: int) -> int:
+def shard_rows(job: Job, workers: int, block: int) -> int:
     """Rows of a shard where nobody says: SHARD_OPERATIONS each, and at least one for every worker."""
-    by_work = int(SHARD_OPERATIONS / operations(job, 1))
+    by_work = int(SHARD_OPERATIONS / operations(job, 1) * len(job.queries) / block)
     by_workers = -(-len(job.database) // workers)
     return max(1, min(by_work, by_workers))
+
+
+def queries_at_once(job: Job, memory: int, workers: int, device: Device) -> int:
+    """The largest block of queries for which all processes together stay within `memory` bytes.
+
+    Each block is one pass over the database.  Raises InputError where not even one query fits.
+    """
+    d = job.database.shape[1]
+    fixed = device.memory(0, job.searched_k, d)
+    each = device.memory(1, job.searched_k, d) - fixed
+    room = (memory - PROCESS_BYTES) // workers - PROCESS_BYTES - fixed
+    if room < each:
+        need = workers * (PROCESS_BYTES + fixed + each) + PROCESS_BYTES
+        raise InputError(f"--memory {memory / 2**30:.2f} GiB: {workers} worker(s) need at least {need / 2**30:.2f} GiB")
+    passes = -(-len(job.queries) // (room // each))
+    return -(-len(job.queries) // passes)
+
+
+def blocks(length: int, size: int) -> Iterator[range]:
+    """range(length) in runs of `size`, the last one shorter."""
+    for start in range(0, length, size):
+        yield range(start, min(start + size, length))
 
 
 def cut(rows: int, done: Iterable[range], length: int) -> list[range]:

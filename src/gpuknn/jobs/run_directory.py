@@ -2,8 +2,9 @@
 
     manifest.json           whose it is: the job's fingerprint, and what it was for a reader
     lock                    held while a client works on the run
-    ROWS-ROWS.bin           a partial result: ids (nq, k) int64, then dists (nq, k), little-endian
-    ROWS-ROWS.json          its receipt: checksum and certificate; a partial without one does not count
+    Q-Q.R-R.bin             a partial result, the neighbours of queries Q-Q among rows R-R: ids (nq, k) int64, then
+                            dists (nq, k), little-endian
+    Q-Q.R-R.json            its receipt: checksum and certificate; a partial without one does not count
 
 Everything is written to a temporary name, brought to disk, and renamed.
 """
@@ -29,42 +30,53 @@ from gpuknn.gold.file import sync
 
 @dataclass(frozen=True)
 class Partial:
-    """The neighbours among a range of rows, on disk."""
+    """The neighbours of a block of queries among a range of rows, on disk."""
 
     path: Path
+    queries: range
     rows: range
-    shape: tuple[int, int]
+    k: int
     dists: np.dtype
     certificate: Certificate
     device: str
 
-    def read(self, first: int, count: int) -> Neighbors:
-        """The answers to `count` queries from `first` on."""
-        nq, k = self.shape
-        ids = np.fromfile(self.path, np.int64, count * k, offset=first * k * 8)
-        dists = np.fromfile(self.path, self.dists, count * k, offset=nq * k * 8 + first * k * self.dists.itemsize)
-        return Neighbors(ids.reshape(count, k), dists.reshape(count, k))
+    def read(self, queries: range) -> Neighbors:
+        """The answers to some of its queries."""
+        first, count = queries.start - self.queries.start, len(queries)
+        ids = np.fromfile(self.path, np.int64, count * self.k, offset=first * self.k * 8)
+        start = len(self.queries) * self.k * 8 + first * self.k * self.dists.itemsize
+        dists = np.fromfile(self.path, self.dists, count * self.k, offset=start)
+        return Neighbors(ids.reshape(count, self.k), dists.reshape(count, self.k))
+
+    def farthest(self) -> np.ndarray:
+        """(nq,) float64: the k-th distances."""
+        at_once = max(1, 2**22 // self.k)
+        parts = [self.read(range(a, min(a + at_once, self.queries.stop))) for a in self.queries[::at_once]]
+        return np.concatenate([part.dists[:, -1] for part in parts]).astype(np.float64)
 
 
-def write_partial(folder: Path, rows: range, found: Neighbors, certificate: Certificate, device: str) -> None:
+def write_partial(
+    folder: Path, queries: range, rows: range, found: Neighbors, certificate: Certificate, device: str
+) -> None:
     """Bring a partial result and then its receipt to disk."""
-    stem = f"{rows.start:012d}-{rows.stop:012d}"
-    nq, k = found.ids.shape
+    stem = f"{queries.start:010d}-{queries.stop:010d}.{rows.start:012d}-{rows.stop:012d}"
     digest = hashlib.blake2b(digest_size=16)
-    with _appearing(folder / f"{stem}.bin") as file:
+    data_path = folder / f"{stem}.bin"
+    with _appearing(data_path) as file:
         for array in (found.ids, found.dists):
             data = np.ascontiguousarray(array).data.cast("B")
             digest.update(data)
             file.write(data)
     receipt = {
+        "queries": [queries.start, queries.stop],
         "rows": [rows.start, rows.stop],
-        "shape": [nq, k],
+        "k": found.ids.shape[1],
         "dists": found.dists.dtype.name,
         "blake2b": digest.hexdigest(),
         "certificate": asdict(certificate),
         "device": device,
     }
-    with _appearing(folder / f"{stem}.json") as file:
+    with _appearing(data_path.with_suffix(".json")) as file:
         file.write(json.dumps(receipt, indent=1).encode())
 
 
@@ -75,11 +87,12 @@ class RunDirectory:
         self.path = path
 
     @contextlib.contextmanager
-    def held(self, fingerprint: str, description: dict[str, str | int], fresh: bool) -> Iterator[None]:
+    def held(self, fingerprint: str, description: dict[str, str | int], block: int, fresh: bool) -> Iterator[int]:
         """Make or take over the folder for the job of this fingerprint; no other client may work on it meanwhile.
 
-        With `fresh` earlier partial results are thrown away.  Raises InputError where the folder belongs to another
-        job, RunError where another client holds it.
+        Yields the number of queries in a block: `block` for a new run, for an earlier one what it began with.  With
+        `fresh` earlier partial results are thrown away.  Raises InputError where the folder belongs to another job,
+        RunError where another client holds it.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -93,18 +106,17 @@ class RunDirectory:
                 raise RunError(f"{self.path}: another gpuknn is at work on this run; wait for it or stop it") from error
             if fresh:
                 self._empty()
-            self._claim(fingerprint, description)
-            yield
+            yield self._claim(fingerprint, description, block)
 
-    def partials(self, nq: int, k: int) -> tuple[list[Partial], list[str]]:
-        """The sound partial results, of disjoint rows, in their order; and the names of damaged ones.
+    def partials(self, queries: range) -> tuple[list[Partial], list[str]]:
+        """The sound partial results for a block of queries, of disjoint rows, in their order; names of damaged ones.
 
-        Damaged ones and remains of unfinished ones are removed.
+        Receipts of damaged ones are removed.
         """
         sound: list[Partial] = []
         damaged: list[str] = []
-        for receipt in sorted(self.path.glob("*-*.json")):
-            partial = _checked(receipt, nq, k)
+        for receipt in sorted(self.path.glob(f"{queries.start:010d}-{queries.stop:010d}.*-*.json")):
+            partial = _checked(receipt, queries)
             if partial is None:
                 damaged.append(receipt.stem)
                 receipt.unlink()
@@ -120,7 +132,7 @@ class RunDirectory:
         for file in [*self.path.glob("*-*.*"), *self.path.glob("manifest.json")]:
             file.unlink()
 
-    def _claim(self, fingerprint: str, description: dict[str, str | int]) -> None:
+    def _claim(self, fingerprint: str, description: dict[str, str | int], block: int) -> int:
         manifest = self.path / "manifest.json"
         if manifest.exists():
             try:
@@ -128,7 +140,7 @@ class RunDirectory:
             except ValueError:
                 found = {}
             if found.get("fingerprint") == fingerprint:
-                return
+                return int(found["queries_at_once"])
             earlier = found.get("job", {})
             changed = [name for name, value in description.items() if earlier.get(name) != value]
             what = ", ".join(changed) or "the database or queries were changed since"
@@ -139,21 +151,24 @@ class RunDirectory:
         for file in self.path.glob("*-*.*"):
             file.unlink()
         with _appearing(manifest) as out:
-            out.write(json.dumps({"fingerprint": fingerprint, "job": description}, indent=1).encode())
+            said = {"fingerprint": fingerprint, "queries_at_once": block, "job": description}
+            out.write(json.dumps(said, indent=1).encode())
+        return block
 
 
-def _checked(receipt: Path, nq: int, k: int) -> Partial | None:
+def _checked(receipt: Path, queries: range) -> Partial | None:
     """The partial that a receipt speaks of; None where it is not whole."""
     try:
         said = json.loads(receipt.read_text())
         certificate = Certificate(**said["certificate"])
         path = receipt.with_suffix(".bin")
-        partial = Partial(path, range(*said["rows"]), (nq, k), np.dtype(said["dists"]), certificate, said["device"])
+        dists = np.dtype(said["dists"])
+        partial = Partial(path, queries, range(*said["rows"]), said["k"], dists, certificate, said["device"])
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return partial if said["shape"] == [nq, k] and said["blake2b"] == digest else None
+    return partial if said["blake2b"] == digest else None
 
 
 @contextlib.contextmanager

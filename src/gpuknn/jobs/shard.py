@@ -10,7 +10,7 @@ from distributed import get_worker
 
 from gpuknn.exact.device import Search, open_device
 from gpuknn.exact.scan import scan
-from gpuknn.jobs.plan import Job
+from gpuknn.jobs.plan import Job, SelfJoin
 from gpuknn.jobs.run_directory import write_partial
 
 PROGRESS_TOPIC = "gpuknn-progress"
@@ -26,13 +26,16 @@ def dask_setup(worker: object) -> None:
 class ShardDone:
     """What comes back of a shard; its neighbours are in the run directory."""
 
+    queries: range
     rows: range
     farthest: np.ndarray
     """(nq,) float64: the k-th distance of every query, inf where the shard has fewer rows that can matter."""
 
 
-def scan_shard(job: Job, rows: range, floor: np.ndarray, folder: Path, device: str, threads: int) -> ShardDone:
-    """Find the neighbours among `rows` and write the partial result to the run directory `folder`.
+def scan_shard(
+    job: Job, queries: range, rows: range, floor: np.ndarray, folder: Path, device: str, threads: int
+) -> ShardDone:
+    """Find the neighbours of `queries` among `rows` and write the partial result to the run directory `folder`.
 
     `floor` (nq,) float64: distances that the k-th neighbours are known not to exceed.
     """
@@ -44,10 +47,17 @@ def scan_shard(job: Job, rows: range, floor: np.ndarray, folder: Path, device: s
         now = time.monotonic()
         if done == len(rows) or now - reported > SECONDS_BETWEEN_REPORTS:
             reported = now
-            worker.log_event(PROGRESS_TOPIC, {"shard": rows.start, "rows": done})
+            worker.log_event(PROGRESS_TOPIC, {"queries": queries.start, "shard": rows.start, "rows": done})
 
     where = open_device(device, threads)
-    search = Search(job.queries[:], job.k, job.metric, np.dtype(job.dists), floor)
+    search = Search(
+        job.queries[queries.start : queries.stop],
+        job.searched_k,
+        job.metric,
+        np.dtype(job.dists),
+        floor,
+        first_id=None if job.self_join is SelfJoin.NO else queries.start,
+    )
     found, certificate = scan(job.database, rows, search, where, report)
-    write_partial(folder, rows, found, certificate, where.name)
-    return ShardDone(rows, found.dists[:, -1].astype(np.float64))
+    write_partial(folder, queries, rows, found, certificate, where.name)
+    return ShardDone(queries, rows, found.dists[:, -1].astype(np.float64))

@@ -1,0 +1,23 @@
+"""Rows as their own queries, where each is to stand first in its own answer (as in the challenges' `allknn`)."""
+
+import numpy as np
+
+from gpuknn.exact.metric import Metric, summation_leaves
+from gpuknn.exact.neighbors import Neighbors
+
+
+def put_self_first(found: Neighbors, rows: np.ndarray, first_id: int, metric: Metric) -> Neighbors:
+    """Answers (m, k) in which row i, of id first_id + i, stands before its k - 1 other neighbours `found`.
+
+    A row's distance to itself is 0, and -|x|^2 under inner product; `rows` (m, d) are read for that only.
+    """
+    dists = np.zeros(len(rows))
+    if metric is Metric.IP:
+        from gpuknn.exact import cpu_kernels
+
+        bits = rows.view(np.uint16) if rows.dtype == np.float16 else rows
+        cpu_kernels.squared_norms(bits, summation_leaves(rows.shape[1]), dists)
+        dists = 0.0 - dists
+    ids = np.arange(first_id, first_id + len(rows))
+    own = dists.astype(found.dists.dtype)
+    return Neighbors(np.column_stack([ids, found.ids]), np.column_stack([own, found.dists]))

@@ -1,0 +1,16 @@
+"""How much memory a run may take."""
+
+from dask.utils import parse_bytes
+from distributed.system import MEMORY_LIMIT
+
+from gpuknn.errors import InputError
+
+
+def memory_budget(asked: str | None) -> int:
+    """Bytes for all processes together: what is asked for ("8GiB"), or half of what this machine or container has."""
+    if asked is None:
+        return int(MEMORY_LIMIT // 2)
+    try:
+        return int(parse_bytes(asked))
+    except ValueError as error:
+        raise InputError(f"--memory {asked}: expected a size, as in 8GiB or 500MB") from error
