@@ -140,7 +140,22 @@ class CpuScan:
         self, block: slice, epoch: kernels.Epoch, filter_: Filter, product: Callable[[slice, slice, np.ndarray], None]
     ) -> None:
         """Take one block of queries through all rows of the epoch."""
-        scores, found = space = self._spaces.get()
+        space = self._spaces.get()
+        try:
+            self._scan_block_in(space, block, epoch, filter_, product)
+        finally:
+            self._spaces.put(space)  # also after an error: another thread may be waiting for it
+
+    def _scan_block_in(
+        self,
+        space: tuple[np.ndarray, kernels.Found],
+        block: slice,
+        epoch: kernels.Epoch,
+        filter_: Filter,
+        product: Callable[[slice, slice, np.ndarray], None],
+    ) -> None:
+        """The same, in the room of one thread."""
+        scores, found = space
         kept = kernels.Kept(
             self._queries[block],
             self._norms[block],
@@ -161,7 +176,6 @@ class CpuScan:
             product(block, tile, tile_scores)
             kernels.select(tile_scores, start, epoch, kept, found, self._rule)
         kernels.finish(epoch, kept, found, self._rule)
-        self._spaces.put(space)
 
     def _products(self, rows: np.ndarray, filter_: Filter) -> Callable[[slice, slice, np.ndarray], None]:
         """Scores by float32 matrix products of the scaled queries and rows."""
