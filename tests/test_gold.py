@@ -55,7 +55,8 @@ def test_recall_by_ids_and_with_ties() -> None:
     at_two = tie_aware_recall(result, GOLD, 2)
     assert (at_two.by_ids, at_two.tie_aware, at_two.undecided) == (0.75, 1.0, 0)
     assert gpuknn.recall(result, GOLD) == (3 / 4 + 1) / 2
-    assert tie_aware_recall(result, GOLD, 4).undecided == 2
+    assert tie_aware_recall(result, GOLD, 4).undecided == 0
+    assert tie_aware_recall(result, neighbors(GOLD.ids[:, :3], GOLD.dists[:, :3]), 2).undecided == 1
     repeated = neighbors([[4, 4, 4, 4], [9, 9, 9, 9]], np.zeros((2, 4)))
     assert gpuknn.recall(repeated, GOLD, 4) == 1 / 8
     for k in (0, 5):

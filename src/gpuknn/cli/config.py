@@ -14,10 +14,12 @@ def options_from(path: Path) -> list[str]:
     """
     try:
         options = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except Exception as error:  # YAML's constructors raise what they like
         raise InputError(f"{path}: cannot be read as YAML ({error})") from error
-    if not isinstance(options, dict) or any(isinstance(value, list | dict) for value in options.values()):
+    if not isinstance(options, dict) or not all(isinstance(value, str | int | float) for value in options.values()):
         raise InputError(f"{path}: must hold lines of `option: value`")
+    if "config" in options:
+        raise InputError(f"{path}: a config file cannot name another")
     words: list[str] = []
     for name, value in options.items():
         if value is not False:

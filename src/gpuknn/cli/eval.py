@@ -41,11 +41,11 @@ def run(chosen: argparse.Namespace) -> int:
     recalls = [tie_aware_recall(result, gold, k) for k in ranks]
     told = {name: said[name] for name in TOLD if name in said}
     if chosen.json:
-        sys.stdout.write(json.dumps(told | {"recall": [vars(r) for r in recalls]}) + "\n")
+        sys.stdout.write(json.dumps(told | {"recall": [vars(r) for r in recalls]}, default=str) + "\n")
         return 0
     for name, value in told.items():
         sys.stdout.write(f"{name}: {value}\n")
     for r in recalls:
-        beyond = "" if r.undecided == 0 else f"  ({r.undecided} ties may go on past the gold's last column)"
+        beyond = f"  ({r.undecided} queries' ties may go on past the gold's last column)" if r.undecided else ""
         sys.stdout.write(f"recall@{r.k}: {r.by_ids:.6f} by ids, {r.tie_aware:.6f} tie-aware{beyond}\n")
     return 0

@@ -41,17 +41,18 @@ def main(arguments: list[str] | None = None) -> int:
         if config := getattr(chosen, "config", None):
             chosen = parser.parse_args([words[0], *options_from(config), *words[1:]])
         code: int = chosen.run(chosen)
+        sys.stdout.flush()
     except InputError as error:
         return _say(f"error: {error}", 2)
     except RunError as error:
         return _say(f"failed: {error}", 3)
+    except BrokenPipeError:  # whoever reads our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         return _say(f"failed: {error}; set that right and run the same command again", 3)
     except KeyboardInterrupt:
         return _say("interrupted; what is finished is kept, the same command goes on from there", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return code
 
 

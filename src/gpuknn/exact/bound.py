@@ -122,9 +122,12 @@ def _hamming_filter(nq: int, m: int) -> Filter:
 
 
 def _power_of_two_below(norm: np.ndarray) -> np.ndarray:
-    """The power of two that brings a norm into [0.5, 1]; 1 for a norm of zero."""
+    """The power of two that brings a norm into [0.5, 1], at most 2^400; 1 for a norm of zero.
+
+    Beyond 2^400 squares and products of factors would overflow; such vectors stay small, and TINY pays for them.
+    """
     _, exponent = np.frexp(norm)
-    return np.where(norm > 0, np.ldexp(1.0, -exponent), 1.0)
+    return np.where(norm > 0, np.ldexp(1.0, np.minimum(-exponent, 400)), 1.0)
 
 
 def _up(x: np.ndarray) -> np.ndarray:

@@ -23,6 +23,8 @@ def check_question(database: Vectors, queries: Vectors, k: int, metric: str, dis
 
     `itself`: the queries are the rows, and each is left out of its own answer.
     """
+    if not isinstance(k, int | np.integer):
+        raise InputError(f"k = {k!r}: must be a whole number")
     if metric not in list(Metric):
         raise InputError(f"metric {metric!r}: there are {', '.join(Metric)}")
     if dists not in ("float32", "float64"):

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from gpuknn.errors import RunError
 from gpuknn.exact import cpu_kernels as kernels
-from gpuknn.exact.bound import Filter, filter_for
+from gpuknn.exact.bound import ROUNDING, Filter, filter_for
 from gpuknn.exact.device import Certificate, Search
 from gpuknn.exact.metric import Metric, summation_leaves
 from gpuknn.exact.neighbors import Neighbors
@@ -73,9 +73,11 @@ class CpuScan:
         k = search.k
         self._search, self._pool, self._threads = search, pool, threads
         self._hamming = search.metric is Metric.HAMMING
-        self._rule = kernels.Rule(list(Metric).index(search.metric), search.dists == np.float32, summation_leaves(d))
+        self._rule = kernels.Rule(
+            list(Metric).index(search.metric), search.dists == np.float32, summation_leaves(d), ROUNDING
+        )
         # Hamming compares words; its queries have no components to be refined by.
-        self._queries = np.zeros((nq, 1)) if self._hamming else search.queries.astype(np.float64)
+        self._queries = np.zeros((nq, 1)) if self._hamming else np.ascontiguousarray(search.queries, np.float64)
         self._norms = np.empty(nq)
         if not self._hamming:
             self._in_parallel(lambda s: kernels.squared_norms(self._queries[s], self._rule.leaves, self._norms[s]), nq)
@@ -167,7 +169,7 @@ class CpuScan:
             filter_.to_score[block],
             filter_.slack[block],
         )
-        kernels.begin(kept, found)
+        kernels.begin(kept, found, self._rule)
         flat = scores.reshape(-1)
         for start in range(0, len(epoch.rows), TILE_ROWS):
             tile = slice(start, min(start + TILE_ROWS, len(epoch.rows)))

@@ -13,11 +13,18 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload, register_jitable
 
-from gpuknn.exact.bound import ROUNDING
-
 # error_model="numpy": a division does not test for zero, so loops vectorise.  No fastmath anywhere:
 # the order of the additions is part of the answer.
-kernel = njit(nogil=True, cache=True, error_model="numpy")
+OPTIONS = {"nogil": True, "error_model": "numpy"}
+
+
+def kernel(function: Callable) -> Any:
+    """Compile on first use; the result is kept for the next process where there is a folder to keep it in."""
+    try:
+        return njit(**OPTIONS, cache=True)(function)
+    except RuntimeError:  # neither the package's folder nor the user's can be written to
+        return njit(**OPTIONS)(function)
+
 
 # Metric, as the kernels know it: its place among the members of `metric.Metric`.
 COSINE, IP, L2, HAMMING = range(4)
@@ -289,25 +296,26 @@ class Rule(NamedTuple):
     metric: int
     single: bool  # stored as float32
     leaves: np.ndarray
+    rounding: float  # bound.ROUNDING; an argument, because compiled kernels are cached without what they import
 
 
 @register_jitable
-def _proven_score(d: float, to_score: np.ndarray) -> Any:
+def _proven_score(d: float, to_score: np.ndarray, rounding: float) -> Any:
     """The filter score that every row at a stored distance <= d reaches with its bias; see `bound.py`."""
     zero, scale, margin = to_score
     score = (zero - d) * scale
-    return np.float32(score - (abs(score) + abs(d) * scale) * ROUNDING - margin)
+    return np.float32(score - (abs(score) + abs(d) * scale) * rounding - margin)
 
 
 @kernel
-def begin(kept: Kept, found: Found) -> None:
+def begin(kept: Kept, found: Found, rule: Rule) -> None:
     """Set the thresholds of a block from what is known before the epoch."""
     k = kept.dists.shape[1]
     for i in range(len(kept.filled)):
         limit = kept.floor[i]
         if kept.filled[i] == k:
             limit = min(limit, kept.dists[i, k - 1])
-        found.threshold[i] = _proven_score(limit, kept.to_score[i])
+        found.threshold[i] = _proven_score(limit, kept.to_score[i], rule.rounding)
         found.held[i] = 0
 
 
@@ -350,24 +358,24 @@ def finish(epoch: Epoch, kept: Kept, found: Found, rule: Rule) -> None:
     """At the end of an epoch: cut the candidates once more, refine what is left, keep the nearest."""
     for i in range(len(kept.filled)):
         if found.held[i] > 0:
-            _cut(i, kept, found)
+            _cut(i, kept, found, rule)
             _refine(i, epoch, kept, found, rule)
 
 
 @kernel
 def _make_room(i: int, epoch: Epoch, kept: Kept, found: Found, rule: Rule) -> None:
     """Cut; where that leaves too many (ties by the thousand), refine them now: slower, never wrong."""
-    _cut(i, kept, found)
+    _cut(i, kept, found, rule)
     k, room = kept.dists.shape[1], found.score.shape[1] - 1
     if found.held[i] > room - (room - k) // 2:
         _refine(i, epoch, kept, found, rule)
         if kept.filled[i] == k:
-            limit = _proven_score(kept.dists[i, k - 1], kept.to_score[i])
+            limit = _proven_score(kept.dists[i, k - 1], kept.to_score[i], rule.rounding)
             found.threshold[i] = max(found.threshold[i], limit)
 
 
 @kernel
-def _cut(i: int, kept: Kept, found: Found) -> None:
+def _cut(i: int, kept: Kept, found: Found, rule: Rule) -> None:
     """Raise query i's threshold to what k rows are proven to reach, and drop the candidates below it.
 
     Proven are the scores of the neighbours kept so far, and the candidates' upper bounds less `slack`: the
@@ -377,7 +385,7 @@ def _cut(i: int, kept: Kept, found: Found) -> None:
     if filled + n >= k:
         proven = np.empty(filled + n, np.float32)
         for j in range(filled):
-            proven[j] = _proven_score(kept.dists[i, j], kept.to_score[i])
+            proven[j] = _proven_score(kept.dists[i, j], kept.to_score[i], rule.rounding)
         for j in range(n):
             proven[filled + j] = found.score[i, j] - kept.slack[i]
         rank = filled + n - k

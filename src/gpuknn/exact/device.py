@@ -84,6 +84,8 @@ def open_device(name: str = "auto", threads: int | None = None) -> Device:
 
     Raises InputError where there is no such device on this machine.
     """
+    if threads is not None and threads < 1:
+        raise InputError(f"threads = {threads}: must be at least 1")
     if name == "cuda":
         raise InputError("--device cuda: this version of gpuknn computes on the CPU only; use --device cpu")
     if name not in ("auto", "cpu"):

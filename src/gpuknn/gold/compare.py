@@ -39,7 +39,9 @@ def compare_gold(a: Neighbors, b: Neighbors) -> Comparison:
     x, y = a.dists.astype(np.float64), b.dists.astype(np.float64)
     apart = x != y
     # NaN is unequal to itself and no rounding of anything: a real difference.
-    near = np.abs(x - y) <= ROUNDING * np.maximum(1.0, np.maximum(np.abs(x), np.abs(y)))
+    near = np.isfinite(x) & np.isfinite(y)
+    largest = np.maximum(1.0, np.maximum(np.abs(x[near]), np.abs(y[near])))
+    near[near] = np.abs(x[near] - y[near]) <= ROUNDING * largest
     ties, rounding, real = ~apart & (a.ids != b.ids), apart & near, apart & ~near
     worst = next((kind for kind in (real, rounding, ties) if kind.any()), None)
     first = None if worst is None else tuple(int(i) for i in np.argwhere(worst)[0])

@@ -16,6 +16,7 @@ import numpy as np
 
 from gpuknn.errors import InputError
 from gpuknn.exact.neighbors import Neighbors
+from gpuknn.vectors.source import is_folder
 
 Attributes = Mapping[str, str | int | float]
 
@@ -25,7 +26,7 @@ class GoldWriter:
 
     def __init__(self, path: str | Path, nq: int, k: int, rows: int, dists: np.dtype) -> None:
         self._path = Path(path)
-        self._part = self._path.with_name(self._path.name + ".part")
+        self._part = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")
         self._file = h5py.File(self._part, "w")
         id_type = np.int32 if rows <= np.iinfo(np.int32).max else np.int64
         self._knns = self._file.create_dataset("knns", (nq, k), id_type)
@@ -47,13 +48,20 @@ class GoldWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        if kind is not None:
+        try:
+            self._close()
+            if kind is None:
+                sync(self._part)
+                os.replace(self._part, self._path)
+                sync(self._path.parent)
+        finally:
             self._part.unlink(missing_ok=True)
-            return
-        sync(self._part)
-        os.replace(self._part, self._path)
-        sync(self._path.parent)
+
+    def _close(self) -> None:
+        try:
+            self._file.close()
+        except RuntimeError as error:  # h5py's word for a disk that is full
+            raise OSError(f"{self._path} cannot be written ({error})") from error
 
 
 def write_gold(path: str | Path, neighbors: Neighbors, attributes: Attributes | None = None) -> None:
@@ -94,16 +102,20 @@ def read_gold(path: str | Path) -> Neighbors:
 def read_result(path: str | Path) -> tuple[Neighbors, dict[str, Any]]:
     """The neighbours in a file and what it says of itself, in attributes or in scalar datasets."""
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file")
+    if is_folder(path):
+        raise InputError(f"{path}: is a folder, not a result or gold-standard file")
     try:
         with h5py.File(path, "r", locking=False) as file:
             ids, dists = (_matrix(file, name, path) for name in ("knns", "dists"))
             said = {name: _plain(value) for name, value in file.attrs.items()}
-            for name, item in file.items():
-                if isinstance(item, h5py.Dataset) and item.shape == ():
-                    said[name] = _plain(item[()])
-    except OSError as error:
+            for name in file:
+                if file.get(name, getclass=True, getlink=True) is h5py.HardLink:
+                    item = file[name]
+                    if isinstance(item, h5py.Dataset) and item.shape == ():
+                        said[name] = _plain(item[()])
+    except InputError:
+        raise
+    except Exception as error:  # of a damaged file h5py raises what it likes
         raise InputError(f"{path}: is not a readable HDF5 file ({error})") from error
     if ids.shape != dists.shape:
         raise InputError(f"{path}: knns {ids.shape} and dists {dists.shape} differ in shape")
@@ -133,4 +145,6 @@ def _plain(value: Any) -> Any:
     """An attribute as Python's own type."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
-    return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(-1)[0]
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value

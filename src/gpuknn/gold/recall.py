@@ -18,7 +18,8 @@ class Recall:
     tie_aware: float
     """The same, where any id at the distance of the gold's k-th neighbour counts; at most 1 for each query."""
     undecided: int
-    """Queries whose tie at rank k runs past the gold's last column, so that `tie_aware` may be too low for them."""
+    """Queries whose k-th distance is still that of the gold's last column, where k is less: ties may go on past it, and
+    `tie_aware` may be too low.  Where k is the last column nothing is known of what follows, and this is 0."""
 
 
 def recall(result: Neighbors, gold: Neighbors, k: int | None = None) -> float:
@@ -38,7 +39,8 @@ def tie_aware_recall(result: Neighbors, gold: Neighbors, k: int) -> Recall:
     found = 0
     for ids, gold_ids, dists in zip(result.ids[:, :k], gold.ids, gold.dists, strict=True):
         found += min(k, len(np.intersect1d(ids, gold_ids[dists <= dists[k - 1]])))
-    undecided = int(np.count_nonzero(gold.dists[:, -1] == gold.dists[:, k - 1]))
+    ties = gold.dists[:, -1] == gold.dists[:, k - 1]
+    undecided = int(np.count_nonzero(ties)) if k < gold.dists.shape[1] else 0
     return Recall(k, recall(result, gold, k), found / (k * len(gold.ids)), undecided)
 
 

@@ -26,10 +26,10 @@ def content_fingerprint(vectors: Vectors) -> str:
 
 
 def file_identity(vectors: Vectors) -> str:
-    """The content's fingerprint with the file's size and time of change: not equal once the file was written to."""
+    """Content, key, and the files' sizes and times of change: not equal once something was written to them."""
     path = Path(vectors.path)
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    digest = hashlib.blake2b(content_fingerprint(vectors).encode(), digest_size=16)
+    digest = hashlib.blake2b(f"{content_fingerprint(vectors)} {vectors.key}\n".encode(), digest_size=16)
     for file in files:
         status = os.stat(file)
         digest.update(f"{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}\n".encode())

@@ -26,20 +26,24 @@ class Hdf5Vectors(Vectors):
         try:
             with h5py.File(self.path, "r", locking=False) as file:
                 file[self.key].read_direct(out, np.s_[first : first + len(out)])
-        except OSError as error:
+        except (OSError, RuntimeError, KeyError) as error:
             raise InputError(f"{self.where}: rows {first} to {first + len(out)} cannot be read ({error})") from error
 
 
 def open_hdf5(path: Path, key: str | None) -> Vectors:
     """Open an array of an HDF5 file; raises InputError where there is none that fits."""
-    with _open(path) as file:
-        if key is None:
-            key = choose_key(_arrays(file), path)
-        dataset = _dataset(file, key, path)
-        where = f"{path}:{key}"
-        check_layout(dataset.shape, dataset.dtype, where)
-        shape, dtype = (dataset.shape[0], dataset.shape[1]), dataset.dtype.newbyteorder("=")
-        offset = _raw_offset(dataset)
+    try:
+        with _open(path) as file:
+            if key is None:
+                key = choose_key(_arrays(file), path)
+            dataset = _dataset(file, key, path)
+            check_layout(dataset.shape, dataset.dtype, f"{path}:{key}")
+            shape, dtype = (dataset.shape[0], dataset.shape[1]), dataset.dtype.newbyteorder("=")
+            offset = _raw_offset(dataset)
+    except InputError:
+        raise
+    except Exception as error:  # of a damaged file h5py raises what it likes
+        raise InputError(f"{path}: is a damaged HDF5 file ({error})") from error
     if offset is not None:
         return check_extent(RawVectors(str(path), key, shape, dtype, offset))
     return Hdf5Vectors(str(path), key, shape, dtype)
@@ -89,8 +93,9 @@ def _raw_offset(dataset: h5py.Dataset) -> int | None:
 
     HDF5 reports an offset also for arrays that were never written; their storage size is 0.
     """
-    plain = dataset.chunks is None and dataset.id.get_create_plist().get_nfilters() == 0 and dataset.dtype.isnative
-    if not plain or dataset.id.get_storage_size() != dataset.size * dataset.dtype.itemsize:
+    plain = dataset.chunks is None and dataset.id.get_create_plist().get_nfilters() == 0
+    native = dataset.dtype.isnative and dataset.id.get_type().equal(h5py.h5t.py_create(dataset.dtype))
+    if not plain or not native or dataset.id.get_storage_size() != dataset.size * dataset.dtype.itemsize:
         return None
     offset: int | None = dataset.id.get_offset()
     return offset

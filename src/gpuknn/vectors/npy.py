@@ -1,5 +1,6 @@
 """Vectors in NumPy's .npy files."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ def open_npy(path: Path, key: str | None) -> RawVectors:
     if key is not None:
         raise InputError(f"{path}: an .npy file holds one array without a name; leave out the key {key!r}")
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") as file, warnings.catch_warnings(action="ignore"):
             version = np.lib.format.read_magic(file)
             if version not in ((1, 0), (2, 0)):
                 raise ValueError(f"format version {version}")
@@ -23,7 +24,7 @@ def open_npy(path: Path, key: str | None) -> RawVectors:
             )
             shape, fortran_order, dtype = read_header(file)
             offset = file.tell()
-    except (ValueError, OSError) as error:
+    except Exception as error:  # the header is Python source, and its parser raises what it likes
         raise InputError(f"{path}: is not a readable .npy file ({error})") from error
     check_layout(shape, dtype, str(path))
     if fortran_order:

@@ -1,5 +1,6 @@
 """Rows of vectors, wherever they are: the base class, arrays in memory, and `open_vectors`."""
 
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,9 +96,7 @@ def open_vectors(path: str | Path, key: str | None = None) -> Vectors:
         The file is missing, damaged, of another format, ambiguous, or holds something else.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file")
-    if path.is_dir():
+    if is_folder(path):
         from gpuknn.vectors.zarr import open_zarr
 
         return open_zarr(path, key)
@@ -115,13 +114,23 @@ def open_vectors(path: str | Path, key: str | None = None) -> Vectors:
     return open_hdf5(path, key)
 
 
+def is_folder(path: Path) -> bool:
+    """Whether `path` is a folder; raises InputError where there is nothing, or nothing that may be looked at."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
+
+
 def check_layout(shape: Sequence[int], dtype: np.dtype, where: str) -> None:
     """Raise InputError where an array of this shape and dtype is not a set of vectors."""
-    if dtype.newbyteorder("=").name not in ROW_TYPES:
+    if dtype.kind not in "fiu" or dtype.newbyteorder("=").name not in ROW_TYPES:
         raise InputError(f"{where}: holds {dtype.name}; vectors are {', '.join(ROW_TYPES)}")
     if len(shape) != 2:
         raise InputError(f"{where}: has {len(shape)} dimension(s); vectors are two-dimensional, (rows, components)")
-    if 0 in shape:
+    if min(shape) < 1:
         raise InputError(f"{where}: is empty, shape {tuple(shape)}")
 
 

@@ -19,7 +19,7 @@ class ZarrVectors(Vectors):
         try:
             array = zarr.open_array(self.path, path=self.key or "", mode="r")
             out[...] = array[first : first + len(out)]
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # codecs raise what they like
             raise InputError(f"{self.where}: rows {first} to {first + len(out)} cannot be read ({error})") from error
 
 
@@ -30,13 +30,13 @@ def open_zarr(path: Path, key: str | None) -> ZarrVectors:
         if isinstance(node, zarr.Group):
             if key is None:
                 key = choose_key({name: (a.shape, a.dtype) for name, a in node.arrays()}, path)
+            if key not in node:
+                raise InputError(f"{path}: has no array {key!r}")
             node = node[key]
         elif key is not None:
             raise InputError(f"{path}: is one array, not a group; leave out the key {key!r}")
     except InputError:
         raise
-    except KeyError as error:
-        raise InputError(f"{path}: has no array {key!r}") from error
     except Exception as error:
         raise InputError(f"{path}: is not a Zarr array or group ({error})") from error
     if not isinstance(node, zarr.Array):
@@ -44,4 +44,7 @@ def open_zarr(path: Path, key: str | None) -> ZarrVectors:
     where = f"{path}:{key}" if key else str(path)
     dtype = np.dtype(node.dtype)
     check_layout(node.shape, dtype, where)
+    if node.nchunks_initialized < node.nchunks:
+        missing = node.nchunks - node.nchunks_initialized
+        raise InputError(f"{where}: {missing} of {node.nchunks} chunks are missing; copy or write the store again")
     return ZarrVectors(str(path), key, (node.shape[0], node.shape[1]), dtype.newbyteorder("="))
