@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +74,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Check, plan, compute, report."""
-    from gpuknn.exact.check import check_content, check_question
+    from gpuknn.exact.check import check_question
     from gpuknn.exact.device import open_device, usable_cores
     from gpuknn.exact.metric import Metric
     from gpuknn.jobs.memory import memory_budget
@@ -121,7 +123,7 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.dry_run:
         _show(plan, chosen.json)
         return 0
-    _check_space(job, output, plan["shards"])
+    _check_space(job, output, run_dir, plan["shards"])
 
     from gpuknn.cli.progress import Bar, Rate
 
@@ -131,12 +133,9 @@ def run(chosen: argparse.Namespace) -> int:
             f"gpuknn exact: {len(database):,} rows x {database.shape[1]} {database.dtype}, "
             f"{len(queries):,} queries, k = {chosen.k}, {chosen.metric}, on {workers} x {device.name}"
         )
-        check = bar.step("checking", len(database), computes=False)
-        check_content(database, queries, job.metric, chosen.dists, threads, check.at)
-        check.at(len(database))
-
         from gpuknn.jobs.exact import Progress, Workers, run_exact
 
+        check = bar.step("checking", len(database), computes=False)
         compute = bar.step("computing", len(database), computes=True)
         outcome = run_exact(
             job,
@@ -146,7 +145,7 @@ def run(chosen: argparse.Namespace) -> int:
             block,
             rows,
             fresh=chosen.fresh,
-            progress=Progress(resumed=compute.at, advanced=compute.at, said=bar.say),
+            progress=Progress(checked=check.at, resumed=compute.at, advanced=compute.at, said=bar.say),
         )
     certificate = outcome.certificate
     if chosen.json:
@@ -181,34 +180,42 @@ def _files(chosen: argparse.Namespace) -> tuple[Path, Path, Path]:
     return Path(chosen.database), Path(chosen.queries_file), chosen.output
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: is no name for a file ({getattr(error, 'strerror', error)})") from error
+
+
 def _check_output(output: Path, inputs: list[Path], force: bool) -> None:
     """Raise InputError where the output cannot or should not be written."""
-    if output.exists():
+    if _exists(output):
         if any(output.samefile(path) for path in inputs):
             raise InputError(f"{output}: is an input of this very command; name another output")
-        if output.is_dir():
-            raise InputError(f"{output}: is a folder; name a file")
+        if not output.is_file():
+            raise InputError(f"{output}: is not a file; name one")
         if not force:
             raise InputError(f"{output}: exists already; --force replaces it")
     folder = output.parent
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder to write {output.name} to")
-    trial = output.with_name(output.name + ".part")
     try:
-        trial.touch()
-        trial.unlink()
-    except OSError as error:
-        raise InputError(f"{output}: cannot be written ({error.strerror})") from error
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f"{output.name}.", suffix=".part"):
+            pass
+    except (OSError, ValueError) as error:
+        raise InputError(f"{output}: cannot be written ({getattr(error, 'strerror', error)})") from error
 
 
-def _check_space(job: "Job", output: Path, shards: int) -> None:
-    """Raise InputError where the disk cannot hold the partial results and the answer."""
-    need = job.answer_bytes * (shards + 1)
-    free = shutil.disk_usage(output.parent).free
-    if free < need:
-        raise InputError(
-            f"{output.parent}: {free / 1e9:.1f} GB are free, partial results and answer need {need / 1e9:.1f} GB"
-        )
+def _check_space(job: "Job", output: Path, run_dir: Path, shards: int) -> None:
+    """Raise InputError where the disks cannot hold the partial results still to come, or the answer."""
+    kept = sum(file.stat().st_size for file in run_dir.glob("*.bin")) if run_dir.is_dir() else 0
+    partial = max(0, job.answer_bytes * shards - kept)
+    parent = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.is_dir())
+    same = os.stat(parent).st_dev == os.stat(output.parent).st_dev
+    for folder, need in ((parent, partial + job.answer_bytes * same), (output.parent, job.answer_bytes)):
+        free = shutil.disk_usage(folder).free
+        if free < need:
+            raise InputError(f"{folder}: {free / 2**20:,.0f} MiB are free, {need / 2**20:,.0f} MiB are needed")
 
 
 def _show(facts: dict[str, Any], as_json: bool) -> None:

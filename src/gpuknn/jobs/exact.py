@@ -13,6 +13,7 @@ from distributed import Client, as_completed
 
 import gpuknn
 from gpuknn.errors import InputError, RunError
+from gpuknn.exact.check import check_content
 from gpuknn.exact.device import Certificate
 from gpuknn.exact.metric import Metric
 from gpuknn.exact.neighbors import merge
@@ -44,6 +45,8 @@ class Workers:
 class Progress:
     """Where a run tells how far it is; rows are those of the database."""
 
+    checked: Callable[[int], None]
+    """Rows checked before the work begins."""
     resumed: Callable[[int], None]
     """Rows that were found done."""
     advanced: Callable[[int], None]
@@ -75,14 +78,17 @@ def run_exact(
 ) -> Outcome:
     """Compute the job's gold standard and write it to `output`; goes on from what `run_dir` holds.
 
-    The job has been checked (`exact.check`).  Raises InputError where `run_dir` belongs to another job, RunError where
-    the run failed; the same call goes on from there.
+    The question has been checked (`exact.check.check_question`); the rows are read and checked here.  Raises
+    InputError where they cannot be measured or `run_dir` belongs to another job, RunError where the run failed: the
+    same call goes on from there.
     """
-    progress = progress or Progress(*(3 * [lambda _: None]))
+    progress = progress or Progress(*(4 * [lambda _: None]))
     started = time.monotonic()
     directory = RunDirectory(run_dir)
     nq, n = len(job.queries), len(job.database)
-    with directory.held(job.fingerprint(), _description(job), queries_at_once, fresh) as size:
+    fingerprint = job.fingerprint()
+    with directory.held(fingerprint, _description(job), queries_at_once, fresh) as size:
+        _check(job, directory, workers.count * workers.threads, progress)
         done: dict[range, list[Partial]] = {}
         for block in blocks(nq, size):
             done[block], damaged = directory.partials(block)
@@ -100,6 +106,8 @@ def run_exact(
             with local_cluster(min(workers.count, len(shards))) as client:
                 _compute(client, job, shards, floors, rows_done, directory.path, workers, progress)
         partials = {block: _complete(directory, block, n) for block in done}
+        if job.fingerprint() != fingerprint:
+            raise RunError(f"{job.database.where} or {job.queries.where} was changed while it was searched")
         every = [partial for found in partials.values() for partial in found]
         certificate = reduce(add, (p.certificate for p in every))
         devices = sorted({p.device for p in every})
@@ -110,6 +118,17 @@ def run_exact(
             gold.describe(_attributes(job, certificate, devices, seconds))
         directory.remove()
     return Outcome(certificate, ", ".join(devices), len(shards), resumed, seconds)
+
+
+def _check(job: Job, directory: RunDirectory, threads: int, progress: Progress) -> None:
+    """Read all rows once before hours are spent on them; a run that has finished shards has passed."""
+    if any(directory.path.glob("*-*.json")):
+        return
+    try:
+        check_content(job.database, job.queries, job.metric, job.dists, threads, progress.checked)
+    except InputError:
+        directory.remove()
+        raise
 
 
 def _floor(block: range, done: list[Partial]) -> np.ndarray:
@@ -182,6 +201,8 @@ def _merge(job: Job, block: range, partials: list[Partial], gold: GoldWriter) ->
     for first in block[::at_once]:
         some = range(first, min(first + at_once, block.stop))
         found = merge([p.read(some) for p in partials], job.searched_k)
+        if found.ids.min() < 0:
+            raise RunError(f"{job.database.where}: too few rows could be compared; was it changed meanwhile?")
         if job.self_join is SelfJoin.FIRST:
             found = put_self_first(found, job.queries[some.start : some.stop], first, job.metric)
         gold.write(first, found)

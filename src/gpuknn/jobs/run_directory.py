@@ -1,7 +1,7 @@
 """The run directory: what is finished stays finished, whatever happens to the process, the node or the disk.
 
     manifest.json           whose it is: the job's fingerprint, and what it was for a reader
-    lock                    held while a client works on the run
+    gpuknn.lock             held while a client works on the run
     Q-Q.R-R.bin             a partial result, the neighbours of queries Q-Q among rows R-R: ids (nq, k) int64, then
                             dists (nq, k), little-endian
     Q-Q.R-R.json            its receipt: checksum and certificate; a partial without one does not count
@@ -14,11 +14,11 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -26,6 +26,14 @@ from gpuknn.errors import InputError, RunError
 from gpuknn.exact.device import Certificate
 from gpuknn.exact.neighbors import Neighbors
 from gpuknn.gold.file import sync
+
+LOCK = "gpuknn.lock"
+Description = dict[str, str | int]
+
+OURS = re.compile(
+    re.escape(LOCK) + r"|manifest\.json(\.\d+\.part)?|\d{10}-\d{10}\.\d{12}-\d{12}\.(bin|json)(\.\d+\.part)?"
+)
+"""Names of the files in a run directory; nothing else is ever removed."""
 
 
 @dataclass(frozen=True)
@@ -87,31 +95,23 @@ class RunDirectory:
         self.path = path
 
     @contextlib.contextmanager
-    def held(self, fingerprint: str, description: dict[str, str | int], block: int, fresh: bool) -> Iterator[int]:
+    def held(self, fingerprint: str, description: Description, block: int, fresh: bool) -> Iterator[int]:
         """Make or take over the folder for the job of this fingerprint; no other client may work on it meanwhile.
 
         Yields the number of queries in a block: `block` for a new run, for an earlier one what it began with.  With
-        `fresh` earlier partial results are thrown away.  Raises InputError where the folder belongs to another job,
-        RunError where another client holds it.
+        `fresh` earlier partial results are thrown away.  Raises InputError where the folder holds another job or files
+        of somebody else's, RunError where another client holds it.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / "lock", "w")  # noqa: SIM115 - held as long as the context
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be made or written to ({error.strerror})") from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunError(f"{self.path}: another gpuknn is at work on this run; wait for it or stop it") from error
+        self._refuse_strangers()
+        with self._locked():
             if fresh:
-                self._empty()
+                self._remove_files()
             yield self._claim(fingerprint, description, block)
 
     def partials(self, queries: range) -> tuple[list[Partial], list[str]]:
         """The sound partial results for a block of queries, of disjoint rows, in their order; names of damaged ones.
 
-        Receipts of damaged ones are removed.
+        Damaged ones are removed.
         """
         sound: list[Partial] = []
         damaged: list[str] = []
@@ -120,40 +120,86 @@ class RunDirectory:
             if partial is None:
                 damaged.append(receipt.stem)
                 receipt.unlink()
+                receipt.with_suffix(".bin").unlink(missing_ok=True)
             elif not sound or partial.rows.start >= sound[-1].rows.stop:
                 sound.append(partial)
         return sound, damaged
 
     def remove(self) -> None:
-        """Delete the folder: the answer is written."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Delete what the run has left, and the folder: the answer is written, or there will be none."""
+        self._remove_files()
+        (self.path / LOCK).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
-    def _empty(self) -> None:
-        for file in [*self.path.glob("*-*.*"), *self.path.glob("manifest.json")]:
-            file.unlink()
-
-    def _claim(self, fingerprint: str, description: dict[str, str | int], block: int) -> int:
-        manifest = self.path / "manifest.json"
-        if manifest.exists():
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the folder's lock, which the system takes back when this process dies."""
+        while True:
             try:
-                found = json.loads(manifest.read_text())
-            except ValueError:
-                found = {}
-            if found.get("fingerprint") == fingerprint:
-                return int(found["queries_at_once"])
-            earlier = found.get("job", {})
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock = open(self.path / LOCK, "a")  # noqa: SIM115 - held as long as the context
+            except OSError as error:
+                raise InputError(f"{self.path}: cannot be made or written to ({error.strerror})") from error
+            with lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    raise RunError(
+                        f"{self.path}: another gpuknn is at work on this run; wait for it, or stop it"
+                    ) from error
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(lock.fileno()), os.stat(self.path / LOCK)):
+                        yield
+                        return
+            # Another client finished and removed the folder between our opening the lock and getting it.
+
+    def _refuse_strangers(self) -> None:
+        """Raise InputError where the folder holds files that no run has left there."""
+        for file in self.path.iterdir() if self.path.is_dir() else ():
+            if not OURS.fullmatch(file.name):
+                raise InputError(f"{self.path}: is not a run directory, it holds {file.name}; name an empty one")
+
+    def _remove_files(self) -> None:
+        for file in self.path.iterdir():
+            if OURS.fullmatch(file.name) and file.name != LOCK:
+                file.unlink()
+
+    def _claim(self, fingerprint: str, description: Description, block: int) -> int:
+        manifest = self.path / "manifest.json"
+        found = _read_manifest(manifest)
+        if found.get("fingerprint") == fingerprint:
+            self._sweep()
+            return int(found["queries_at_once"])
+        if found:
+            earlier = found["job"]
             changed = [name for name, value in description.items() if earlier.get(name) != value]
             what = ", ".join(changed) or "the database or queries were changed since"
             raise InputError(
                 f"{self.path}: holds another job's partial results (other: {what}); "
                 "--fresh discards them, --run-dir names another folder"
             )
-        for file in self.path.glob("*-*.*"):
-            file.unlink()
+        self._remove_files()
         with _appearing(manifest) as out:
             said = {"fingerprint": fingerprint, "queries_at_once": block, "job": description}
             out.write(json.dumps(said, indent=1).encode())
         return block
+
+    def _sweep(self) -> None:
+        """Remove what killed workers have left: unfinished files, and partial results without a receipt."""
+        for file in self.path.iterdir():
+            orphan = file.suffix == ".bin" and not file.with_suffix(".json").exists()
+            if OURS.fullmatch(file.name) and (orphan or file.suffix == ".part"):
+                file.unlink()
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest; empty where there is none or it is damaged, so that the run begins anew."""
+    try:
+        found = json.loads(path.read_text())
+        return found if {"fingerprint", "queries_at_once", "job"} <= set(found) else {}
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _checked(receipt: Path, queries: range) -> Partial | None:
@@ -166,9 +212,9 @@ def _checked(receipt: Path, queries: range) -> Partial | None:
         partial = Partial(path, queries, range(*said["rows"]), said["k"], dists, certificate, said["device"])
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return partial if said["blake2b"] == digest else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return partial if said["blake2b"] == digest else None
 
 
 @contextlib.contextmanager
