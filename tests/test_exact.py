@@ -212,3 +212,24 @@ def test_sift_and_clip_rows() -> None:
     assert_exact(sift, sift[::250], 100, "l2")
     clip = np.load(oracle.SHARED / "data/clip/laion_clip_l14_refs1024_fp16.npy")
     assert_exact(clip, clip, 100, "cosine")
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_float64_vectors_near_the_end_of_range(metric: str) -> None:
+    rng = np.random.default_rng(12)
+    rows, queries = rng.standard_normal((300, 5)), rng.standard_normal((7, 5))
+    assert_exact(rows * 1e-156, queries * 1e-156, 20, metric, "float64")
+    assert_exact(rows * 1e150, queries * 2.0**-537, 20, metric, "float64")
+    assert_exact(rows * 1e-120, queries * 1e-190, 20, metric, "float64")
+
+
+def test_an_error_in_a_thread_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("gpuknn.exact.cpu_kernels.select", fail)
+    monkeypatch.setattr(cpu, "BLOCK_QUERIES", 2)
+    rows = np.eye(30, dtype=np.float32)
+    with pytest.raises(MemoryError, match="no room"):
+        gpuknn.exact_knn(rows, rows, 3, threads=2)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import h5py
@@ -16,10 +17,13 @@ import pytest
 from gpuknn.errors import InputError, RunError
 from gpuknn.exact.cpu import CpuDevice
 from gpuknn.exact.device import Certificate, usable_cores
+from gpuknn.exact.metric import Metric
 from gpuknn.exact.neighbors import Neighbors
 from gpuknn.gold import read_gold
-from gpuknn.jobs.plan import PROCESS_BYTES, cut
+from gpuknn.jobs import exact
+from gpuknn.jobs.plan import PROCESS_BYTES, Job, cut
 from gpuknn.jobs.run_directory import RunDirectory, write_partial
+from gpuknn.vectors import open_vectors
 from tests import oracle
 
 ROWS, QUERIES, DIM, K = 60_000, 2_000, 64, 50
@@ -223,6 +227,53 @@ def test_one_client_at_a_time(tmp_path: Path) -> None:
         pass
     with pytest.raises(InputError, match="changed since"), directory.held("def", {"k": 1}, 9, fresh=False):
         pass
+
+
+def test_files_of_others_in_the_run_directory_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "n=100K-queries.h5").write_text("precious")
+    directory = RunDirectory(tmp_path)
+    for fresh in (False, True):
+        with pytest.raises(InputError, match="it holds n=100K-queries"), directory.held("abc", {}, 1, fresh):
+            pass
+    directory.remove()
+    assert [p.name for p in tmp_path.iterdir()] == ["n=100K-queries.h5"]
+
+
+def test_remains_of_killed_workers_are_swept(tmp_path: Path) -> None:
+    found, certificate = neighbors(10, 4)
+    directory = RunDirectory(tmp_path)
+    with directory.held("abc", {}, 10, fresh=False):
+        write_partial(tmp_path, range(10), range(5), found, certificate, "cpu")
+        write_partial(tmp_path, range(10), range(5, 9), found, certificate, "cpu")
+    sorted(tmp_path.glob("*.json"))[1].unlink()
+    (tmp_path / "0000000000-0000000010.000000000009-000000000010.bin.77.part").write_text("half")
+    with directory.held("abc", {}, 10, fresh=False):
+        kept = sorted(p.name for p in tmp_path.iterdir())
+    stem = "0000000000-0000000010.000000000000-000000000005"
+    assert kept == [f"{stem}.bin", f"{stem}.json", "gpuknn.lock", "manifest.json"]
+    (tmp_path / "manifest.json").write_text("[1]")
+    with directory.held("abc", {}, 7, fresh=False) as block:
+        assert block == 7
+        assert not directory.partials(range(10))[0]
+
+
+def test_a_database_changed_during_the_run_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "db.npy", np.eye(50, dtype=np.float32))
+    vectors = open_vectors(tmp_path / "db.npy")
+    job = Job(vectors, vectors, 3, Metric.L2, "float32")
+
+    def compute_meanwhile(_client: object, _job: Job, shards: list[tuple[range, range]], *_: object) -> None:
+        for queries, rows in shards:
+            found, certificate = neighbors(len(queries), 3)
+            write_partial(tmp_path / "run", queries, rows, found, certificate, "cpu")
+        os.utime(tmp_path / "db.npy")
+
+    monkeypatch.setattr(exact, "_compute", compute_meanwhile)
+    monkeypatch.setattr(exact, "local_cluster", lambda workers: nullcontext())
+    workers = exact.Workers(1, 1, "cpu")
+    with pytest.raises(RunError, match="was changed while it was searched"):
+        exact.run_exact(job, tmp_path / "gold.h5", tmp_path / "run", workers, 50, 50)
+    assert not (tmp_path / "gold.h5").exists()
 
 
 def test_what_is_left_to_do_is_cut_evenly() -> None:

@@ -179,3 +179,36 @@ def test_fingerprints_tell_content_and_change(tmp_path: Path) -> None:
     assert content_fingerprint(ArrayVectors.of(changed, "rows")) != content_fingerprint(a)
     write(tmp_path / "a.h5", rows)
     assert file_identity(open_vectors(tmp_path / "a.h5")) != before
+
+
+def test_two_arrays_of_one_file_are_told_apart(tmp_path: Path) -> None:
+    rows = rows_of("float16")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["raw"], file["fixed"] = rows, rows
+    raw, fixed = (open_vectors(tmp_path / "a.h5", key) for key in ("raw", "fixed"))
+    assert file_identity(raw) != file_identity(fixed)
+
+
+def test_a_missing_chunk_is_noticed(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.zarr", rows_of("float32"))
+    (path / "c/1/0").unlink()
+    with pytest.raises(InputError, match="1 of 4 chunks are missing"):
+        open_vectors(path)
+
+
+def test_sharded_arrays(tmp_path: Path) -> None:
+    rows = rows_of("float16")
+    array = zarr.create_array(str(tmp_path / "a.zarr"), shape=rows.shape, dtype="f2", chunks=(50, 6), shards=(500, 6))
+    array[:] = rows
+    assert np.array_equal(open_vectors(tmp_path / "a.zarr")[:], rows)
+
+
+def test_components_of_fewer_bits_go_through_the_library(tmp_path: Path) -> None:
+    short = h5py.h5t.NATIVE_INT8.copy()
+    short.set_precision(4)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        space = h5py.h5s.create_simple((3, 2))
+        dataset = h5py.Dataset(h5py.h5d.create(file.id, b"emb", short, space))
+        dataset[...] = np.array([[-1, 2], [3, -4], [5, 6]], np.int8)
+        dataset.id.write(h5py.h5s.ALL, h5py.h5s.ALL, np.array([[-1, 2], [3, -4], [5, 6]], np.int8))
+    assert open_vectors(tmp_path / "a.h5")[:].tolist() == [[-1, 2], [3, -4], [5, 6]]
