@@ -7,6 +7,7 @@ but the rows is shared between threads, and a tile's scores stay in the core's c
 Rows are refined by the epoch, not by the tile: candidates that later rows push out are never refined.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -65,6 +66,21 @@ class CpuDevice:
             yield CpuScan(search, pool, self.threads, self.epoch_rows(search.queries.shape[1]))
 
 
+class _Space:
+    """One thread's room for the scores of a tile and for candidates, and the seconds it spent in each stage."""
+
+    def __init__(self, queries: int, room: int) -> None:
+        self.scores = np.empty((queries, TILE_ROWS), np.float32)
+        self.found = kernels.Found(
+            threshold=np.empty(queries, np.float32),
+            held=np.empty(queries, np.int64),
+            score=np.empty((queries, room + 1), np.float32),
+            row=np.empty((queries, room + 1), np.int32),
+            sums=np.array([0.0, 1.0]),
+        )
+        self.product = self.select = self.refine = 0.0
+
+
 class CpuScan:
     """The exact answer for the rows fed so far, in memory."""
 
@@ -96,22 +112,17 @@ class CpuScan:
         block = max(1, min(BLOCK_QUERIES, CANDIDATE_BYTES // (8 * room)))
         self._blocks = _even_slices(nq, threads * -(-nq // (threads * block)))
         widest = max(s.stop - s.start for s in self._blocks)
-        self._spaces: SimpleQueue[tuple[np.ndarray, kernels.Found]] = SimpleQueue()
-        self._sums = np.tile([0.0, 1.0], (threads, 1))
-        for sums in self._sums:
-            found = kernels.Found(
-                threshold=np.empty(widest, np.float32),
-                held=np.empty(widest, np.int64),
-                score=np.empty((widest, room + 1), np.float32),
-                row=np.empty((widest, room + 1), np.int32),
-                sums=sums,
-            )
-            self._spaces.put((np.empty((widest, TILE_ROWS), np.float32), found))
+        self._all_spaces = [_Space(widest, room) for _ in range(threads)]
+        self._spaces: SimpleQueue[_Space] = SimpleQueue()
+        for space in self._all_spaces:
+            self._spaces.put(space)
+        self._preparing = 0.0
 
     def feed(self, rows: np.ndarray, first: int) -> None:
         """Take in rows (m, d), the ids of which begin at `first`."""
         if rows.dtype == np.float16:
             rows = rows.view(np.uint16)
+        started = time.perf_counter()
         m = len(rows)
         norms = np.zeros(m)
         if not self._hamming:
@@ -120,11 +131,12 @@ class CpuScan:
         self._bound = max(self._bound, float(filter_.error.max()))
         epoch = kernels.Epoch(rows, norms, filter_.bias, filter_.error, first)
         product = self._differing_bits(rows) if self._hamming else self._products(rows, filter_)
+        self._preparing += time.perf_counter() - started
         list(self._pool.map(lambda block: self._scan_block(block, epoch, filter_, product), self._blocks))
 
     def result(self) -> tuple[Neighbors, Certificate]:
         """The neighbours among all rows fed, and what proves them."""
-        margin = float(self._sums[:, 1].min())
+        margin = min(float(space.found.sums[1]) for space in self._all_spaces)
         if not margin >= 0:
             raise RunError(
                 f"a filter score was off by more than its proven error (margin {margin:.3g}): "
@@ -133,10 +145,21 @@ class CpuScan:
         certificate = Certificate(
             method="integer scores, exact" if self._hamming else "float32 scores, float64 refinement",
             bound=self._bound,
-            pairs_refined=int(self._sums[:, 0].sum()),
+            pairs_refined=int(sum(space.found.sums[0] for space in self._all_spaces)),
             smallest_margin=margin,
         )
         return Neighbors(self._ids, self._dists.astype(self._search.dists)), certificate
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Where the time went, summed over threads."""
+        spaces = self._all_spaces
+        return {
+            "converting": self._preparing * self._threads,
+            "product": sum(space.product for space in spaces),
+            "select": sum(space.select for space in spaces),
+            "refine": sum(space.refine for space in spaces),
+        }
 
     def _scan_block(
         self, block: slice, epoch: kernels.Epoch, filter_: Filter, product: Callable[[slice, slice, np.ndarray], None]
@@ -150,14 +173,14 @@ class CpuScan:
 
     def _scan_block_in(
         self,
-        space: tuple[np.ndarray, kernels.Found],
+        space: _Space,
         block: slice,
         epoch: kernels.Epoch,
         filter_: Filter,
         product: Callable[[slice, slice, np.ndarray], None],
     ) -> None:
         """The same, in the room of one thread."""
-        scores, found = space
+        scores, found = space.scores, space.found
         kept = kernels.Kept(
             self._queries[block],
             self._norms[block],
@@ -169,15 +192,22 @@ class CpuScan:
             filter_.to_score[block],
             filter_.slack[block],
         )
+        clock = time.perf_counter
         kernels.begin(kept, found, self._rule)
         flat = scores.reshape(-1)
         for start in range(0, len(epoch.rows), TILE_ROWS):
             tile = slice(start, min(start + TILE_ROWS, len(epoch.rows)))
             shape = (block.stop - block.start, tile.stop - tile.start)
             tile_scores = flat[: shape[0] * shape[1]].reshape(shape)
+            started = clock()
             product(block, tile, tile_scores)
+            multiplied = clock()
             kernels.select(tile_scores, start, epoch, kept, found, self._rule)
+            space.product += multiplied - started
+            space.select += clock() - multiplied
+        started = clock()
         kernels.finish(epoch, kept, found, self._rule)
+        space.refine += clock() - started
 
     def _products(self, rows: np.ndarray, filter_: Filter) -> Callable[[slice, slice, np.ndarray], None]:
         """Scores by float32 matrix products of the scaled queries and rows."""
