@@ -1,6 +1,21 @@
+import numpy as np
 import pytest
 
 from gpuknn.exact import cpu
+from gpuknn.exact.int8 import Int8Product, int8_product
+
+
+@pytest.fixture(params=["float32", "int8"])
+def filter_name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each filter in turn; int8 by a plain product where this machine has no fast one."""
+    name: str = request.param
+    monkeypatch.setattr(cpu.CpuDevice.__init__, "__defaults__", (name,))
+    monkeypatch.setattr(cpu, "int8_product", some_int8_product)
+    return name
+
+
+def some_int8_product() -> Int8Product:
+    return int8_product() or (lambda a, b: (a.astype(np.int32) - 128) @ b.astype(np.int32))
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ import pytest
 
 import gpuknn
 from gpuknn.errors import RunError
-from gpuknn.exact import bound, cpu
+from gpuknn.exact import bound, cpu, int8
+from gpuknn.exact.cpu_scores import Int8Scores
 from gpuknn.exact.metric import Metric
 from tests import oracle
+from tests.conftest import some_int8_product
 
 D = 128
 
@@ -53,6 +55,7 @@ def hostile_rows() -> tuple[np.ndarray, np.ndarray]:
 
 
 def nearest_of_hostile_rows(monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    monkeypatch.setattr(cpu.CpuDevice.__init__, "__defaults__", ("float32",))
     monkeypatch.setattr(cpu, "EPOCH_VALUES", 512 * D)
     rows, queries = hostile_rows()
     return gpuknn.exact_knn(rows, queries, 1, "ip").ids
@@ -97,6 +100,68 @@ def test_upper_bounds_hold_for_every_pair(metric: Metric, scale: float) -> None:
         fuzz = 1e-12 * (1 + np.abs(deserved))  # of the float64 reference
         assert (upper[i] >= deserved - fuzz).all()
         assert (upper[i] <= deserved + 2 * f.error.astype(np.float64) + fuzz).all()
+
+
+def int8_scores(metric: Metric, rows: np.ndarray, queries: np.ndarray) -> tuple[bound.Filter, np.ndarray]:
+    """The bound of the int8 filter and its upper bounds, (nq, n) float64."""
+    x, q = rows.astype(np.float64), queries.astype(np.float64)
+
+    def one_after_another(work: Callable[[slice], None], n: int) -> None:
+        work(slice(0, n))
+
+    scores = Int8Scores(metric, q, (q * q).sum(axis=1), one_after_another, len(rows), some_int8_product())
+    f, product = scores.prepare(rows, (x * x).sum(axis=1))
+    out = np.empty((len(q), len(x)), np.float32)
+    product(slice(0, len(q)), slice(0, len(x)), out)
+    return f, (out + f.bias).astype(np.float64)
+
+
+@pytest.mark.parametrize("metric", [Metric.COSINE, Metric.IP, Metric.L2])
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+def test_upper_bounds_of_int8_scores_hold_for_every_pair(metric: Metric, scale: float, offset: float) -> None:
+    rng = np.random.default_rng(2)
+    rows = ((rng.standard_normal((400, 96)) + offset) * scale * 10 ** rng.uniform(-3, 3, (400, 1))).astype(np.float32)
+    queries = ((rng.standard_normal((30, 96)) + offset) * scale).astype(np.float32)
+    f, upper = int8_scores(metric, rows, queries)
+    for i in range(30):
+        deserved = (f.to_score[i, 0] - oracle.distances(rows, queries[i], metric.value)) * f.to_score[i, 1]
+        fuzz = 1e-12 * (1 + np.abs(deserved))
+        assert (upper[i] >= deserved - fuzz).all()
+        assert (upper[i] <= deserved + 2 * f.error.astype(np.float64) + fuzz).all()
+
+
+def test_the_int8_bound_is_more_than_half_used_by_an_attack() -> None:
+    """Queries whose small components are all lost in rounding, in the direction of the rows."""
+    query = np.full(D, 0.49 / 127, np.float32)
+    query[0] = 1.0
+    row = np.ones(D, np.float32)
+    row[0] = 0.0
+    f, upper = int8_scores(Metric.IP, np.stack([row, -row]), query[None])
+    deserved = -oracle.distances(np.stack([row, -row]), query, "ip") * f.to_score[0, 1]
+    off = np.abs(upper[0] - f.bias - deserved)
+    assert (off <= f.error).all()
+    assert (off > 0.5 * f.error).all()
+
+
+def test_without_the_int8_bound_a_violation_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "int8_product", some_int8_product)
+    monkeypatch.setattr(cpu.CpuDevice.__init__, "__defaults__", ("int8",))
+    monkeypatch.setattr(bound.Quantised, "error", lambda self, query: np.zeros_like(self.spread))
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((600, D)).astype(np.float32)
+    with pytest.raises(RunError, match="off by more than its proven error"):
+        gpuknn.exact_knn(rows, rows[:9], 5)
+
+
+def test_a_product_that_saturates_is_not_used() -> None:
+    def saturating(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        pairs = a.reshape(len(a), -1, 2, 1).astype(np.int32) * b.reshape(1, -1, 2, b.shape[1])
+        sums = np.clip(pairs.sum(axis=2), -(2**15), 2**15 - 1).sum(axis=1, dtype=np.int32)
+        return sums - 128 * b.sum(axis=0, dtype=np.int32)
+
+    assert not int8._is_exact(saturating)
+    assert int8._is_exact(lambda a, b: (a.astype(np.int32) - 128) @ b.astype(np.int32))
 
 
 def test_too_many_dimensions_are_refused() -> None:

@@ -15,6 +15,7 @@ from gpuknn.exact.neighbors import Neighbors, merge
 from gpuknn.exact.scan import scan
 from gpuknn.vectors import ArrayVectors
 from tests import oracle
+from tests.conftest import some_int8_product
 
 FLOAT_METRICS = ("cosine", "ip", "l2")
 
@@ -36,6 +37,7 @@ def random_rows(rng: np.random.Generator, n: int, d: int, dtype: str) -> np.ndar
     return rng.standard_normal((n, d)).astype(dtype)
 
 
+@pytest.mark.usefixtures("filter_name")
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize(
     ("metric", "dtype", "query_dtype", "dists"),
@@ -52,6 +54,7 @@ def test_all_types_and_metrics(metric: str, dtype: str, query_dtype: str, dists:
         assert_exact(rows, queries, k, metric, dists)
 
 
+@pytest.mark.usefixtures("filter_name")
 @pytest.mark.parametrize("metric", FLOAT_METRICS)
 def test_duplicates_and_ties(metric: str) -> None:
     rng = np.random.default_rng(2)
@@ -61,10 +64,12 @@ def test_duplicates_and_ties(metric: str) -> None:
     assert_exact(one, one[:3], 100, metric)
 
 
+@pytest.mark.usefixtures("filter_name")
 @pytest.mark.parametrize("metric", FLOAT_METRICS)
 def test_ties_beyond_the_room_for_candidates(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Descending, then equal, similarities: every row passes, so candidates overflow again and again."""
     monkeypatch.setattr(cpu, "EPOCH_VALUES", 2**12)
+    monkeypatch.setattr(cpu, "FIRST_ROWS", 512)
     rng = np.random.default_rng(3)
     direction = rng.standard_normal(8)
     approach = np.linspace(2, 1, 6000)[:, None] * rng.standard_normal(8) + direction
@@ -72,6 +77,7 @@ def test_ties_beyond_the_room_for_candidates(metric: str, monkeypatch: pytest.Mo
     assert_exact(rows, direction[None].astype(np.float32), 50, metric)
 
 
+@pytest.mark.usefixtures("filter_name")
 def test_rows_as_their_own_queries() -> None:
     rng = np.random.default_rng(11)
     rows = random_rows(rng, 30, 6, "float16")[rng.integers(0, 30, 900)]
@@ -83,6 +89,7 @@ def test_rows_as_their_own_queries() -> None:
         assert np.array_equal(found.dists, dists[others].reshape(900, 899)[:, :50])
 
 
+@pytest.mark.usefixtures("filter_name")
 def test_near_duplicates() -> None:
     rng = np.random.default_rng(4)
     centre = rng.standard_normal(384)
@@ -91,6 +98,7 @@ def test_near_duplicates() -> None:
         assert_exact(rows, rows[:5], 100, metric)
 
 
+@pytest.mark.usefixtures("filter_name")
 def test_float32_norms_from_tiny_to_huge() -> None:
     rng = np.random.default_rng(5)
     rows = (rng.standard_normal((2000, 32)) * 10.0 ** rng.uniform(-12, 12, (2000, 1))).astype(np.float32)
@@ -99,6 +107,7 @@ def test_float32_norms_from_tiny_to_huge() -> None:
         assert_exact(rows, queries, 50, metric)
 
 
+@pytest.mark.usefixtures("filter_name")
 def test_float16_extremes_and_subnormals() -> None:
     rng = np.random.default_rng(6)
     bits = rng.integers(0, 2**16, (2000, 24)).astype(np.uint16).view(np.float16)
@@ -108,6 +117,7 @@ def test_float16_extremes_and_subnormals() -> None:
         assert_exact(np.concatenate([rows, tiny]), np.concatenate([tiny[:3], rows[:3]]), 60, metric)
 
 
+@pytest.mark.usefixtures("filter_name")
 def test_float32_subnormals() -> None:
     rng = np.random.default_rng(7)
     rows = (rng.integers(-9, 10, (500, 6)) * 1e-45).astype(np.float32)
@@ -117,6 +127,7 @@ def test_float32_subnormals() -> None:
         assert_exact(rows, rows[:4], 20, metric, "float64")
 
 
+@pytest.mark.usefixtures("filter_name")
 def test_cancellation() -> None:
     """Large components that cancel: inner products near zero of rows with large norms."""
     rng = np.random.default_rng(8)
@@ -127,6 +138,7 @@ def test_cancellation() -> None:
         assert_exact(rows, queries, 40, metric)
 
 
+@pytest.mark.usefixtures("filter_name")
 @pytest.mark.parametrize("d", [1, 2, 4096])
 @pytest.mark.parametrize("metric", FLOAT_METRICS)
 def test_dimensions(d: int, metric: str) -> None:
@@ -136,6 +148,7 @@ def test_dimensions(d: int, metric: str) -> None:
     assert_exact(rows, queries, 300, metric)
 
 
+@pytest.mark.usefixtures("filter_name")
 def test_one_row_and_zero_vectors() -> None:
     rng = np.random.default_rng(9)
     row = random_rows(rng, 1, 5, "float16")
@@ -206,6 +219,7 @@ def test_shards_with_or_without_a_floor_merge_to_the_whole(cuts: set[int], with_
     assert 0 <= whole.smallest_margin <= 1
 
 
+@pytest.mark.usefixtures("filter_name")
 @pytest.mark.skipif(not oracle.SHARED.exists(), reason="needs the shared data")
 def test_sift_and_clip_rows() -> None:
     sift = np.load(oracle.SHARED / "data/bigann/bigann10k_u8.npy")
@@ -214,6 +228,7 @@ def test_sift_and_clip_rows() -> None:
     assert_exact(clip, clip, 100, "cosine")
 
 
+@pytest.mark.usefixtures("filter_name")
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("metric", ["ip", "l2"])
 def test_float64_vectors_near_the_end_of_range(metric: str) -> None:
@@ -222,6 +237,19 @@ def test_float64_vectors_near_the_end_of_range(metric: str) -> None:
     assert_exact(rows * 1e-156, queries * 1e-156, 20, metric, "float64")
     assert_exact(rows * 1e150, queries * 2.0**-537, 20, metric, "float64")
     assert_exact(rows * 1e-120, queries * 1e-190, 20, metric, "float64")
+
+
+@pytest.mark.parametrize("k", [3, 90])
+def test_filters_take_turns_without_a_trace(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default float32 begins, int8 is tried, and the cheaper goes on, epoch by epoch."""
+    monkeypatch.setattr(cpu, "int8_product", some_int8_product)
+    monkeypatch.setattr(cpu, "EPOCH_VALUES", 2**15)
+    rng = np.random.default_rng(13)
+    rows, queries = random_rows(rng, 6000, 64, "float16"), random_rows(rng, 70, 64, "float32")
+    assert_exact(rows, queries, k, "cosine")
+    search = Search(queries, k, Metric.COSINE, np.dtype("float32"))
+    certificate = scan(ArrayVectors.of(rows, "rows"), range(6000), search, cpu.CpuDevice(2))[1]
+    assert certificate.method.startswith("float32 scores, float64 refinement, int8 scores")
 
 
 def test_an_error_in_a_thread_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def measure_machine(rows: Vectors, queries: np.ndarray, metric: Metric, threads:
     operations = 2.0 * len(rows) * queries.shape[0] * queries.shape[1]
     product = 0.0 if metric is Metric.HAMMING else operations / bare_product(rows, queries, len(rows), threads)
     started = time.perf_counter()
-    for _ in read_ahead(rows, range(len(rows)), CpuDevice(threads).epoch_rows(rows.shape[1])):
+    for _ in read_ahead(rows, CpuDevice(threads).epochs(range(len(rows)), 1, rows.shape[1])):
         pass
     reading = rows.nbytes / (time.perf_counter() - started)
     libraries = [f"{lib['internal_api']} {lib.get('architecture', '')}" for lib in threadpoolctl.threadpool_info()]
@@ -112,7 +112,7 @@ def _engine(
     device = CpuDevice(threads)
     started = time.perf_counter()
     with device.begin(Search(queries, k, metric, np.dtype(np.float32))) as state:
-        for first, epoch in read_ahead(rows, range(n), device.epoch_rows(rows.shape[1])):
+        for first, epoch in read_ahead(rows, device.epochs(range(n), k, rows.shape[1])):
             state.feed(epoch, first)
         certificate = state.result()[1]
     seconds = time.perf_counter() - started

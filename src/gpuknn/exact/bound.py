@@ -41,6 +41,19 @@ scaling is exact for all but what underflows.  In l2 one t serves both.
    of the stored distance, so that its stored distance is larger too, not equal.  Where k rows (kept or
    candidates) are proven to reach a score, a row that does not is out, ties included.
 
+5. Scores of 8-bit integers.  With a centre m, any vector, and scales a and b of query and row,
+
+       q~ = a q8 + r_q,    x~ - m = b x8 + r_x,    q~.x~ = q~.m + a b q8.x8 + r_q.(b x8) + q~.r_x
+
+   The sum q8.x8 is exact in 32 bits.  The two last terms are what the score leaves out; with R the largest |r_q|, S
+   the row's |x~ - m|, and by Cauchy-Schwarz, they are at most
+
+       R (S + |r_x|)  +  Q |r_x|
+
+   from the residuals as they are, not as they might be.  Converting the sum to float32, two scales and the addition
+   of q~.m, itself rounded, are 4 u relative to each part; 8 u ((Q + R) (S + |r_x|) + Q |m|) pays for them, the bias and
+   the float64 arithmetic of scaling.  This error takes the place of gamma(d + 8) Q |x~| in step 1; all else stands.
+
 All of it is evaluated in float64 and rounded outwards to float32.
 """
 
@@ -81,8 +94,35 @@ class Filter:
     """(m,) float32: the proven error of a row's score."""
 
 
-def filter_for(metric: Metric, d: int, query_norms: np.ndarray, row_norms: np.ndarray) -> Filter:
-    """The filter for rows and queries of the given *squared* norms, (m,) and (nq,) float64."""
+@dataclass(frozen=True)
+class Quantised:
+    """What rounding to 8 bits left of an epoch's scaled rows and of the scaled queries (step 5)."""
+
+    query_residual: float
+    """The largest |r_q|."""
+    centre: float
+    """|m|."""
+    spread: np.ndarray
+    """(m,) float64: |x~ - m|."""
+    residual: np.ndarray
+    """(m,) float64: |r_x|."""
+
+    def error(self, query: float) -> np.ndarray:
+        """(m,) float64: the proven error of a score where the largest |q~| is `query`."""
+        rounded = self.spread + self.residual
+        left_out = self.query_residual * rounded + query * self.residual
+        rounding = 8 * U * ((query + self.query_residual) * rounded + query * self.centre)
+        error: np.ndarray = left_out + rounding
+        return error
+
+
+def filter_for(
+    metric: Metric, d: int, query_norms: np.ndarray, row_norms: np.ndarray, quantised: Quantised | None = None
+) -> Filter:
+    """The filter for rows and queries of the given *squared* norms, (m,) and (nq,) float64.
+
+    In float32, or `quantised` to 8 bits.
+    """
     if metric is Metric.HAMMING:
         return _hamming_filter(len(query_norms), len(row_norms))
     q, x = np.sqrt(query_norms), np.sqrt(row_norms)
@@ -100,7 +140,9 @@ def filter_for(metric: Metric, d: int, query_norms: np.ndarray, row_norms: np.nd
         row_factor, query_factor = np.full_like(x, t), np.full_like(q, t)
         zero, scale = query_norms, np.full_like(q, t * t / 2)
         largest, h = (q + np.max(x)) ** 2, (t * x) ** 2 / 2
-    error = _up(gamma(d + 8) * np.max(q * query_factor) * (x * row_factor) + 8 * U * h + TINY * d)
+    query = float(np.max(q * query_factor))
+    score_error = quantised.error(query) if quantised else gamma(d + 8) * query * (x * row_factor)
+    error = _up(score_error + 8 * U * h + TINY * d)
     margin = ((d + 8) * 2.0**-52 * largest + 2.0**-149) * scale
     slack = 2.0 * float(np.max(error)) + 2 * margin + 4 * ROUNDING * largest * scale
     return Filter(

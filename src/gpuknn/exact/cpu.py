@@ -20,8 +20,10 @@ from threadpoolctl import threadpool_limits
 
 from gpuknn.errors import RunError
 from gpuknn.exact import cpu_kernels as kernels
-from gpuknn.exact.bound import ROUNDING, Filter, filter_for
+from gpuknn.exact.bound import ROUNDING, Filter
+from gpuknn.exact.cpu_scores import Choice, Float32Scores, HammingScores, Int8Scores, Product
 from gpuknn.exact.device import Certificate, Search
+from gpuknn.exact.int8 import int8_product
 from gpuknn.exact.metric import Metric, summation_leaves
 from gpuknn.exact.neighbors import Neighbors
 
@@ -30,6 +32,10 @@ TILE_ROWS = 512
 BLOCK_QUERIES = 1024
 EPOCH_VALUES = 2**25
 """Components of the rows in hand: 128 MiB as float32."""
+INT8_WORTH = 64
+"""With fewer queries or components the product is not what takes the time, and rounding to 8 bits does not pay."""
+FIRST_ROWS = 2**13
+"""Rows of each of the first two epochs, where k is small."""
 CANDIDATE_BYTES = 2**25
 """Bound on one thread's room for candidates."""
 
@@ -39,31 +45,44 @@ class CpuDevice:
     """The processor, with so many threads."""
 
     threads: int
+    filter_name: str = "auto"
+    """float32, int8, or auto: int8 where that can be had and pays."""
 
     @property
     def name(self) -> str:
         """What a person calls it."""
         return f"cpu ({self.threads} thread{'s' * (self.threads > 1)})"
 
-    def epoch_rows(self, components: int) -> int:
-        """Rows that one `feed` takes: whole tiles of EPOCH_VALUES components."""
-        return max(1, EPOCH_VALUES // components // TILE_ROWS) * TILE_ROWS
+    def epochs(self, extent: range, k: int, components: int) -> list[range]:
+        """The runs of rows that `feed` takes: whole tiles, at most EPOCH_VALUES components, the first ones shorter.
+
+        Thresholds are known from the first, filters are tried in the first two, and each run is no longer than all
+        before it, so that its thresholds are not far from those of its end.
+        """
+        full = _epoch_rows(components)
+        short = min(full, max(FIRST_ROWS, -(-64 * k // TILE_ROWS) * TILE_ROWS))
+        edges = [extent.start]
+        while edges[-1] < extent.stop:
+            before = edges[-1] - extent.start
+            edges.append(min(edges[-1] + min(full, max(short, before)), extent.stop))
+        return [range(a, b) for a, b in pairwise(edges)]
 
     def memory(self, queries: int, k: int, components: int) -> int:
         """Bytes that a search takes at most.
 
-        Rows twice as stored (at most 8 bytes a component) and once as float32; the threads' scores and candidates;
-        queries as read, in float64 and in float32, with their neighbours and the result made of them.
+        Rows twice as stored (at most 8 bytes a component), as float32 and as int8; the threads' scores, twice, and
+        candidates; queries as read, in float64, float32 and twice in int8, with their neighbours and the result made
+        of them.
         """
-        rows = self.epoch_rows(components) * components * (2 * 8 + 4)
-        spaces = self.threads * (4 * BLOCK_QUERIES * TILE_ROWS + max(CANDIDATE_BYTES, 8 * _room(k)))
-        return rows + spaces + queries * (components * (8 + 8 + 4) + k * (16 + 8))
+        rows = _epoch_rows(components) * components * (2 * 8 + 4 + 1)
+        spaces = self.threads * (2 * 4 * BLOCK_QUERIES * TILE_ROWS + max(CANDIDATE_BYTES, 8 * _room(k)))
+        return rows + spaces + queries * (components * (8 + 8 + 4 + 2) + k * (16 + 8))
 
     @contextmanager
     def begin(self, search: Search) -> Iterator["CpuScan"]:
         """Start a search with its own threads; BLAS is held to one thread meanwhile."""
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(self.threads) as pool:
-            yield CpuScan(search, pool, self.threads, self.epoch_rows(search.queries.shape[1]))
+            yield CpuScan(search, pool, self.threads, self.filter_name)
 
 
 class _Space:
@@ -84,7 +103,7 @@ class _Space:
 class CpuScan:
     """The exact answer for the rows fed so far, in memory."""
 
-    def __init__(self, search: Search, pool: ThreadPoolExecutor, threads: int, epoch_rows: int) -> None:
+    def __init__(self, search: Search, pool: ThreadPoolExecutor, threads: int, filter_name: str) -> None:
         nq, d = search.queries.shape
         k = search.k
         self._search, self._pool, self._threads = search, pool, threads
@@ -103,10 +122,9 @@ class CpuScan:
         self._floor = np.full(nq, np.inf) if search.floor is None else search.floor
         ids = np.arange(nq, dtype=np.int64)
         self._itself = np.full(nq, -1) if search.first_id is None else search.first_id + ids
-        self._scaled: tuple[np.ndarray, np.ndarray] | None = None
-        self._wide = np.empty((0, d), np.float32)
-        self._epoch_rows = epoch_rows
         self._bound = 0.0
+        self._methods: list[str] = []
+        self._choice = self._choose_scores(filter_name)
 
         room = _room(k)
         block = max(1, min(BLOCK_QUERIES, CANDIDATE_BYTES // (8 * room)))
@@ -127,12 +145,16 @@ class CpuScan:
         norms = np.zeros(m)
         if not self._hamming:
             self._in_parallel(lambda s: kernels.squared_norms(rows[s], self._rule.leaves, norms[s]), m)
-        filter_ = filter_for(self._search.metric, rows.shape[1], self._norms, norms)
+        scores = self._choice.next()
+        before = self.seconds
+        filter_, product = scores.prepare(rows, norms)
         self._bound = max(self._bound, float(filter_.error.max()))
+        if scores.method not in self._methods:
+            self._methods.append(scores.method)
         epoch = kernels.Epoch(rows, norms, filter_.bias, filter_.error, first)
-        product = self._differing_bits(rows) if self._hamming else self._products(rows, filter_)
         self._preparing += time.perf_counter() - started
         list(self._pool.map(lambda block: self._scan_block(block, epoch, filter_, product), self._blocks))
+        self._choice.learn(m, {stage: spent - before[stage] for stage, spent in self.seconds.items()})
 
     def result(self) -> tuple[Neighbors, Certificate]:
         """The neighbours among all rows fed, and what proves them."""
@@ -140,10 +162,10 @@ class CpuScan:
         if not margin >= 0:
             raise RunError(
                 f"a filter score was off by more than its proven error (margin {margin:.3g}): "
-                "this BLAS does not compute in float32; please report it"
+                "this machine's matrix product is not what it should be; please report it"
             )
         certificate = Certificate(
-            method="integer scores, exact" if self._hamming else "float32 scores, float64 refinement",
+            method=", ".join(self._methods),
             bound=self._bound,
             pairs_refined=int(sum(space.found.sums[0] for space in self._all_spaces)),
             smallest_margin=margin,
@@ -161,9 +183,7 @@ class CpuScan:
             "refine": sum(space.refine for space in spaces),
         }
 
-    def _scan_block(
-        self, block: slice, epoch: kernels.Epoch, filter_: Filter, product: Callable[[slice, slice, np.ndarray], None]
-    ) -> None:
+    def _scan_block(self, block: slice, epoch: kernels.Epoch, filter_: Filter, product: Product) -> None:
         """Take one block of queries through all rows of the epoch."""
         space = self._spaces.get()
         try:
@@ -177,7 +197,7 @@ class CpuScan:
         block: slice,
         epoch: kernels.Epoch,
         filter_: Filter,
-        product: Callable[[slice, slice, np.ndarray], None],
+        product: Product,
     ) -> None:
         """The same, in the room of one thread."""
         scores, found = space.scores, space.found
@@ -209,39 +229,29 @@ class CpuScan:
         kernels.finish(epoch, kept, found, self._rule)
         space.refine += clock() - started
 
-    def _products(self, rows: np.ndarray, filter_: Filter) -> Callable[[slice, slice, np.ndarray], None]:
-        """Scores by float32 matrix products of the scaled queries and rows."""
-        m, d = rows.shape
-        if len(self._wide) < m:
-            self._wide = np.empty((m, d), np.float32)
-        wide = self._wide[:m]
-        self._in_parallel(lambda s: kernels.widen(rows[s], filter_.row_factor[s], wide[s]), m)
-        if self._scaled is None or not np.array_equal(self._scaled[0], filter_.query_factor):
-            scaled = (self._queries * filter_.query_factor[:, None]).astype(np.float32)
-            self._scaled = (filter_.query_factor, scaled)
-        queries = self._scaled[1]
-
-        def product(block: slice, tile: slice, out: np.ndarray) -> None:
-            np.matmul(queries[block], wide[tile].T, out=out)
-
-        return product
-
-    def _differing_bits(self, rows: np.ndarray) -> Callable[[slice, slice, np.ndarray], None]:
-        """Scores by exclusive or and population count, word by word over many rows at once."""
-        columns = np.ascontiguousarray(rows.T)
-
-        def product(block: slice, tile: slice, out: np.ndarray) -> None:
-            kernels.hamming_scores(self._search.queries[block], columns[:, tile], out)
-
-        return product
+    def _choose_scores(self, name: str) -> Choice:
+        """The filters there are for these data."""
+        if self._hamming:
+            return Choice([HammingScores(self._search.queries)])
+        data = self._search.metric, self._queries, self._norms, self._in_parallel
+        worth_it = name == "int8" or (name == "auto" and min(self._queries.shape) >= INT8_WORTH)
+        multiply = int8_product() if worth_it else None
+        if multiply is None:
+            return Choice([Float32Scores(*data)])
+        int8 = Int8Scores(*data, TILE_ROWS, multiply)
+        return Choice([int8] if name == "int8" else [Float32Scores(*data), int8])
 
     def _in_parallel(self, work: Callable[[slice], None], n: int) -> None:
         list(self._pool.map(work, _even_slices(n, 4 * self._threads)))
 
 
+def _epoch_rows(components: int) -> int:
+    return max(1, EPOCH_VALUES // components // TILE_ROWS) * TILE_ROWS
+
+
 def _room(k: int) -> int:
     """Candidates held for one query before they are cut back to about k."""
-    return 2 * k + 4 * kernels.GROUP
+    return 2 * k + 2048
 
 
 def _even_slices(n: int, parts: int) -> Sequence[slice]:

@@ -13,23 +13,29 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload, register_jitable
 
-# error_model="numpy": a division does not test for zero, so loops vectorise.  No fastmath anywhere:
+# error_model="numpy": a division does not test for zero, so loops vectorise.  No fastmath where distances are made:
 # the order of the additions is part of the answer.
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 
-def kernel(function: Callable) -> Any:
+def kernel(function: Callable, **options: Any) -> Any:
     """Compile on first use; the result is kept for the next process where there is a folder to keep it in."""
     try:
-        return njit(**OPTIONS, cache=True)(function)
+        return njit(**OPTIONS, **options, cache=True)(function)
     except RuntimeError:  # neither the package's folder nor the user's can be written to
-        return njit(**OPTIONS)(function)
+        return njit(**OPTIONS, **options)(function)
+
+
+def reordering_kernel(function: Callable) -> Any:
+    """The same for sums that are no part of the answer: they may be added in any order, and hold no NaN."""
+    return kernel(function, fastmath={"nnan", "nsz", "reassoc"})
 
 
 # Metric, as the kernels know it: its place among the members of `metric.Metric`.
 COSINE, IP, L2, HAMMING = range(4)
 
 CACHE_LINE = 64
+UP = 1.0 + 2.0**-30  # pays for the rounding of a float64 norm, in any order
 GROUP = 64
 """Scores that `select` holds against the threshold at once, counting in vectors, before it looks closer."""
 
@@ -190,6 +196,55 @@ def widen(rows: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
         s = scale[j]
         for i in range(rows.shape[1]):
             out[j, i] = np.float32(_value(row[i]) * s)
+
+
+@reordering_kernel
+def quantise(
+    rows: np.ndarray,
+    factor: np.ndarray,
+    centre: np.ndarray,
+    out: np.ndarray,
+    scale: np.ndarray,
+    spread: np.ndarray,
+    residual: np.ndarray,
+) -> None:
+    """Round rows[j] * factor[j] - centre to scale[j] * out[j], with whole numbers from -127 to 127.
+
+    spread[j] is the norm of what was rounded, residual[j] that of what rounding left, both rounded up.
+    """
+    d = rows.shape[1]
+    values = np.empty(d)
+    for j in range(len(rows)):
+        largest = 0.0
+        row, rounded, scaling = rows[j], out[j], factor[j]
+        for i in range(d):
+            values[i] = _value(row[i]) * scaling - centre[i]
+            largest = max(largest, abs(values[i]))
+        step = np.float32(largest / 127.0)
+        scale[j] = step
+        inverse = 1.0 / np.float64(step) if step > 1e-30 else 0.0  # what is smaller is residual
+        squares, left = 0.0, 0.0
+        for i in range(d):
+            whole = min(127.0, max(-127.0, np.rint(values[i] * inverse)))
+            rounded[i] = np.int8(whole)
+            rest = values[i] - whole * np.float64(step)
+            squares += values[i] * values[i]
+            left += rest * rest
+        spread[j] = np.sqrt(squares) * UP
+        residual[j] = np.sqrt(left) * UP
+
+
+@kernel
+def scale_sums(
+    sums: np.ndarray, row_scale: np.ndarray, query_scale: np.ndarray, offset: np.ndarray, out: np.ndarray
+) -> None:
+    """out[i, j] = float32(sums[i, j]) * row_scale[j] * query_scale[i] + offset[i]; sums may be wider than out."""
+    b, t = out.shape
+    for i in range(b):
+        line, scores = sums[i, :t], out[i]
+        q, o = query_scale[i], offset[i]
+        for j in range(t):
+            scores[j] = np.float32(line[j]) * row_scale[j] * q + o
 
 
 @intrinsic

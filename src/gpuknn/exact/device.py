@@ -69,8 +69,8 @@ class Device(Protocol):
     def name(self) -> str:
         """What a person calls it."""
 
-    def epoch_rows(self, components: int) -> int:
-        """Rows that one `feed` takes."""
+    def epochs(self, extent: range, k: int, components: int) -> list[range]:
+        """The runs of rows, in order, that `feed` is to be given one by one."""
 
     def memory(self, queries: int, k: int, components: int) -> int:
         """Bytes that a search for so many queries takes at most, its result included."""

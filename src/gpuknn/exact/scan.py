@@ -1,11 +1,10 @@
 """The one loop: read rows, filter, refine, keep.  The state after each step is the exact answer for the rows so far."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from gpuknn.errors import InputError
 from gpuknn.exact.check import check_content, check_question
 from gpuknn.exact.device import Certificate, Device, Search, open_device, usable_cores
 from gpuknn.exact.metric import Metric
@@ -71,33 +70,30 @@ def scan(
     `progress` is told the number of rows done after each epoch.
     """
     with device.begin(search) as state:
-        for first, epoch in read_ahead(rows, extent, device.epoch_rows(rows.shape[1])):
+        for first, epoch in read_ahead(rows, device.epochs(extent, search.k, rows.shape[1])):
             state.feed(epoch, first)
             if progress is not None:
                 progress(first + len(epoch) - extent.start)
         return state.result()
 
 
-def read_ahead(rows: Vectors, extent: range, length: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Runs of `length` rows with the number of their first, the next one being read while the present one is used.
+def read_ahead(rows: Vectors, runs: Sequence[range]) -> Iterator[tuple[int, np.ndarray]]:
+    """The rows of each run with the number of their first, the next run being read while the present one is used.
 
-    A run is overwritten two steps later.
+    A run's rows are overwritten two steps later.
     """
-    if extent.step != 1 or not 0 <= extent.start <= extent.stop <= len(rows):
-        raise InputError(f"{rows.where}: {extent} is not a range of its {len(rows)} rows")
-    starts = range(extent.start, extent.stop, length)
-    shape = (min(length, len(extent)), rows.shape[1])
-    buffers = [np.empty(shape, rows.dtype) for _ in starts[:2]]
+    shape = (max(map(len, runs), default=0), rows.shape[1])
+    buffers = [np.empty(shape, rows.dtype) for _ in runs[:2]]
 
     def read(i: int) -> np.ndarray:
-        run = buffers[i % 2][: min(length, extent.stop - starts[i])]
-        rows.read(starts[i], run)
+        run = buffers[i % 2][: len(runs[i])]
+        rows.read(runs[i].start, run)
         return run
 
     with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(read, 0) if starts else None
-        for i, first in enumerate(starts):
-            assert coming is not None
-            run = coming.result()
-            coming = reader.submit(read, i + 1) if i + 1 < len(starts) else None
-            yield first, run
+        coming = [reader.submit(read, i) for i in range(len(runs[:1]))]
+        for i, run in enumerate(runs):
+            here = coming.pop().result()
+            if i + 1 < len(runs):
+                coming.append(reader.submit(read, i + 1))
+            yield run.start, here
