@@ -67,7 +67,7 @@ def measure(
     metric: Metric,
     k: int,
     n: int,
-    threads: int,
+    device: CpuDevice,
     repeat: int,
     peers: Sequence[Peer] = (),
 ) -> Measurement:
@@ -78,8 +78,8 @@ def measure(
         peer.name: peer.prepare(rows[:n], queries, metric, k) for peer in peers
     }
     for _ in range(repeat):
-        products.append(0.0 if metric is Metric.HAMMING else bare_product(rows, queries, n, threads))
-        engines.append(_engine(rows, queries, metric, k, n, threads))
+        products.append(0.0 if metric is Metric.HAMMING else bare_product(rows, queries, n, device.threads))
+        engines.append(_engine(rows, queries, metric, k, n, device))
         for name, search in searches.items():
             others[name].append(_seconds(search))
     seconds, stages, pairs = min(engines, key=lambda run: run[0])
@@ -106,10 +106,9 @@ def bare_product(rows: Vectors, queries: np.ndarray, n: int, threads: int) -> fl
 
 
 def _engine(
-    rows: Vectors, queries: np.ndarray, metric: Metric, k: int, n: int, threads: int
+    rows: Vectors, queries: np.ndarray, metric: Metric, k: int, n: int, device: CpuDevice
 ) -> tuple[float, dict[str, float], int]:
     """Seconds in all and by stage, and the pairs refined, of one search from the file to the answer."""
-    device = CpuDevice(threads)
     started = time.perf_counter()
     with device.begin(Search(queries, k, metric, np.dtype(np.float32))) as state:
         for first, epoch in read_ahead(rows, device.epochs(range(n), k, rows.shape[1])):
@@ -117,7 +116,7 @@ def _engine(
         certificate = state.result()[1]
     seconds = time.perf_counter() - started
     assert isinstance(state, CpuScan)
-    stages = {name: spent / threads for name, spent in state.seconds.items()}
+    stages = {name: spent / device.threads for name, spent in state.seconds.items()}
     stages["reading and waiting"] = max(0.0, seconds - sum(stages.values()))
     return seconds, stages, certificate.pairs_refined
 

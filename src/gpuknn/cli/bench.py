@@ -37,6 +37,9 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument("--metric", choices=("cosine", "ip", "l2", "hamming"), default="cosine")
     parser.add_argument("-k", default="10,100,1000", metavar="K[,K...]", help="neighbours (default: %(default)s)")
     parser.add_argument("--threads", type=int, metavar="N", help="cores to use (default: all)")
+    parser.add_argument(
+        "--filter", choices=("auto", "float32", "int8"), default="auto", help="of the engine (default: auto)"
+    )
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="runs of each (default: 3)")
     parser.add_argument("--peers", metavar="NAME,...", help="faiss, sklearn, usearch, or '' (default: the installed)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also measure fewer rows and draw time over rows")
@@ -51,6 +54,7 @@ def run(chosen: argparse.Namespace) -> int:
     from gpuknn.bench.measure import measure, measure_machine
     from gpuknn.bench.peers import installed_peers
     from gpuknn.exact.check import check_content, check_question
+    from gpuknn.exact.cpu import CpuDevice
     from gpuknn.exact.device import usable_cores
     from gpuknn.exact.metric import Metric
 
@@ -74,8 +78,9 @@ def run(chosen: argparse.Namespace) -> int:
     check_content(rows, queries, metric, "float32", threads)
 
     asked = queries[: chosen.queries]
+    device = CpuDevice(threads, chosen.filter)
     machine = measure_machine(rows, asked[: min(len(asked), 1000)], metric, threads)
-    measure(rows, asked[:32], metric, min(10, n), min(n, 2000), threads, 1)  # kernels are compiled once, before all
+    measure(rows, asked[:64], metric, min(10, n), min(n, 20_000), device, 1)  # kernels are compiled once, before all
     if not chosen.json:
         sys.stdout.write(f"{_describe(machine, rows.nbytes // len(rows))}\n{len(asked):,} queries, {chosen.metric}\n\n")
     sizes = [n >> i for i in range(GROWTH)][::-1] if chosen.plot else [n]
@@ -83,7 +88,7 @@ def run(chosen: argparse.Namespace) -> int:
     for size in sizes:
         for k in ks:
             if k <= size:
-                found.append(measure(rows, asked, metric, k, size, threads, chosen.repeat, peers if size == n else ()))
+                found.append(measure(rows, asked, metric, k, size, device, chosen.repeat, peers if size == n else ()))
                 if not chosen.json:
                     sys.stdout.write(_line(found[-1], header=len(found) == 1) + "\n")
                     sys.stdout.flush()
