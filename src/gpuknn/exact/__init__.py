@@ -1,7 +1,7 @@
 """The heart: rows and queries in, exact neighbours out; one process, one device.
 
-`metric.py` holds the definition of a right answer, `bound.py` the proof that the filter loses nothing, `scan.py`
-the one loop, `device.py` the interface it drives, `cpu.py` and `cpu_kernels.py` the CPU behind it, `cpu_scores.py` its filters (`int8.py` the product one of them needs), `self_join.py` rows as
-their own queries, `check.py` the
-inspection of rows before anything is computed.  May import `vectors`; knows nothing of files, clusters or the terminal.
+`metric.py` holds the definition of a right answer, `bound.py` the proof that the filter loses nothing, `scan.py` the one
+loop, `device.py` the interface it drives.  Behind it on the CPU are `cpu.py`, its filters in `cpu_scores.py` (`int8.py`)
+and its kernels.  `check.py` inspects rows before anything is computed; in `self_join.py` rows are their own queries.  May
+import `vectors`; knows nothing of files, clusters or the terminal.
 """

@@ -1,8 +1,8 @@
 """The Numba kernels of the CPU device: sums in the documented order, widening, selection, refinement, merging.
 
 Every kernel is single-threaded and releases the GIL: the device runs one per core (`cpu.py` says why).
-float16 rows arrive as their bits, `uint16`, because Numba has no float16 arithmetic on the CPU.  All kernels are in this
-one file, because Numba's cache notices a change of the calling kernel's file only.
+float16 rows arrive as their bits, `uint16`, because Numba has no float16 arithmetic on the CPU.  All kernels are in
+this one file, because Numba's cache notices a change of the calling kernel's file only.
 """
 
 from collections.abc import Callable
