@@ -138,8 +138,7 @@ class CpuScan:
 
     def feed(self, rows: np.ndarray, first: int) -> None:
         """Take in rows (m, d), the ids of which begin at `first`."""
-        if rows.dtype == np.float16:
-            rows = rows.view(np.uint16)
+        rows = kernels.as_kernels_read(rows)
         started = time.perf_counter()
         m = len(rows)
         norms = np.zeros(m)

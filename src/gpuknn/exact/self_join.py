@@ -15,8 +15,7 @@ def put_self_first(found: Neighbors, rows: np.ndarray, first_id: int, metric: Me
     if metric is Metric.IP:
         from gpuknn.exact import cpu_kernels
 
-        bits = rows.view(np.uint16) if rows.dtype == np.float16 else rows
-        cpu_kernels.squared_norms(bits, summation_leaves(rows.shape[1]), dists)
+        cpu_kernels.squared_norms(cpu_kernels.as_kernels_read(rows), summation_leaves(rows.shape[1]), dists)
         dists = 0.0 - dists
     ids = np.arange(first_id, first_id + len(rows))
     own = dists.astype(found.dists.dtype)
