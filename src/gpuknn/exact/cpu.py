@@ -20,8 +20,8 @@ from threadpoolctl import threadpool_limits
 
 from gpuknn.errors import RunError
 from gpuknn.exact import cpu_kernels as kernels
-from gpuknn.exact.bound import ROUNDING, Filter
-from gpuknn.exact.cpu_scores import Choice, Float32Scores, HammingScores, Int8Scores, Product
+from gpuknn.exact.bound import ROUNDING
+from gpuknn.exact.cpu_scores import Choice, Float32Scores, HammingScores, Int8Scores, Prepared
 from gpuknn.exact.device import Certificate, Search
 from gpuknn.exact.int8 import int8_product
 from gpuknn.exact.metric import Metric, summation_leaves
@@ -146,13 +146,13 @@ class CpuScan:
             self._in_parallel(lambda s: kernels.squared_norms(rows[s], self._rule.leaves, norms[s]), m)
         scores = self._choice.next()
         before = self.seconds
-        filter_, product = scores.prepare(rows, norms)
-        self._bound = max(self._bound, float(filter_.error.max()))
+        prepared = scores.prepare(rows, norms)
+        self._bound = max(self._bound, prepared.error)
         if scores.method not in self._methods:
             self._methods.append(scores.method)
-        epoch = kernels.Epoch(rows, norms, filter_.bias, filter_.error, first)
+        epoch = kernels.Epoch(rows, norms, prepared.filter.bias, prepared.filter.error, first)
         self._preparing += time.perf_counter() - started
-        list(self._pool.map(lambda block: self._scan_block(block, epoch, filter_, product), self._blocks))
+        list(self._pool.map(lambda block: self._scan_block(block, epoch, prepared), self._blocks))
         self._choice.learn(m, {stage: spent - before[stage] for stage, spent in self.seconds.items()})
 
     def result(self) -> tuple[Neighbors, Certificate]:
@@ -182,22 +182,15 @@ class CpuScan:
             "refine": sum(space.refine for space in spaces),
         }
 
-    def _scan_block(self, block: slice, epoch: kernels.Epoch, filter_: Filter, product: Product) -> None:
+    def _scan_block(self, block: slice, epoch: kernels.Epoch, prepared: Prepared) -> None:
         """Take one block of queries through all rows of the epoch."""
         space = self._spaces.get()
         try:
-            self._scan_block_in(space, block, epoch, filter_, product)
+            self._scan_block_in(space, block, epoch, prepared)
         finally:
             self._spaces.put(space)  # also after an error: another thread may be waiting for it
 
-    def _scan_block_in(
-        self,
-        space: _Space,
-        block: slice,
-        epoch: kernels.Epoch,
-        filter_: Filter,
-        product: Product,
-    ) -> None:
+    def _scan_block_in(self, space: _Space, block: slice, epoch: kernels.Epoch, prepared: Prepared) -> None:
         """The same, in the room of one thread."""
         scores, found = space.scores, space.found
         kept = kernels.Kept(
@@ -208,8 +201,8 @@ class CpuScan:
             self._filled[block],
             self._floor[block],
             self._itself[block],
-            filter_.to_score[block],
-            filter_.slack[block],
+            prepared.filter.to_score[block],
+            prepared.filter.slack[block],
         )
         clock = time.perf_counter
         kernels.begin(kept, found, self._rule)
@@ -219,9 +212,9 @@ class CpuScan:
             shape = (block.stop - block.start, tile.stop - tile.start)
             tile_scores = flat[: shape[0] * shape[1]].reshape(shape)
             started = clock()
-            product(block, tile, tile_scores)
+            product = prepared.product(block, tile, tile_scores)
             multiplied = clock()
-            kernels.select(tile_scores, start, epoch, kept, found, self._rule)
+            prepared.select(product, block, tile, epoch, kept, found, self._rule)
             space.product += multiplied - started
             space.select += clock() - multiplied
         started = clock()
@@ -237,8 +230,9 @@ class CpuScan:
         multiply = int8_product() if worth_it else None
         if multiply is None:
             return Choice([Float32Scores(*data)])
-        int8 = Int8Scores(*data, TILE_ROWS, multiply)
-        return Choice([int8] if name == "int8" else [Float32Scores(*data), int8])
+        float32 = Float32Scores(*data)
+        int8 = Int8Scores(*data, TILE_ROWS, multiply, float32)
+        return Choice([int8] if name == "int8" else [float32, int8])
 
     def _in_parallel(self, work: Callable[[slice], None], n: int) -> None:
         list(self._pool.map(work, _even_slices(n, 4 * self._threads)))

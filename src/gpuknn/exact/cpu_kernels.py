@@ -29,14 +29,13 @@ def kernel(function: Callable, **options: Any) -> Any:
 
 def reordering_kernel(function: Callable) -> Any:
     """The same for sums that are no part of the answer: they may be added in any order, and hold no NaN."""
-    return kernel(function, fastmath={"nnan", "nsz", "reassoc"})
+    return kernel(function, fastmath={"nnan", "nsz", "reassoc", "contract"})
 
 
 # Metric, as the kernels know it: its place among the members of `metric.Metric`.
 COSINE, IP, L2, HAMMING = range(4)
 
 CACHE_LINE = 64
-UP = 1.0 + 2.0**-30  # pays for the rounding of a float64 norm, in any order
 GROUP = 64
 """Scores that `select` holds against the threshold at once, counting in vectors, before it looks closer."""
 
@@ -207,50 +206,38 @@ def widen(rows: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
 @reordering_kernel
 def quantise(
     rows: np.ndarray,
-    factor: np.ndarray,
     centre: np.ndarray,
+    direction: np.ndarray,
+    most: Any,
     out: np.ndarray,
     scale: np.ndarray,
+    offset: np.ndarray,
     spread: np.ndarray,
     residual: np.ndarray,
 ) -> None:
-    """Round rows[j] * factor[j] - centre to scale[j] * out[j], with whole numbers from -127 to 127.
+    """Round v = rows[j] - centre to scale[j] * out[j], with whole numbers from -most to most; all in float32.
 
-    spread[j] is the norm of what was rounded, residual[j] that of what rounding left, both rounded up.
+    offset[j] is direction.v; spread[j] is |v|, residual[j] the norm of what rounding left, as computed.
     """
     d = rows.shape[1]
-    values = np.empty(d)
+    values = np.empty(d, np.float32)
     for j in range(len(rows)):
-        largest = 0.0
-        row, rounded, scaling = rows[j], out[j], factor[j]
+        largest, along, squares, left = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
+        row, rounded = rows[j], out[j]
         for i in range(d):
-            values[i] = _value(row[i]) * scaling - centre[i]
-            largest = max(largest, abs(values[i]))
-        step = np.float32(largest / 127.0)
-        scale[j] = step
-        inverse = 1.0 / np.float64(step) if step > 1e-30 else 0.0  # what is smaller is residual
-        squares, left = 0.0, 0.0
-        for i in range(d):
-            whole = min(127.0, max(-127.0, np.rint(values[i] * inverse)))
-            rounded[i] = np.int8(whole)
-            rest = values[i] - whole * np.float64(step)
+            values[i] = row[i] - centre[i]
             squares += values[i] * values[i]
+            along += direction[i] * values[i]
+        for i in range(d):  # a loop of its own: with the sums in it, it does not become vectors
+            largest = max(largest, abs(values[i]))
+        step = largest / most
+        inverse = np.float32(1.0) / step if step > 1e-30 else np.float32(0.0)  # what is smaller is residual
+        for i in range(d):
+            whole = min(most, max(-most, np.rint(values[i] * inverse)))
+            rounded[i] = np.int8(whole)
+            rest = values[i] - whole * step
             left += rest * rest
-        spread[j] = np.sqrt(squares) * UP
-        residual[j] = np.sqrt(left) * UP
-
-
-@kernel
-def scale_sums(
-    sums: np.ndarray, row_scale: np.ndarray, query_scale: np.ndarray, offset: np.ndarray, out: np.ndarray
-) -> None:
-    """out[i, j] = float32(sums[i, j]) * row_scale[j] * query_scale[i] + offset[i]; sums may be wider than out."""
-    b, t = out.shape
-    for i in range(b):
-        line, scores = sums[i, :t], out[i]
-        q, o = query_scale[i], offset[i]
-        for j in range(t):
-            scores[j] = np.float32(line[j]) * row_scale[j] * q + o
+        scale[j], offset[j], spread[j], residual[j] = step, along, np.sqrt(squares), np.sqrt(left)
 
 
 @intrinsic
@@ -388,30 +375,107 @@ def select(scores: np.ndarray, start: int, epoch: Epoch, kept: Kept, found: Foun
     for i in range(b):
         line = scores[i]
         scores_found, rows_found = found.score[i], found.row[i]
-        n = found.held[i]
-        threshold = found.threshold[i]
+        n, threshold = found.held[i], found.threshold[i]
         own = kept.itself[i] - epoch.first - start
         if 0 <= own < t:
             line[own] = -np.inf
         for j0 in range(0, t, GROUP):
             group = line[j0 : j0 + GROUP]
             bias = epoch.bias[start + j0 : start + j0 + len(group)]
-            passing = np.int32(0)
-            for j in range(len(group)):
-                passing += np.int32(1) if group[j] + bias[j] >= threshold else np.int32(0)
-            if passing == 0:
+            if _passing(group, bias, threshold) == 0:
                 continue
-            if n + passing > room:
+            if n + len(group) > room:
                 found.held[i] = n
                 _make_room(i, epoch, kept, found, rule)
-                n = found.held[i]
-                threshold = found.threshold[i]
+                n, threshold = found.held[i], found.threshold[i]
             for j in range(len(group)):  # without a branch: what does not pass is overwritten by the next
                 score = group[j] + bias[j]
                 scores_found[n] = score
                 rows_found[n] = start + j0 + j
                 n += 1 if score >= threshold else 0
         found.held[i] = n
+
+
+class Coarse(NamedTuple):
+    """How sums of 8-bit integers become scores (`bound.py`, step 5), for a block of queries and a tile of rows."""
+
+    row_scale: np.ndarray  # (t,) float32
+    row_offset: np.ndarray  # (t,) float32
+    bias: np.ndarray  # (t,) float32: added to a row's scores, makes them upper bounds, and no less than epoch.bias
+    tolerance: np.ndarray  # (t,) float32: how far a score may be from that of float32
+    query_scale: np.ndarray  # (b,) float32
+    query_offset: np.ndarray  # (b,) float32
+    rows: np.ndarray  # (t, d) the tile: float16 as stored, as uint16, which takes half as long to fetch; or float32
+    row_factor: np.ndarray  # (t,) float32: what these rows are still to be scaled by
+    queries: np.ndarray  # (b, d) float32: the block, scaled
+
+
+@kernel
+def select_coarse(
+    sums: np.ndarray, start: int, coarse: Coarse, epoch: Epoch, kept: Kept, found: Found, rule: Rule
+) -> None:
+    """The same from sums of 8-bit integers (b, at least t); what passes is scored again in float32.
+
+    A few queries meet the tile's rows, a few rows at a time, before what has passed is looked at again in that order,
+    so that the queries stay in a near cache.
+    """
+    b, t = len(coarse.queries), len(coarse.rows)
+    room, unused = found.score.shape[1] - 1, np.float32(1.0)
+    score = np.empty(GROUP, np.float32)
+    passed = np.empty(GROUP * t + 1, np.float32)
+    query, row = np.empty(GROUP * t + 1, np.int32), np.empty(GROUP * t + 1, np.int32)
+    for i0 in range(0, b, GROUP):
+        n = 0
+        for j0 in range(0, t, GROUP):
+            group, j1 = score[: min(GROUP, t - j0)], min(j0 + GROUP, t)
+            row_scale, row_offset, bias = coarse.row_scale[j0:j1], coarse.row_offset[j0:j1], coarse.bias[j0:j1]
+            for i in range(i0, min(i0 + GROUP, b)):
+                limit, scale, offset = found.threshold[i], coarse.query_scale[i], coarse.query_offset[i]
+                _scores_of_sums(sums[i, j0:j1], row_scale, row_offset, scale, offset, group)
+                if _passing(group, bias, limit) > 0:
+                    for j in range(len(group)):
+                        passed[n] = group[j]
+                        query[n] = i
+                        row[n] = j0 + j
+                        n += 1 if group[j] + bias[j] >= limit else 0
+        for c in range(n):
+            i, j = query[c], row[c]
+            fine = _float32_dot(coarse.rows, j, coarse.queries, i) * coarse.row_factor[j]
+            unused = min(unused, np.float32(1.0) - abs(fine - passed[c]) / coarse.tolerance[j])
+            upper = fine + epoch.bias[start + j]
+            if upper >= found.threshold[i] and epoch.first + start + j != kept.itself[i]:
+                if found.held[i] == room:
+                    _make_room(i, epoch, kept, found, rule)
+                held = found.held[i]
+                found.score[i, held] = upper
+                found.row[i, held] = start + j
+                found.held[i] = held + 1
+    found.sums[1] = min(found.sums[1], unused)
+
+
+@register_jitable
+def _scores_of_sums(
+    sums: np.ndarray, row_scale: np.ndarray, row_offset: np.ndarray, scale: Any, offset: Any, out: np.ndarray
+) -> None:
+    for j in range(len(out)):
+        out[j] = np.float32(sums[j]) * row_scale[j] * scale + (row_offset[j] + offset)
+
+
+@reordering_kernel
+def _float32_dot(rows: np.ndarray, j: int, queries: np.ndarray, i: int) -> Any:
+    total = np.float32(0.0)
+    for c in range(rows.shape[1]):
+        total += np.float32(_value(rows[j, c])) * queries[i, c]
+    return total
+
+
+@register_jitable
+def _passing(group: np.ndarray, bias: np.ndarray, threshold: Any) -> Any:
+    """How many upper bounds reach the threshold."""
+    passing = np.int32(0)
+    for j in range(len(group)):
+        passing += np.int32(1) if group[j] + bias[j] >= threshold else np.int32(0)
+    return passing
 
 
 @kernel
