@@ -71,14 +71,14 @@ def test_the_row_that_rounding_hides_is_found(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("share", [0.5, 0.0])
 def test_with_half_the_bound_or_none_it_is_lost(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole: Callable[[int], float] = bound.gamma
-    monkeypatch.setattr(bound, "gamma", lambda n: share * whole(n))
+    whole = bound.gamma
+    monkeypatch.setattr(bound, "gamma", lambda n, unit=bound.U: share * whole(n, unit))
     # How much of the rounding adds up depends on the order in which BLAS adds, and so on the query's place.
     assert (nearest_of_hostile_rows(monkeypatch) == 0).any()
 
 
 def test_a_violated_bound_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bound, "gamma", lambda n: 0.0)
+    monkeypatch.setattr(bound, "gamma", lambda n, unit=bound.U: 0.0)
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((600, D)).astype(np.float32)
     with pytest.raises(RunError, match="off by more than its proven error"):
@@ -164,7 +164,7 @@ def test_the_int8_bound_is_more_than_half_used_by_an_attack(monkeypatch: pytest.
 def test_without_the_int8_bound_a_violation_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "int8_product", some_int8_product)
     monkeypatch.setattr(cpu.CpuDevice.__init__, "__defaults__", ("int8",))
-    monkeypatch.setattr(bound.Quantised, "error", lambda self, d, query: np.zeros_like(self.spread))
+    monkeypatch.setattr(bound.Quantised, "error", lambda self, d, query, rows: np.zeros_like(rows))
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((600, D)).astype(np.float32)
     with pytest.raises(RunError, match="off by more than its proven error"):

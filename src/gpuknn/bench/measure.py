@@ -21,6 +21,10 @@ SAMPLE_ROWS = 8 * PRODUCT_ROWS
 """Rows that the bare multiplication goes over again and again."""
 
 
+READ_ROWS = 2**14
+"""Rows read at once to measure the reading."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """What the figures were measured on, and what it does at best."""
@@ -54,7 +58,9 @@ def measure_machine(rows: Vectors, queries: np.ndarray, metric: Metric, threads:
     operations = 2.0 * len(rows) * queries.shape[0] * queries.shape[1]
     product = 0.0 if metric is Metric.HAMMING else operations / bare_product(rows, queries, len(rows), threads)
     started = time.perf_counter()
-    for _ in read_ahead(rows, CpuDevice(threads).epochs(range(len(rows)), 1, rows.shape[1])):
+    room = np.empty((2, min(READ_ROWS, len(rows)), rows.shape[1]), rows.dtype)
+    runs = [range(a, min(a + READ_ROWS, len(rows))) for a in range(0, len(rows), READ_ROWS)]
+    for _ in read_ahead(rows, runs, lambda number: room[number % 2]):
         pass
     reading = rows.nbytes / (time.perf_counter() - started)
     libraries = [f"{lib['internal_api']} {lib.get('architecture', '')}" for lib in threadpoolctl.threadpool_info()]
@@ -110,8 +116,8 @@ def _engine(
 ) -> tuple[float, dict[str, float], int]:
     """Seconds in all and by stage, and the pairs refined, of one search from the file to the answer."""
     started = time.perf_counter()
-    with device.begin(Search(queries, k, metric, np.dtype(np.float32))) as state:
-        for first, epoch in read_ahead(rows, device.epochs(range(n), k, rows.shape[1])):
+    with device.begin(Search(queries, k, metric, np.dtype(np.float32)), rows.dtype) as state:
+        for first, epoch in read_ahead(rows, state.epochs(range(n)), state.buffer, device.readers):
             state.feed(epoch, first)
         certificate = state.result()[1]
     seconds = time.perf_counter() - started

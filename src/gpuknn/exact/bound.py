@@ -66,9 +66,28 @@ scaling is exact for all but what underflows.  In l2 one t serves both.
    nothing of the 8 bits.  (Where the float32 rows are float16 rows as stored, which need no rounding, the score is
    scaled afterwards: one rounding of the factor and one of the product, of the d + 8.)
 
+6. Scores of float16 on tensor cores.  Queries q~, and rows that float16 does not hold as they are, are rounded to
+   float16; x16 and q16 with |q~ - q16| at most R, from the residuals as they are, and, a row's largest component being
+   at most 1,
+
+       |x~ - x16|  <=  r  =  H |x~| + 2^-25 sqrt(d),    H = 2^-11 + 2^-22    (2^-25: half a unit below 2^-14)
+
+   where rows are rounded, by way of float32; r = 0 where float16 (or an 8-bit integer) is what is stored.  Products of
+   float16 are exact in float32.  Tensor cores add several of them at once, in a fixed-point sum that is aligned to the
+   largest and *truncated*, with as few as 24 bits (Fasi, Higham, Mikaitis, Pranesh: Numerical behavior of NVIDIA
+   tensor cores, PeerJ Computer Science 7:e330, 2021).  A sum of n + 1 terms then loses less than (n + 1) 2^-23 of its
+   largest, n >= 4, and d / n of them follow each other; normalising loses a bit at most.  V = 2^-21 for each of d terms
+   is more than twice that, and `gpuknn doctor --full` measures what is used of it:
+
+       error(x)  =  Q r  +  R (|x~| + r)  +  d V / (1 - d V) (Q + R) (|x~| + r)
+
+   with d + 8 for d, to pay for scaling the sum by the row's factor, rounded, and for the bias.  It takes the place of
+   gamma(d + 8) Q |x~| in step 1.
+
 All of it is evaluated in float64 and rounded outwards to float32.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,15 +98,19 @@ U = 2.0**-24
 TINY = 2.0**-120
 LOST = 2.0**-62
 """Components of which float32 cannot hold the square any more are no larger."""
+TENSOR_CORE = 2.0**-21
+"""V of step 6."""
+HALF = 2.0**-11 + 2.0**-22
+"""H of step 6."""
 ROUNDING = 2.0**-22
 """Relative distance within which stored distances may be equal; also covers one conversion to float32."""
 
 
-def gamma(n: int) -> float:
-    """Relative error of n roundings in float32 (Higham, section 3.1)."""
-    if n * U >= 0.5:
+def gamma(n: int, unit: float = U) -> float:
+    """Relative error of n roundings of a relative error `unit`, in float32 by default (Higham, section 3.1)."""
+    if n * unit >= 0.5:
         raise ValueError(f"{n} dimensions are too many for a float32 bound")
-    return n * U / (1.0 - n * U)
+    return n * unit / (1.0 - n * unit)
 
 
 @dataclass(frozen=True)
@@ -125,24 +148,51 @@ class Quantised:
     residual: np.ndarray
     """(m,) float32: |r_x|."""
 
-    def error(self, d: int, query: float) -> np.ndarray:
-        """(m,) float64: the proven error of a score of d components where the largest |q~| is `query`."""
+    def error(self, d: int, query: float, rows: np.ndarray) -> np.ndarray:
+        """(m,) float64: the proven errors for rows of norms |x~|, (m,), where the largest |q~| is `query`."""
         lost = LOST * d**0.5
         spread, residual = self.spread.astype(np.float64) + lost, self.residual.astype(np.float64) + lost
         query_spread, query_residual = self.query_spread + lost, self.query_residual + lost
         left_out = query_residual * (spread + residual) + query_spread * residual
         sums = (query_spread + query_residual) * (spread + residual)
         offsets = self.query_centre * spread + self.centre * (query + query_spread)
-        error: np.ndarray = left_out + gamma(d + 16) * (sums + offsets)
+        error: np.ndarray = left_out + gamma(d + 16) * (sums + offsets) + float32_error(d, query, rows)
         return error
 
 
+@dataclass(frozen=True)
+class Halved:
+    """What rounding to float16 left of the scaled queries, and whether it left anything of the rows (step 6)."""
+
+    query_residual: float
+    """The largest |q~ - q16|."""
+    rows_are_rounded: bool
+
+    def error(self, d: int, query: float, rows: np.ndarray) -> np.ndarray:
+        """(m,) float64: the proven errors for rows of norms |x~|, (m,), where the largest |q~| is `query`."""
+        left = HALF * rows + 2.0**-25 * d**0.5 if self.rows_are_rounded else np.zeros_like(rows)
+        rounded = rows + left
+        sums = gamma(d + 8, TENSOR_CORE) * (query + self.query_residual) * rounded
+        error: np.ndarray = query * left + self.query_residual * rounded + sums
+        return error
+
+
+def float32_error(d: int, query: float, rows: np.ndarray) -> np.ndarray:
+    """(m,) float64: the proven errors of float32 sums for rows of norms |x~|, (m,) (step 1)."""
+    error: np.ndarray = gamma(d + 8) * query * rows
+    return error
+
+
 def filter_for(
-    metric: Metric, d: int, query_norms: np.ndarray, row_norms: np.ndarray, quantised: Quantised | None = None
+    metric: Metric,
+    d: int,
+    query_norms: np.ndarray,
+    row_norms: np.ndarray,
+    error_of: Callable[[int, float, np.ndarray], np.ndarray] = float32_error,
 ) -> Filter:
     """The filter for rows and queries of the given *squared* norms, (m,) and (nq,) float64.
 
-    In float32, or `quantised` to 8 bits.
+    `error_of` a score without h: that of float32, or of what was rounded further (`Quantised.error`, `Halved.error`).
     """
     if metric is Metric.HAMMING:
         return _hamming_filter(len(query_norms), len(row_norms))
@@ -162,8 +212,7 @@ def filter_for(
         zero, scale = query_norms, np.full_like(q, t * t / 2)
         largest, h = (q + np.max(x)) ** 2, (t * x) ** 2 / 2
     query = float(np.max(q * query_factor))
-    score_error = gamma(d + 8) * query * (x * row_factor) + (quantised.error(d, query) if quantised else 0.0)
-    error = _up(score_error + 8 * U * h + TINY * d)
+    error = _up(error_of(d, query, x * row_factor) + 8 * U * h + TINY * d)
     margin = ((d + 8) * 2.0**-52 * largest + 2.0**-149) * scale
     slack = 2.0 * float(np.max(error)) + 2 * margin + 4 * ROUNDING * largest * scale
     return Filter(

@@ -7,6 +7,7 @@ but the rows is shared between threads, and a tile's scores stay in the core's c
 Rows are refined by the epoch, not by the tile: candidates that later rows push out are never refined.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,19 +54,7 @@ class CpuDevice:
         """What a person calls it."""
         return f"cpu ({self.threads} thread{'s' * (self.threads > 1)})"
 
-    def epochs(self, extent: range, k: int, components: int) -> list[range]:
-        """The runs of rows that `feed` takes: whole tiles, at most EPOCH_VALUES components, the first ones shorter.
-
-        Thresholds are known from the first, filters are tried in the first two, and each run is no longer than all
-        before it, so that its thresholds are not far from those of its end.
-        """
-        full = _epoch_rows(components)
-        short = min(full, max(FIRST_ROWS, -(-64 * k // TILE_ROWS) * TILE_ROWS))
-        edges = [extent.start]
-        while edges[-1] < extent.stop:
-            before = edges[-1] - extent.start
-            edges.append(min(edges[-1] + min(full, max(short, before)), extent.stop))
-        return [range(a, b) for a, b in pairwise(edges)]
+    readers = 1
 
     def memory(self, queries: int, k: int, components: int) -> int:
         """Bytes that a search takes at most.
@@ -78,11 +67,15 @@ class CpuDevice:
         spaces = self.threads * (2 * 4 * BLOCK_QUERIES * TILE_ROWS + max(CANDIDATE_BYTES, 8 * _room(k)))
         return rows + spaces + queries * (components * (8 + 8 + 4 + 2) + k * (16 + 8))
 
+    def most_queries(self, k: int, components: int) -> int:
+        """No limit but that of `memory`."""
+        return sys.maxsize
+
     @contextmanager
-    def begin(self, search: Search) -> Iterator["CpuScan"]:
+    def begin(self, search: Search, components_as: np.dtype) -> Iterator["CpuScan"]:
         """Start a search with its own threads; BLAS is held to one thread meanwhile."""
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(self.threads) as pool:
-            yield CpuScan(search, pool, self.threads, self.filter_name)
+            yield CpuScan(search, components_as, pool, self.threads, self.filter_name)
 
 
 class _Space:
@@ -103,7 +96,9 @@ class _Space:
 class CpuScan:
     """The exact answer for the rows fed so far, in memory."""
 
-    def __init__(self, search: Search, pool: ThreadPoolExecutor, threads: int, filter_name: str) -> None:
+    def __init__(
+        self, search: Search, components_as: np.dtype, pool: ThreadPoolExecutor, threads: int, filter_name: str
+    ) -> None:
         nq, d = search.queries.shape
         k = search.k
         self._search, self._pool, self._threads = search, pool, threads
@@ -135,6 +130,30 @@ class CpuScan:
         for space in self._all_spaces:
             self._spaces.put(space)
         self._preparing = 0.0
+        self._row_type = components_as
+        self._buffers: list[np.ndarray] = []
+
+    def epochs(self, extent: range) -> list[range]:
+        """The runs of rows that `feed` takes: whole tiles, at most EPOCH_VALUES components, the first ones shorter.
+
+        Thresholds are known from the first, filters are tried in the first two, and each run is no longer than all
+        before it, so that its thresholds are not far from those of its end.
+        """
+        k, components = self._search.k, self._search.queries.shape[1]
+        full = _epoch_rows(components)
+        short = min(full, max(FIRST_ROWS, -(-64 * k // TILE_ROWS) * TILE_ROWS))
+        edges = [extent.start]
+        while edges[-1] < extent.stop:
+            before = edges[-1] - extent.start
+            edges.append(min(edges[-1] + min(full, max(short, before)), extent.stop))
+        runs = [range(a, b) for a, b in pairwise(edges)]
+        longest = max(map(len, runs), default=0)
+        self._buffers = [np.empty((longest, components), self._row_type) for _ in runs[:2]]
+        return runs
+
+    def buffer(self, number: int) -> np.ndarray:
+        """One of two, which is free when the run before has been fed."""
+        return self._buffers[number % 2]
 
     def feed(self, rows: np.ndarray, first: int) -> None:
         """Take in rows (m, d), the ids of which begin at `first`."""

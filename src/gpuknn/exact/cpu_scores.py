@@ -149,7 +149,7 @@ class Int8Scores:
         self._in_parallel(round_tiles, count)
         centres = float(np.linalg.norm(self._query_centre)), float(np.linalg.norm(self._centre))
         quantised = Quantised(self._query_residual, self._query_spread, *centres, spread, residual)
-        bound = filter_for(self._metric, d, self._norms, norms, quantised)
+        bound = filter_for(self._metric, d, self._norms, norms, quantised.error)
         unscaled = (
             (rows, fine.row_factor.astype(np.float32)) if rows.dtype == np.uint16 else (wide, np.ones(m, np.float32))
         )

@@ -3,6 +3,7 @@
 import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Protocol
 
 import numpy as np
@@ -52,11 +53,18 @@ class Certificate:
 class Scan(Protocol):
     """A search under way on a device: the exact answer for the rows fed so far."""
 
-    def feed(self, rows: np.ndarray, first: int) -> None:
-        """Take in rows (m, d), the ids of which begin at `first`; ids ascend from call to call.
+    def epochs(self, extent: range) -> list[range]:
+        """The runs of rows, in order, that `feed` is to be given one by one."""
 
-        The rows may be overwritten once the call returns.
+    def buffer(self, number: int) -> np.ndarray:
+        """Where the rows of that run are to be read to, (as many as the longest has, d).
+
+        Waits until it is free: called before `feed` of the run before returns, and not earlier than that of the one
+        before that.
         """
+
+    def feed(self, rows: np.ndarray, first: int) -> None:
+        """Take in rows (m, d), which lie in the run's buffer and the ids of which begin at `first`."""
 
     def result(self) -> tuple[Neighbors, Certificate]:
         """The neighbours among all rows fed."""
@@ -69,30 +77,51 @@ class Device(Protocol):
     def name(self) -> str:
         """What a person calls it."""
 
-    def epochs(self, extent: range, k: int, components: int) -> list[range]:
-        """The runs of rows, in order, that `feed` is to be given one by one."""
+    @property
+    def readers(self) -> int:
+        """Threads that it takes to read rows as fast as they are used."""
 
     def memory(self, queries: int, k: int, components: int) -> int:
-        """Bytes that a search for so many queries takes at most, its result included."""
+        """Bytes of the machine's memory that a search for so many queries takes at most, its result included."""
 
-    def begin(self, search: Search) -> AbstractContextManager[Scan]:
-        """Start a search; leaving the context frees what it holds."""
+    def most_queries(self, k: int, components: int) -> int:
+        """Queries that the device's own memory has room for, at least 1."""
+
+    def begin(self, search: Search, components_as: np.dtype) -> AbstractContextManager[Scan]:
+        """Start a search among rows of that type; leaving the context frees what it holds."""
 
 
-def open_device(name: str = "auto", threads: int | None = None) -> Device:
-    """The device called `auto`, `cpu` or `cuda`; `threads` bounds the cores that the CPU uses.
+def open_device(name: str = "auto", threads: int | None = None, number: int = 0) -> Device:
+    """The device called `cpu` or `cuda`, or `auto`: a GPU where there is one.
 
-    Raises InputError where there is no such device on this machine.
+    `threads` bounds the cores that the CPU uses; `number` is the GPU's among those that this process sees.  Raises
+    InputError where there is no such device on this machine.
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads = {threads}: must be at least 1")
-    if name == "cuda":
-        raise InputError("--device cuda: this version of gpuknn computes on the CPU only; use --device cpu")
-    if name not in ("auto", "cpu"):
+    if name not in ("auto", "cpu", "cuda"):
         raise InputError(f"--device {name}: there are auto, cpu and cuda")
+    if name == "cuda" or (name == "auto" and gpu_is_usable()):
+        if not find_spec("cupy"):
+            raise InputError(
+                "--device cuda: CuPy is not installed; install gpuknn[cuda12] or gpuknn[cuda13], whichever fits the "
+                "driver, or use --device cpu"
+            )
+        from gpuknn.exact.cuda import open_cuda
+
+        return open_cuda(number)
     from gpuknn.exact.cpu import CpuDevice
 
     return CpuDevice(threads or usable_cores())
+
+
+def gpu_is_usable() -> bool:
+    """Whether CuPy is installed and sees a GPU."""
+    if not find_spec("cupy"):
+        return False
+    import cupy
+
+    return bool(cupy.cuda.is_available())
 
 
 def usable_cores() -> int:

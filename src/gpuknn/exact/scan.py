@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 
@@ -69,31 +70,33 @@ def scan(
 
     `progress` is told the number of rows done after each epoch.
     """
-    with device.begin(search) as state:
-        for first, epoch in read_ahead(rows, device.epochs(extent, search.k, rows.shape[1])):
+    with device.begin(search, rows.dtype) as state:
+        for first, epoch in read_ahead(rows, state.epochs(extent), state.buffer, device.readers):
             state.feed(epoch, first)
             if progress is not None:
                 progress(first + len(epoch) - extent.start)
         return state.result()
 
 
-def read_ahead(rows: Vectors, runs: Sequence[range]) -> Iterator[tuple[int, np.ndarray]]:
-    """The rows of each run with the number of their first, the next run being read while the present one is used.
+def read_ahead(
+    rows: Vectors, runs: Sequence[range], buffer: Callable[[int], np.ndarray], threads: int = 1
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The rows of each run with the number of their first, the next run being read while the present one is used."""
 
-    A run's rows are overwritten two steps later.
-    """
-    shape = (max(map(len, runs), default=0), rows.shape[1])
-    buffers = [np.empty(shape, rows.dtype) for _ in runs[:2]]
+    def read(run: range, out: np.ndarray) -> None:
+        rows.read(run.start, out)
 
-    def read(i: int) -> np.ndarray:
-        run = buffers[i % 2][: len(runs[i])]
-        rows.read(runs[i].start, run)
-        return run
+    def read_run(number: int, pool: ThreadPoolExecutor) -> np.ndarray:
+        run = runs[number]
+        out = buffer(number)[: len(run)]
+        edges = [len(run) * i // threads for i in range(threads + 1)]
+        list(pool.map(read, (run[a:b] for a, b in pairwise(edges)), (out[a:b] for a, b in pairwise(edges))))
+        return out
 
-    with ThreadPoolExecutor(1) as reader:
-        coming = [reader.submit(read, i) for i in range(len(runs[:1]))]
-        for i, run in enumerate(runs):
+    with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(threads) as pool:
+        coming = [ahead.submit(read_run, number, pool) for number in range(len(runs[:1]))]
+        for number, run in enumerate(runs):
             here = coming.pop().result()
-            if i + 1 < len(runs):
-                coming.append(reader.submit(read, i + 1))
+            if number + 1 < len(runs):
+                coming.append(ahead.submit(read_run, number + 1, pool))
             yield run.start, here

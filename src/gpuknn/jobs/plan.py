@@ -82,7 +82,7 @@ def queries_at_once(job: Job, memory: int, workers: int, device: Device) -> int:
     if room < each:
         need = workers * (PROCESS_BYTES + fixed + each) + PROCESS_BYTES
         raise InputError(f"--memory {memory / 2**30:.2f} GiB: {workers} worker(s) need at least {need / 2**30:.2f} GiB")
-    passes = -(-len(job.queries) // (room // each))
+    passes = -(-len(job.queries) // min(room // each, device.most_queries(job.searched_k, d)))
     return -(-len(job.queries) // passes)
 
 

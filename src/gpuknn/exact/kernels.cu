@@ -1,0 +1,386 @@
+// The CUDA kernels of the GPU device: sums in the documented order, selection, refinement, merging.
+//
+// They are the CPU's kernels (cpu_kernels.py) once more, and give the same bits: float64 sums are made in the order that
+// metric.py documents, with operations that the compiler may not contract.  cuda.py says how they are launched; the
+// reasons behind thresholds, bias and slack are in bound.py.  No #include: NVRTC needs no CUDA headers then.
+//
+// A kernel may be launched with any grid and any whole number of warps.  Where atomics decide an order, what comes of it
+// is sorted by (distance, row) before it counts.
+
+typedef long long i64;
+typedef unsigned long long u64;
+
+enum { COSINE, IP, L2, HAMMING };  // the places among the members of metric.Metric
+enum { LANES = 8 };                // threads that make one sum
+
+struct Half { unsigned short bits; };
+
+#ifdef CUDA_ON_CPU
+__device__ __forceinline__ double value(Half x) { return hc_half_to_float(x.bits); }
+#else
+__device__ __forceinline__ double value(Half x) {
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(x.bits));
+  return wide;
+}
+#endif
+template <class T> __device__ __forceinline__ double value(T x) { return (double)x; }
+
+// A term of a sum: a product, or a squared difference.
+template <class T>
+__device__ __forceinline__ double term(bool squared_difference, T x, double y) {
+  if (!squared_difference) return __dmul_rn(value(x), y);
+  double difference = __dadd_rn(value(x), -y);
+  return __dmul_rn(difference, difference);
+}
+
+// The sum of d terms in the order of metric.summation_leaves, `leaves` (n, 2): where each ends, additions after it.
+// LANES neighbouring threads call it together, each with its `lane`; all get the sum.
+template <class T, class U>
+__device__ double sum_of_terms(bool squared_difference, const T* x, const U* y, const i64* leaves, int n, int lane) {
+  unsigned together = 0xffu << (threadIdx.x & 31 & ~(LANES - 1));
+  double stack[20];  // leaves hold 64 terms or more, so d < 2^25
+  int depth = 0;
+  i64 start = 0;
+  for (int leaf = 0; leaf < n; leaf++) {
+    i64 stop = leaves[2 * leaf], whole = stop - (stop - start) % LANES;
+    double total = 0;
+    if (whole > start) {
+      total = term(squared_difference, x[start + lane], value(y[start + lane]));
+      for (i64 i = start + LANES + lane; i < whole; i += LANES)
+        total = __dadd_rn(total, term(squared_difference, x[i], value(y[i])));
+      for (int apart = 1; apart < LANES; apart *= 2)
+        total = __dadd_rn(total, __shfl_xor_sync(together, total, apart));
+    }
+    for (i64 i = whole; i < stop; i++)
+      total = __dadd_rn(total, term(squared_difference, x[i], value(y[i])));
+    stack[depth++] = total;
+    start = stop;
+    for (i64 left = leaves[2 * leaf + 1]; left > 0; left--) {
+      depth--;
+      stack[depth - 1] = __dadd_rn(stack[depth - 1], stack[depth]);
+    }
+  }
+  return stack[0];
+}
+
+// norms[j] = |rows[j]|^2, rows (m, d).
+template <class T>
+__device__ void squared_norms(const T* rows, i64 m, i64 d, const i64* leaves, int leaf_count, double* norms) {
+  i64 step = (i64)gridDim.x * blockDim.x / LANES;
+  int lane = threadIdx.x % LANES;
+  for (i64 j = ((i64)blockIdx.x * blockDim.x + threadIdx.x) / LANES; j < m; j += step) {
+    double norm = sum_of_terms(false, rows + j * d, rows + j * d, leaves, leaf_count, lane);
+    if (lane == 0) norms[j] = norm;
+  }
+}
+
+// The filter score that every row at a stored distance <= dist reaches with its bias: bound.py, step 3.
+// to_score: zero, scale and margin of the query.
+__device__ float proven_score(double dist, const double* to_score, double rounding) {
+  double score = (to_score[0] - dist) * to_score[1];
+  return (float)(score - (fabs(score) + fabs(dist) * to_score[1]) * rounding - to_score[2]);
+}
+
+// Thresholds from what is known before an epoch.
+extern "C" __global__ void begin_epoch(const double* dists, const int* filled, const double* floor, const double* to_score,
+                                 i64 nq, i64 k, double rounding, float* threshold, int* held) {
+  for (i64 q = (i64)blockIdx.x * blockDim.x + threadIdx.x; q < nq; q += (i64)gridDim.x * blockDim.x) {
+    double limit = floor[q];
+    if (filled[q] == k) limit = fmin(limit, dists[q * k + k - 1]);
+    threshold[q] = proven_score(limit, to_score + 3 * q, rounding);
+    held[q] = 0;
+  }
+}
+
+// Append the rows of a tile whose upper bound passes.  scores (nq, t) of the rows from `start` of the epoch on, each
+// still to be multiplied by its row's `scale`; grid (nq, any).  There is always room (cuda.py); `lost` says if not.
+extern "C" __global__ void select_passing(const float* scores, i64 nq, i64 t, i64 start, const float* scale, const float* bias,
+                                  const float* threshold, const i64* itself, i64 epoch_first, i64 room, int* held,
+                                  float* score, int* row, u64* lost) {
+  i64 q = blockIdx.x;
+  if (q >= nq) return;
+  int lane = threadIdx.x & 31;
+  i64 own = itself[q] - epoch_first - start, whole = (t + 31) / 32 * 32;  // a warp's lanes stay together in the loop
+  float limit = threshold[q];
+  for (i64 j = (i64)blockIdx.y * blockDim.x + threadIdx.x; j < whole; j += (i64)gridDim.y * blockDim.x) {
+    float upper = 0;
+    bool passes = false;
+    if (j < t && j != own) {
+      upper = __fadd_rn(__fmul_rn(scores[q * t + j], scale[start + j]), bias[start + j]);
+      passes = upper >= limit;
+    }
+    unsigned passing = __ballot_sync(0xffffffffu, passes);
+    if (!passing) continue;
+    int leader = __ffs(passing) - 1, place = 0;
+    if (lane == leader) place = atomicAdd(&held[q], __popc(passing));
+    place = __shfl_sync(0xffffffffu, place, leader) + __popc(passing & ((1u << lane) - 1));
+    if (!passes) continue;
+    if (place < room) {
+      score[q * room + place] = upper;
+      row[q * room + place] = (int)(start + j);
+    } else {
+      atomicAdd(lost, 1ull);
+    }
+  }
+}
+
+// The order of floats as that of unsigned integers.
+__device__ unsigned sortable(float x) {
+  unsigned bits = __float_as_uint(x);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+__device__ float from_sortable(unsigned key) {
+  return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
+}
+
+// One query with its neighbours so far and its candidates, in the hands of one block.
+struct Query {
+  double* dists;        // (k,) distances of the rows kept, ascending by (distance, id)
+  i64* ids;             // (k,)
+  int filled;           // how many of the k there are
+  float* score;         // (n,) upper bounds of the candidates' scores
+  int* row;             // (n,) their rows in the epoch
+  double* exact;        // (n,) room for their distances
+  int n;
+  const double* to_score;
+  float slack;
+};
+
+__device__ float proven(const Query& query, i64 e, double rounding) {
+  return e < query.filled ? proven_score(query.dists[e], query.to_score, rounding)
+                          : __fadd_rn(query.score[e - query.filled], -query.slack);
+}
+
+// The k-th largest of what the rows kept and the candidates are proven to reach, at least k of them: digit by digit.
+__device__ float kth_proven(const Query& query, i64 k, double rounding) {
+  __shared__ unsigned count[256], chosen, rank;
+  unsigned prefix = 0, known = 0;
+  if (threadIdx.x == 0) rank = (unsigned)k;
+  for (int shift = 24; shift >= 0; shift -= 8) {
+    for (unsigned b = threadIdx.x; b < 256; b += blockDim.x) count[b] = 0;
+    __syncthreads();
+    for (i64 e = threadIdx.x; e < query.filled + query.n; e += blockDim.x) {
+      unsigned key = sortable(proven(query, e, rounding));
+      if ((key & known) == prefix) atomicAdd(&count[key >> shift & 255], 1u);
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      unsigned digit = 255, left = rank;
+      while (count[digit] < left) left -= count[digit--];
+      chosen = digit;
+      rank = left;
+    }
+    __syncthreads();
+    prefix |= chosen << shift;
+    known |= 255u << shift;
+  }
+  return from_sortable(prefix);
+}
+
+// Keep the candidates for which `stays` holds, in place; how many there are.  MEASURED: with their distances.
+template <bool MEASURED, class Stays>
+__device__ int compact(const Query& query, Stays stays) {
+  __shared__ int before[33], base;
+  int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+  if (threadIdx.x == 0) base = 0;
+  for (int first = 0; first < query.n; first += blockDim.x) {
+    int c = first + threadIdx.x;
+    bool stay = c < query.n && stays(c);
+    float score = stay ? query.score[c] : 0;
+    int row = stay ? query.row[c] : 0;
+    double exact = MEASURED && stay ? query.exact[c] : 0;
+    unsigned staying = __ballot_sync(0xffffffffu, stay);
+    if (lane == 0) before[warp + 1] = __popc(staying);
+    __syncthreads();  // all have read: places up to here may be written
+    if (threadIdx.x == 0) {
+      before[0] = base;
+      for (int w = 1; w <= blockDim.x / 32; w++) before[w] += before[w - 1];
+      base = before[blockDim.x / 32];
+    }
+    __syncthreads();
+    if (stay) {
+      int place = before[warp] + __popc(staying & ((1u << lane) - 1));
+      query.score[place] = score;
+      query.row[place] = row;
+      if (MEASURED) query.exact[place] = exact;
+    }
+    __syncthreads();
+  }
+  return base;
+}
+
+// Sort the candidates by (distance, row): a bitonic network in which every exchange puts the smaller one first, so that
+// places beyond the last need not exist.
+__device__ void sort_candidates(const Query& query) {
+  for (int size = 2; size < 2 * query.n; size *= 2) {
+    for (int apart = size - 1; apart > 0; apart = (apart == size - 1 ? size / 4 : apart / 2)) {
+      __syncthreads();
+      for (int a = threadIdx.x; a < query.n; a += blockDim.x) {
+        int b = a ^ apart;
+        if (b <= a || b >= query.n) continue;
+        double x = query.exact[a], y = query.exact[b];
+        int i = query.row[a], j = query.row[b];
+        if (x > y || (x == y && i > j)) {
+          query.exact[a] = y, query.exact[b] = x;
+          query.row[a] = j, query.row[b] = i;
+        }
+      }
+    }
+  }
+  __syncthreads();
+}
+
+// Merge the sorted candidates into the rows kept, all of which have lower ids; `dists` and `ids` (k,) are room.
+__device__ int merge(const Query& query, i64 k, i64 epoch_first, double* dists, i64* ids) {
+  i64 total = min((i64)query.filled + query.n, k);
+  for (i64 e = threadIdx.x; e < query.filled + query.n; e += blockDim.x) {
+    bool old = e < query.filled;
+    i64 i = old ? e : e - query.filled;
+    double dist = old ? query.dists[i] : query.exact[i];
+    i64 low = 0, high = old ? query.n : query.filled;  // those of the others that come before
+    while (low < high) {
+      i64 middle = (low + high) / 2;
+      if (old ? query.exact[middle] < dist : query.dists[middle] <= dist) low = middle + 1; else high = middle;
+    }
+    if (i + low < total) {
+      dists[i + low] = dist;
+      ids[i + low] = old ? query.ids[i] : epoch_first + query.row[i];
+    }
+  }
+  __syncthreads();
+  for (i64 i = threadIdx.x; i < total; i += blockDim.x) {
+    query.dists[i] = dists[i];
+    query.ids[i] = ids[i];
+  }
+  __syncthreads();
+  return (int)total;
+}
+
+struct Bits {};  // stands for the rows under hamming, of which only scores are needed
+
+template <class T>
+__device__ double distance(int metric, const T* row, const double* query, double norms, i64 d, const i64* leaves,
+                           int leaf_count, int lane) {
+  double total = sum_of_terms(metric == L2, row, query, leaves, leaf_count, lane);
+  if (metric == L2) return total;
+  if (metric == IP) return -total;
+  return __dadd_rn(1.0, -(total / sqrt(norms)));
+}
+template <>
+__device__ double distance(int, const Bits*, const double*, double, i64, const i64*, int, int) { return 0; }
+
+// For every query that holds more than `most` candidates: cut them; where still more than `most` are left, refine them
+// and take them into the state.  A block is at one query at a time.
+template <class T>
+__device__ void settle(const T* rows, const double* norms, const float* bias, const float* error, i64 d, i64 epoch_first,
+                       const double* queries, const double* query_norms, const double* to_score, const float* slack,
+                       i64 nq, i64 k, int metric, bool single, double rounding, const i64* leaves, int leaf_count,
+                       i64 most, i64 room, float* threshold, int* held, float* score, int* row, double* exact,
+                       double* dists, i64* ids, int* filled, double* spare_dists, i64* spare_ids, u64* sums) {
+  __shared__ u64 used;  // the largest share of the proven error, as the bits of a double >= 0
+  for (i64 q = blockIdx.x; q < nq; q += gridDim.x) {
+    Query query = {dists + q * k, ids + q * k, filled[q], score + q * room, row + q * room, exact + q * room,
+                   (int)min((i64)held[q], room), to_score + 3 * q, slack[q]};
+    __syncthreads();  // all have read held and filled
+    if (query.n <= most) continue;
+    float limit = threshold[q];
+    if (query.filled + query.n >= k) {
+      limit = fmaxf(limit, kth_proven(query, k, rounding));
+      query.n = compact<false>(query, [&](int c) { return query.score[c] >= limit; });
+    }
+    if (query.n > most) {
+      if (threadIdx.x == 0) used = 0;
+      __syncthreads();
+      int lane = threadIdx.x % LANES;
+      double most_used = 0;
+      for (int c = threadIdx.x / LANES; c < query.n; c += blockDim.x / LANES) {
+        int j = query.row[c];
+        double dist = bias[j] - query.score[c];
+        if (metric != HAMMING) {
+          dist = distance(metric, rows + j * d, queries + q * d, __dmul_rn(norms[j], query_norms[q]), d, leaves,
+                          leaf_count, lane);
+          double off = fabs(query.score[c] - (query.to_score[0] - dist) * query.to_score[1] - error[j]);
+          most_used = fmax(most_used, (off - query.to_score[2]) / error[j]);
+        }
+        if (single) dist = (float)dist;
+        if (lane == 0) query.exact[c] = __dadd_rn(dist, 0.0);  // -0.0 and 0.0 are one distance, stored as 0.0
+      }
+      atomicMax(&used, (u64)__double_as_longlong(most_used));
+      __syncthreads();
+      if (threadIdx.x == 0) {
+        atomicAdd(&sums[0], (u64)query.n);
+        atomicMax(&sums[1], used);
+      }
+      // Every id kept so far is lower, so at an equal distance the row kept stays ahead.
+      if (query.filled == k) {
+        double kth = query.dists[k - 1];
+        query.n = compact<true>(query, [&](int c) { return query.exact[c] < kth; });
+      }
+      sort_candidates(query);
+      query.filled = merge(query, k, epoch_first, spare_dists + q * k, spare_ids + q * k);
+      query.n = 0;
+      if (query.filled == k) limit = fmaxf(limit, proven_score(query.dists[k - 1], query.to_score, rounding));
+    }
+    if (threadIdx.x == 0) {
+      threshold[q] = limit;
+      held[q] = query.n;
+      filled[q] = query.filled;
+    }
+    __syncthreads();
+  }
+}
+
+#define NORMS(NAME, T)                                                                                              \
+  extern "C" __global__ void squared_norms_##NAME(const T* rows, i64 m, i64 d, const i64* leaves, int leaf_count,    \
+                                                  double* norms) {                                                  \
+    squared_norms(rows, m, d, leaves, leaf_count, norms);                                                           \
+  }
+#define SETTLE(NAME, T)                                                                                             \
+  extern "C" __global__ void __launch_bounds__(256, 1) settle_##NAME(                                                  \
+      const T* rows, const double* norms, const float* bias, const float* error, i64 d, i64 epoch_first,            \
+      const double* queries, const double* query_norms, const double* to_score, const float* slack, i64 nq, i64 k,  \
+      int metric, int single, double rounding, const i64* leaves, int leaf_count, i64 most, i64 room,               \
+      float* threshold, int* held, float* score, int* row, double* exact, double* dists, i64* ids, int* filled,     \
+      double* spare_dists, i64* spare_ids, u64* sums) {                                                             \
+    settle(rows, norms, bias, error, d, epoch_first, queries, query_norms, to_score, slack, nq, k, metric,          \
+           single != 0, rounding, leaves, leaf_count, most, room, threshold, held, score, row, exact, dists, ids,   \
+           filled, spare_dists, spare_ids, sums);                                                                   \
+  }
+#define BOTH(NAME, T) NORMS(NAME, T) SETTLE(NAME, T)
+BOTH(float16, Half)
+BOTH(float32, float)
+BOTH(float64, double)
+BOTH(uint8, unsigned char)
+BOTH(int8, signed char)
+SETTLE(uint64, Bits)
+
+// scores (nq, t) = -(differing bits) of sketches (nq, words) and (t, words); grid (any, any), blocks of THREADS.
+enum { SQUARE = 32, THREADS = 256, EACH = SQUARE * SQUARE / THREADS, APART = THREADS / SQUARE };
+extern "C" __global__ void __launch_bounds__(THREADS) hamming_scores(const u64* queries, const u64* rows, i64 nq, i64 t,
+                                                                     i64 words, float* scores) {
+  __shared__ u64 x[SQUARE][SQUARE + 1], y[SQUARE][SQUARE + 1];
+  int across = threadIdx.x % SQUARE, down = threadIdx.x / SQUARE;
+  for (i64 q0 = (i64)blockIdx.x * SQUARE; q0 < nq; q0 += (i64)gridDim.x * SQUARE)
+    for (i64 j0 = (i64)blockIdx.y * SQUARE; j0 < t; j0 += (i64)gridDim.y * SQUARE) {
+      int bits[EACH] = {};
+      for (i64 w0 = 0; w0 < words; w0 += SQUARE) {
+        __syncthreads();
+        for (int i = down; i < SQUARE; i += APART) {
+          bool inside = w0 + across < words;
+          y[i][across] = inside && q0 + i < nq ? queries[(q0 + i) * words + w0 + across] : 0;
+          x[i][across] = inside && j0 + i < t ? rows[(j0 + i) * words + w0 + across] : 0;
+        }
+        __syncthreads();
+        int width = (int)min(words - w0, (i64)SQUARE);
+        for (int w = 0; w < width; w++)
+#pragma unroll
+          for (int n = 0; n < EACH; n++) bits[n] += __popcll(x[across][w] ^ y[down + APART * n][w]);
+      }
+#pragma unroll
+      for (int n = 0; n < EACH; n++) {
+        i64 q = q0 + down + APART * n;
+        if (q < nq && j0 + across < t) scores[q * t + j0 + across] = -(float)bits[n];
+      }
+    }
+}
