@@ -23,6 +23,7 @@ from gpuknn.gold import read_gold
 from gpuknn.jobs import exact
 from gpuknn.jobs.plan import PROCESS_BYTES, Job, cut
 from gpuknn.jobs.run_directory import RunDirectory, write_partial
+from gpuknn.jobs.workers import Workers
 from gpuknn.vectors import open_vectors
 from tests import oracle
 
@@ -270,7 +271,7 @@ def test_a_database_changed_during_the_run_is_noticed(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(exact, "_compute", compute_meanwhile)
     monkeypatch.setattr(exact, "local_cluster", lambda workers: nullcontext())
-    workers = exact.Workers(1, 1, "cpu")
+    workers = Workers(1, 1, CpuDevice(1))
     with pytest.raises(RunError, match="was changed while it was searched"):
         exact.run_exact(job, tmp_path / "gold.h5", tmp_path / "run", workers, 50, 50)
     assert not (tmp_path / "gold.h5").exists()

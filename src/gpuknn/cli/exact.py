@@ -56,7 +56,9 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     what.add_argument("--force", action="store_true", help="replace an existing output")
     how = parser.add_argument_group("how to compute it (the answer's bytes do not depend on it)")
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    how.add_argument("--workers", type=int, metavar="N", default=1, help="processes that share the cores (default: 1)")
+    how.add_argument(
+        "--workers", type=int, metavar="N", help="processes that share the cores (default: 1), or have a GPU each (all)"
+    )
     how.add_argument("--threads", type=int, metavar="N", help="cores to use in all (default: all)")
     how.add_argument("--memory", metavar="SIZE", help="of all processes, as in 8GiB (default: half of the machine's)")
     how.add_argument("--shard-rows", type=int, metavar="N", help="rows of a shard, what a crash can cost")
@@ -75,10 +77,11 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Check, plan, compute, report."""
     from gpuknn.exact.check import check_question
-    from gpuknn.exact.device import open_device, usable_cores
+    from gpuknn.exact.device import usable_cores
     from gpuknn.exact.metric import Metric
     from gpuknn.jobs.memory import memory_budget
     from gpuknn.jobs.plan import Job, SelfJoin, operations, queries_at_once, shard_rows
+    from gpuknn.jobs.workers import choose_workers
     from gpuknn.vectors import open_vectors
 
     database_path, queries_path, output = _files(chosen)
@@ -89,17 +92,15 @@ def run(chosen: argparse.Namespace) -> int:
     database = open_vectors(database_path, chosen.db_key)
     self_join = SelfJoin.FIRST if chosen.self_first else SelfJoin.LEFT_OUT if chosen.self_join else SelfJoin.NO
     queries = database if self_join is not SelfJoin.NO else open_vectors(queries_path, chosen.queries_key)
-    threads = min(chosen.threads or usable_cores(), usable_cores())
-    workers = min(chosen.workers, threads)
-    device = open_device(chosen.device, threads // workers)
+    workers = choose_workers(chosen.device, chosen.workers, min(chosen.threads or usable_cores(), usable_cores()))
     job = Job(database, queries, chosen.k, Metric(chosen.metric), chosen.dists, self_join)
     if self_join is SelfJoin.FIRST and job.k < 2:
         raise InputError(f"k = {job.k}: with --self-first it must be at least 2, the row and a neighbour")
     check_question(database, queries, job.searched_k, chosen.metric, chosen.dists, self_join is not SelfJoin.NO)
     _check_output(output, [database_path, queries_path], chosen.force)
     run_dir = chosen.run_dir or output.with_name(output.name + ".run")
-    block = queries_at_once(job, memory_budget(chosen.memory), workers, device)
-    rows = chosen.shard_rows or shard_rows(job, workers, block)
+    block = queries_at_once(job, memory_budget(chosen.memory), workers.count, workers.device)
+    rows = chosen.shard_rows or shard_rows(job, workers.count, block)
 
     plan = {
         "database": database.where,
@@ -109,8 +110,8 @@ def run(chosen: argparse.Namespace) -> int:
         "queries": len(queries),
         "k": chosen.k,
         "metric": chosen.metric,
-        "device": device.name,
-        "workers": workers,
+        "device": workers.device.name,
+        "workers": workers.count,
         "passes": -(-len(queries) // block),
         "shards": -(-len(database) // rows),
         "shard_rows": rows,
@@ -131,9 +132,9 @@ def run(chosen: argparse.Namespace) -> int:
     with Bar(rate, chosen.quiet or chosen.json).shown() as bar:
         bar.title(
             f"gpuknn exact: {len(database):,} rows x {database.shape[1]} {database.dtype}, "
-            f"{len(queries):,} queries, k = {chosen.k}, {chosen.metric}, on {workers} x {device.name}"
+            f"{len(queries):,} queries, k = {chosen.k}, {chosen.metric}, on {workers.count} x {workers.device.name}"
         )
-        from gpuknn.jobs.exact import Progress, Workers, run_exact
+        from gpuknn.jobs.exact import Progress, run_exact
 
         check = bar.step("checking", len(database), computes=False)
         compute = bar.step("computing", len(database), computes=True)
@@ -141,7 +142,7 @@ def run(chosen: argparse.Namespace) -> int:
             job,
             output,
             run_dir,
-            Workers(workers, threads // workers, chosen.device),
+            workers,
             block,
             rows,
             fresh=chosen.fresh,

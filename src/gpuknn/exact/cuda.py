@@ -42,8 +42,8 @@ from gpuknn.exact.metric import Metric, summation_leaves
 from gpuknn.exact.neighbors import Neighbors
 
 SLOTS = 3
-EPOCH_VALUES = 2**26
-"""Components of an epoch: 128 MiB of float16, some milliseconds of upload."""
+EPOCH_BYTES = 2**27
+"""Of the rows of an epoch, as stored: some milliseconds of upload."""
 CACHE_SHARE = 0.6
 """How much of the second cache a tile's scores may take."""
 SMALLEST_TILE = 64
@@ -65,27 +65,28 @@ _halve = cp.ElementwiseKernel(
 class CudaDevice:
     """One GPU, by its number among those that this process sees."""
 
-    number: int = 0
+    number: int
+    model: str
+    free: int
+    """Bytes of its memory that were free when it was found."""
 
     readers = 4
 
     @property
     def name(self) -> str:
         """What a person calls it."""
-        return f"cuda ({cp.cuda.runtime.getDeviceProperties(self.number)['name'].decode()})"
+        return f"cuda ({self.model})"
 
     def memory(self, queries: int, k: int, components: int) -> int:
         """Bytes of pinned memory for rows, and of queries and results as they are on the host."""
-        return SLOTS * 8 * max(EPOCH_VALUES, components) + queries * (components * (8 + 8 + 4) + k * (16 + 8))
+        return SLOTS * max(EPOCH_BYTES, 8 * components) + queries * (components * (8 + 8 + 4) + k * (16 + 8))
 
     def most_queries(self, k: int, components: int) -> int:
         """Queries for which state, candidates and a tile of scores fit the device beside the rows."""
-        with cp.cuda.Device(self.number) as device:
-            free = device.mem_info[0]
-        rows = (SLOTS * 8 + 2) * max(EPOCH_VALUES, components)
+        rows = (SLOTS + 1) * max(EPOCH_BYTES, 8 * components)
         room = 2 * k + SPARE + SWEEP_ROWS
         each = components * (8 + 2) + 16 * room + 2 * 16 * k + 4 * SMALLEST_TILE
-        return max(1, int((MEMORY_SHARE * free - rows) / each))
+        return max(1, int((MEMORY_SHARE * self.free - rows) / each))
 
     @contextmanager
     def begin(self, search: Search, components_as: np.dtype) -> Iterator["CudaScan"]:
@@ -103,9 +104,11 @@ def open_cuda(number: int = 0) -> CudaDevice:
     try:
         if not cp.cuda.is_available():
             raise InputError("--device cuda: no NVIDIA GPU or driver was found; --device cpu computes on the processor")
-        with cp.cuda.Device(number):
+        with cp.cuda.Device(number) as device:
             cupy_device.get_cublas_handle()
             _halve(cp.ones(1, np.float32), 1.0)
+            free = device.mem_info[0]
+        model = cp.cuda.runtime.getDeviceProperties(number)["name"].decode()
     except InputError:
         raise
     except Exception as error:  # missing or mismatched libraries show in many ways
@@ -113,7 +116,13 @@ def open_cuda(number: int = 0) -> CudaDevice:
             f"--device cuda: CuPy cannot use this GPU ({type(error).__name__}: {error}); install the extra that fits "
             "the driver: gpuknn[cuda12] or gpuknn[cuda13]"
         ) from error
-    return CudaDevice(number)
+    return CudaDevice(number, model, free)
+
+
+def open_all() -> list[CudaDevice]:
+    """The GPUs of this process, at least one; raises InputError as `open_cuda` does."""
+    first = open_cuda(0)
+    return [first, *(open_cuda(number) for number in range(1, cp.cuda.runtime.getDeviceCount()))]
 
 
 class _Slot:
@@ -188,7 +197,7 @@ class CudaScan:
         Raises RunError where the device has too little memory for the shortest.
         """
         d = self._search.queries.shape[1]
-        length = max(1, min(EPOCH_VALUES // d, len(extent)))
+        length = max(1, min(EPOCH_BYTES // (d * self._row_type.itemsize), len(extent)))
         while not self._allocate(length):
             if length == 1:
                 raise RunError(

@@ -12,6 +12,11 @@ from gpuknn.errors import InputError
 from gpuknn.exact.metric import Metric
 from gpuknn.exact.neighbors import Neighbors
 
+NO_CUPY = (
+    "--device cuda: CuPy is not installed; install gpuknn[cuda12] or gpuknn[cuda13], whichever fits the driver, or use "
+    "--device cpu"
+)
+
 
 @dataclass(frozen=True)
 class Search:
@@ -103,10 +108,7 @@ def open_device(name: str = "auto", threads: int | None = None, number: int = 0)
         raise InputError(f"--device {name}: there are auto, cpu and cuda")
     if name == "cuda" or (name == "auto" and gpu_is_usable()):
         if not find_spec("cupy"):
-            raise InputError(
-                "--device cuda: CuPy is not installed; install gpuknn[cuda12] or gpuknn[cuda13], whichever fits the "
-                "driver, or use --device cpu"
-            )
+            raise InputError(NO_CUPY)
         from gpuknn.exact.cuda import open_cuda
 
         return open_cuda(number)

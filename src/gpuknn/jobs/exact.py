@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import islice
 from operator import add
@@ -23,22 +23,13 @@ from gpuknn.jobs.cluster import local_cluster
 from gpuknn.jobs.plan import Job, SelfJoin, blocks, cut
 from gpuknn.jobs.run_directory import Partial, RunDirectory
 from gpuknn.jobs.shard import PROGRESS_TOPIC, ShardDone, scan_shard
+from gpuknn.jobs.workers import Workers
 from gpuknn.vectors import content_fingerprint
 
 WINDOW = 2
 """Shards assigned to a worker: one at work, one waiting, so that a worker's death blames no others."""
 MERGE_BYTES = 2**26
 """Neighbours merged at once."""
-
-
-@dataclass(frozen=True)
-class Workers:
-    """Who does the work."""
-
-    count: int
-    threads: int
-    """Cores of each."""
-    device: str
 
 
 @dataclass(frozen=True)
@@ -88,7 +79,7 @@ def run_exact(
     nq, n = len(job.queries), len(job.database)
     fingerprint = job.fingerprint()
     with directory.held(fingerprint, _description(job), queries_at_once, fresh) as size:
-        _check(job, directory, workers.count * workers.threads, progress)
+        _check(job, directory, workers.cores, progress)
         done: dict[range, list[Partial]] = {}
         for block in blocks(nq, size):
             done[block], damaged = directory.partials(block)
@@ -103,7 +94,7 @@ def run_exact(
         ]
         if shards:
             floors = {block: _floor(block, found) for block, found in done.items()}
-            with local_cluster(min(workers.count, len(shards))) as client:
+            with local_cluster(replace(workers, count=min(workers.count, len(shards)))) as client:
                 _compute(client, job, shards, floors, rows_done, directory.path, workers, progress)
         partials = {block: _complete(directory, block, n) for block in done}
         if job.fingerprint() != fingerprint:
@@ -159,8 +150,8 @@ def _compute(
         advance(event[1]["queries"], event[1]["shard"], event[1]["rows"])
 
     def submit(block: range, rows: range) -> object:
-        task = job, block, rows, floors[block], folder, workers.device, workers.threads
-        return client.submit(scan_shard, *task, pure=False, retries=1)
+        task = job, block, rows, floors[block], folder, workers.device
+        return client.submit(scan_shard, *task, pure=False, retries=1, resources=workers.need)
 
     client.subscribe_topic(PROGRESS_TOPIC, hear)
     waiting = iter(shards)

@@ -1,6 +1,7 @@
 """The one task that workers run: the exact neighbours among a shard's rows, brought to disk."""
 
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from distributed import get_worker
 
-from gpuknn.exact.device import Search, open_device
+from gpuknn.exact.cpu import CpuDevice
+from gpuknn.exact.device import Device, Search, open_device
 from gpuknn.exact.scan import scan
 from gpuknn.jobs.plan import Job, SelfJoin
 from gpuknn.jobs.run_directory import write_partial
@@ -32,9 +34,7 @@ class ShardDone:
     """(nq,) float64: the k-th distance of every query, inf where the shard has fewer rows that can matter."""
 
 
-def scan_shard(
-    job: Job, queries: range, rows: range, floor: np.ndarray, folder: Path, device: str, threads: int
-) -> ShardDone:
+def scan_shard(job: Job, queries: range, rows: range, floor: np.ndarray, folder: Path, device: Device) -> ShardDone:
     """Find the neighbours of `queries` among `rows` and write the partial result to the run directory `folder`.
 
     `floor` (nq,) float64: distances that the k-th neighbours are known not to exceed.
@@ -49,7 +49,8 @@ def scan_shard(
             reported = now
             worker.log_event(PROGRESS_TOPIC, {"queries": queries.start, "shard": rows.start, "rows": done})
 
-    where = open_device(device, threads)
+    if not isinstance(device, CpuDevice):
+        device = open_device("cuda", number=gpu_number(worker.name))
     search = Search(
         job.queries[queries.start : queries.stop],
         job.searched_k,
@@ -58,6 +59,15 @@ def scan_shard(
         floor,
         first_id=None if job.self_join is SelfJoin.NO else queries.start,
     )
-    found, certificate = scan(job.database, rows, search, where, report)
-    write_partial(folder, queries, rows, found, certificate, where.name)
+    found, certificate = scan(job.database, rows, search, device, report)
+    write_partial(folder, queries, rows, found, certificate, device.name)
     return ShardDone(queries, rows, found.dists[:, -1].astype(np.float64))
+
+
+def gpu_number(worker_name: object) -> int:
+    """The number of a worker's GPU among those that it sees."""
+    if "dask_cuda" in sys.modules:
+        return 0  # CUDA_VISIBLE_DEVICES has been turned so that it comes first
+    import cupy
+
+    return int(str(worker_name)) % int(cupy.cuda.runtime.getDeviceCount())

@@ -1,0 +1,78 @@
+"""Who does the work: processes that share this machine's cores, or one for each of its GPUs."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from gpuknn.errors import InputError
+from gpuknn.exact.cpu import CpuDevice
+from gpuknn.exact.device import NO_CUPY, Device
+
+GPU = {"GPU": 1}
+"""The resource of a worker that has a GPU, and of a task that needs one."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who does the work."""
+
+    count: int
+    cores: int
+    """Of all of them together."""
+    device: Device
+    """What each computes on; of several GPUs the one with the least free memory."""
+
+    @property
+    def need(self) -> dict[str, int]:
+        """The resources that a task takes."""
+        return {} if isinstance(self.device, CpuDevice) else GPU
+
+
+def choose_workers(device: str, count: int | None, cores: int) -> Workers:
+    """The workers for `--device` auto, cpu or cuda: `count` processes that share the cores, or one for each GPU.
+
+    auto takes GPUs where there are any.  Raises InputError where cuda is asked for and cannot be had.
+    """
+    if device == "cuda" or (device == "auto" and find_spec("cupy")):
+        try:
+            gpus = find_gpus()
+            least = min(gpus, key=lambda gpu: gpu.most_queries(1, 1))
+            return Workers(min(count or len(gpus), len(gpus)), cores, least)
+        except InputError:
+            if device == "cuda":
+                raise
+    count = min(count or 1, cores)
+    return Workers(count, cores, CpuDevice(cores // count))
+
+
+def find_gpus() -> list[Device]:
+    """The GPUs that this process would see, at least one; raises InputError where CuPy cannot use them."""
+    if not find_spec("cupy"):
+        raise InputError(NO_CUPY)
+    done = subprocess.run([sys.executable, "-c", SEARCH], capture_output=True, text=True)
+    try:
+        found = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError) as error:
+        last = (done.stderr.splitlines() or ["no word why"])[-1]
+        raise InputError(f"--device cuda: looking for GPUs failed ({last})") from error
+    if isinstance(found, str):
+        raise InputError(found)
+    from gpuknn.exact.cuda import CudaDevice
+
+    return [CudaDevice(**gpu) for gpu in found]
+
+
+SEARCH = """
+import json
+from dataclasses import asdict
+from gpuknn.errors import InputError
+from gpuknn.exact.cuda import open_all
+try:
+    print(json.dumps([asdict(gpu) for gpu in open_all()]))
+except InputError as error:
+    print(json.dumps(str(error)))
+"""
+"""Run by another process: a CUDA context here would take memory on a GPU and stand in the way of the workers'.  NVML
+would tell the number of GPUs, but not whether CuPy can use them, nor is it in every container."""
