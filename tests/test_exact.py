@@ -1,5 +1,7 @@
 """The engine against the definition, bit for bit."""
 
+import gc
+import weakref
 from itertools import pairwise, product
 
 import numpy as np
@@ -261,3 +263,20 @@ def test_an_error_in_a_thread_ends_the_search(monkeypatch: pytest.MonkeyPatch) -
     rows = np.eye(30, dtype=np.float32)
     with pytest.raises(MemoryError, match="no room"):
         gpuknn.exact_knn(rows, rows, 3, threads=2)
+
+
+@pytest.mark.usefixtures("filter_name")
+def test_a_search_leaves_nothing_behind() -> None:
+    """Its memory is free for the next one at once, not when Python looks for circles of references."""
+    rows = random_rows(np.random.default_rng(14), 300, 70, "float32")
+    gc.collect()
+    gc.disable()
+    try:
+        with cpu.CpuDevice(2).begin(Search(rows[:65], 3, Metric.L2, np.dtype("float32")), rows.dtype) as search:
+            left = weakref.ref(search)
+            for run in search.epochs(range(300)):
+                search.feed(rows[run.start : run.stop], run.start)
+        del search
+        assert left() is None
+    finally:
+        gc.enable()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from queue import SimpleQueue
 
@@ -102,6 +103,8 @@ class CpuScan:
         nq, d = search.queries.shape
         k = search.k
         self._search, self._pool, self._threads = search, pool, threads
+        # Not a method: filters keep it, and a circle of references would outlive the search by its whole memory.
+        self._in_parallel = partial(_in_parallel, pool, threads)
         self._hamming = search.metric is Metric.HAMMING
         self._rule = kernels.Rule(
             list(Metric).index(search.metric), search.dists == np.float32, summation_leaves(d), ROUNDING
@@ -253,8 +256,10 @@ class CpuScan:
         int8 = Int8Scores(*data, TILE_ROWS, multiply, float32)
         return Choice([int8] if name == "int8" else [float32, int8])
 
-    def _in_parallel(self, work: Callable[[slice], None], n: int) -> None:
-        list(self._pool.map(work, _even_slices(n, 4 * self._threads)))
+
+def _in_parallel(pool: ThreadPoolExecutor, threads: int, work: Callable[[slice], None], n: int) -> None:
+    """Do `work` on range(n), in slices."""
+    list(pool.map(work, _even_slices(n, 4 * threads)))
 
 
 def _epoch_rows(components: int) -> int:
