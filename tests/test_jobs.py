@@ -270,7 +270,7 @@ def test_a_database_changed_during_the_run_is_noticed(tmp_path: Path, monkeypatc
         os.utime(tmp_path / "db.npy")
 
     monkeypatch.setattr(exact, "_compute", compute_meanwhile)
-    monkeypatch.setattr(exact, "local_cluster", lambda workers: nullcontext())
+    monkeypatch.setattr(exact, "cluster", lambda where, workers: nullcontext())
     workers = Workers(1, 1, CpuDevice(1))
     with pytest.raises(RunError, match="was changed while it was searched"):
         exact.run_exact(job, tmp_path / "gold.h5", tmp_path / "run", workers, 50, 50)

@@ -14,6 +14,7 @@ from gpuknn.laion import SUBSETS, gold_name, subset_files
 
 if TYPE_CHECKING:
     from gpuknn.jobs.plan import Job
+    from gpuknn.jobs.workers import Workers
 
 EXAMPLES = """examples:
   gpuknn exact --subset sample
@@ -60,7 +61,17 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         "--workers", type=int, metavar="N", help="processes that share the cores (default: 1), or have a GPU each (all)"
     )
     how.add_argument("--threads", type=int, metavar="N", help="cores to use in all (default: all)")
-    how.add_argument("--memory", metavar="SIZE", help="of all processes, as in 8GiB (default: half of the machine's)")
+    how.add_argument(
+        "--cluster",
+        metavar="WHERE",
+        default="local",
+        help="local, or a Dask scheduler: its address (tcp://...) or its scheduler file (.json)",
+    )
+    how.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="of all processes, or each worker of a cluster (default: half of this machine's)",
+    )
     how.add_argument("--shard-rows", type=int, metavar="N", help="rows of a shard, what a crash can cost")
     how.add_argument("--run-dir", type=Path, metavar="D", help="where finished shards are kept (default: OUT.h5.run)")
     how.add_argument("--fresh", action="store_true", help="discard what an earlier run has finished")
@@ -81,7 +92,7 @@ def run(chosen: argparse.Namespace) -> int:
     from gpuknn.exact.metric import Metric
     from gpuknn.jobs.memory import memory_budget
     from gpuknn.jobs.plan import Job, SelfJoin, operations, queries_at_once, shard_rows
-    from gpuknn.jobs.workers import choose_workers
+    from gpuknn.jobs.workers import LOCAL
     from gpuknn.vectors import open_vectors
 
     database_path, queries_path, output = _files(chosen)
@@ -92,14 +103,16 @@ def run(chosen: argparse.Namespace) -> int:
     database = open_vectors(database_path, chosen.db_key)
     self_join = SelfJoin.FIRST if chosen.self_first else SelfJoin.LEFT_OUT if chosen.self_join else SelfJoin.NO
     queries = database if self_join is not SelfJoin.NO else open_vectors(queries_path, chosen.queries_key)
-    workers = choose_workers(chosen.device, chosen.workers, min(chosen.threads or usable_cores(), usable_cores()))
+    cores = min(chosen.threads or usable_cores(), usable_cores())
+    workers = _workers(chosen, cores)
     job = Job(database, queries, chosen.k, Metric(chosen.metric), chosen.dists, self_join)
     if self_join is SelfJoin.FIRST and job.k < 2:
         raise InputError(f"k = {job.k}: with --self-first it must be at least 2, the row and a neighbour")
     check_question(database, queries, job.searched_k, chosen.metric, chosen.dists, self_join is not SelfJoin.NO)
     _check_output(output, [database_path, queries_path], chosen.force)
     run_dir = chosen.run_dir or output.with_name(output.name + ".run")
-    block = queries_at_once(job, memory_budget(chosen.memory), workers.count, workers.device)
+    sharing = workers.count if chosen.cluster == LOCAL else 1
+    block = queries_at_once(job, memory_budget(chosen.memory), sharing, workers.device)
     rows = chosen.shard_rows or shard_rows(job, workers.count, block)
 
     plan = {
@@ -146,6 +159,7 @@ def run(chosen: argparse.Namespace) -> int:
             block,
             rows,
             fresh=chosen.fresh,
+            where=chosen.cluster,
             progress=Progress(checked=check.at, resumed=compute.at, advanced=compute.at, said=bar.say),
         )
     certificate = outcome.certificate
@@ -157,6 +171,20 @@ def run(chosen: argparse.Namespace) -> int:
             f"{certificate.pairs_refined:,} pairs refined, {certificate.smallest_margin:.0%} of the bound unused\n"
         )
     return 0
+
+
+def _workers(chosen: argparse.Namespace, cores: int) -> "Workers":
+    """The workers asked for; Dask is loaded only where they are elsewhere."""
+    from gpuknn.jobs.workers import LOCAL, choose_workers
+
+    if chosen.cluster == LOCAL:
+        return choose_workers(chosen.device, chosen.workers, cores)
+    for option in ("workers", "threads"):
+        if getattr(chosen, option):
+            raise InputError(f"--{option}: the cluster {chosen.cluster} has the workers that it has; leave it out")
+    from gpuknn.jobs.cluster import workers_of
+
+    return workers_of(chosen.cluster, cores, chosen.device)
 
 
 def _files(chosen: argparse.Namespace) -> tuple[Path, Path, Path]:

@@ -1,10 +1,10 @@
 """The main job: shards to workers, partial results to the run directory, the answer to a gold-standard file."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import islice
 from operator import add
 from pathlib import Path
 
@@ -19,11 +19,11 @@ from gpuknn.exact.metric import Metric
 from gpuknn.exact.neighbors import merge
 from gpuknn.exact.self_join import put_self_first
 from gpuknn.gold import GoldWriter
-from gpuknn.jobs.cluster import local_cluster
+from gpuknn.jobs.cluster import cluster
 from gpuknn.jobs.plan import Job, SelfJoin, blocks, cut
 from gpuknn.jobs.run_directory import Partial, RunDirectory
 from gpuknn.jobs.shard import PROGRESS_TOPIC, ShardDone, scan_shard
-from gpuknn.jobs.workers import Workers
+from gpuknn.jobs.workers import LOCAL, Workers
 from gpuknn.vectors import content_fingerprint
 
 WINDOW = 2
@@ -66,8 +66,11 @@ def run_exact(
     rows_per_shard: int,
     fresh: bool = False,
     progress: Progress | None = None,
+    where: str = LOCAL,
 ) -> Outcome:
     """Compute the job's gold standard and write it to `output`; goes on from what `run_dir` holds.
+
+    `where` the workers are: `cluster.cluster`.
 
     The question has been checked (`exact.check.check_question`); the rows are read and checked here.  Raises
     InputError where they cannot be measured or `run_dir` belongs to another job, RunError where the run failed: the
@@ -94,8 +97,8 @@ def run_exact(
         ]
         if shards:
             floors = {block: _floor(block, found) for block, found in done.items()}
-            with local_cluster(replace(workers, count=min(workers.count, len(shards)))) as client:
-                _compute(client, job, shards, floors, rows_done, directory.path, workers, progress)
+            with cluster(where, replace(workers, count=min(workers.count, len(shards)))) as client:
+                _compute(client, _everywhere(job), shards, floors, rows_done, run_dir.absolute(), workers, progress)
         partials = {block: _complete(directory, block, n) for block in done}
         if job.fingerprint() != fingerprint:
             raise RunError(f"{job.database.where} or {job.queries.where} was changed while it was searched")
@@ -137,10 +140,12 @@ def _compute(
     workers: Workers,
     progress: Progress,
 ) -> None:
-    """Keep the workers fed until all shards (queries, rows) are in the run directory.
+    """Keep the workers fed, also those that join late, until all shards (queries, rows) are in the run directory.
 
     Each new task is given the newest floor.
     """
+    waiting = deque(shards)
+    running = as_completed(loop=client.loop)
 
     def advance(queries: int, shard: int, rows: int) -> None:
         rows_done[queries, shard] = rows
@@ -153,16 +158,24 @@ def _compute(
         task = job, block, rows, floors[block], folder, workers.device
         return client.submit(scan_shard, *task, pure=False, retries=1, resources=workers.need)
 
+    def feed() -> None:
+        room = WINDOW * max(1, len(client.nthreads())) - running.count()
+        for _ in range(min(room, len(waiting))):
+            running.add(submit(*waiting.popleft()))
+
     client.subscribe_topic(PROGRESS_TOPIC, hear)
-    waiting = iter(shards)
-    running = as_completed([submit(*s) for s in islice(waiting, WINDOW * workers.count)], loop=client.loop)
+    feed()
     for future in running:
         finished = _result(future)
         advance(finished.queries.start, finished.rows.start, len(finished.rows))
         floors[finished.queries] = np.minimum(floors[finished.queries], finished.farthest)
-        following = next(waiting, None)
-        if following is not None:
-            running.add(submit(*following))
+        feed()
+
+
+def _everywhere(job: Job) -> Job:
+    """The same job where the working folder is another."""
+    database, queries = (replace(v, path=str(Path(v.path).absolute())) for v in (job.database, job.queries))
+    return replace(job, database=database, queries=queries)
 
 
 def _complete(directory: RunDirectory, block: range, rows: int) -> list[Partial]:

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,15 @@ def scan_shard(job: Job, queries: range, rows: range, floor: np.ndarray, folder:
 
     `floor` (nq,) float64: distances that the k-th neighbours are known not to exceed.
     """
+    with AT_WORK:
+        return _scan_shard(job, queries, rows, floor, folder, device)
+
+
+AT_WORK = threading.Lock()
+"""A worker with several threads is given several shards; each uses all its cores, or its GPU, so they take turns."""
+
+
+def _scan_shard(job: Job, queries: range, rows: range, floor: np.ndarray, folder: Path, device: Device) -> ShardDone:
     worker = get_worker()
     reported = 0.0
 
@@ -65,9 +75,13 @@ def scan_shard(job: Job, queries: range, rows: range, floor: np.ndarray, folder:
 
 
 def gpu_number(worker_name: object) -> int:
-    """The number of a worker's GPU among those that it sees."""
-    if "dask_cuda" in sys.modules:
-        return 0  # CUDA_VISIBLE_DEVICES has been turned so that it comes first
+    """The number of a worker's GPU among those that it sees.
+
+    The first, as CUDA_VISIBLE_DEVICES has it (dask-cuda turns that); but the workers of a plain local cluster see all
+    GPUs, and are numbered.
+    """
+    if "dask_cuda" in sys.modules or not str(worker_name).isdecimal():
+        return 0
     import cupy
 
     return int(str(worker_name)) % int(cupy.cuda.runtime.getDeviceCount())

@@ -10,6 +10,8 @@ from gpuknn.errors import InputError
 from gpuknn.exact.cpu import CpuDevice
 from gpuknn.exact.device import NO_CUPY, Device
 
+LOCAL = "local"
+"""Of `--cluster`: processes of this machine, started for the run."""
 GPU = {"GPU": 1}
 """The resource of a worker that has a GPU, and of a task that needs one."""
 
@@ -20,7 +22,7 @@ class Workers:
 
     count: int
     cores: int
-    """Of all of them together."""
+    """Of this machine, which checks the rows before work begins, and where local workers share them."""
     device: Device
     """What each computes on; of several GPUs the one with the least free memory."""
 
