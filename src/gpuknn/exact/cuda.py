@@ -172,7 +172,7 @@ class CudaScan:
         self._halved = Halved(0.0, False)
         self._bound = 0.0
         self._fed = 0
-        self._waiting: tuple[_Slot, int, int] | None = None
+        self._waiting: tuple[_Slot, Any, int] | None = None
         self._runs: list[range] = []
         self._slots: list[_Slot] = []
         self._pool: Any = None
@@ -218,17 +218,17 @@ class CudaScan:
 
     def feed(self, rows: np.ndarray, first: int) -> None:
         """Upload rows (m, d), which lie in a slot's pinned memory, and search those fed before meanwhile."""
-        slot, m = self._slots[self._fed % SLOTS], len(rows)
-        self._fed += 1
-        self._copy.wait_event(slot.used)  # the epoch that lay here has been searched
-        slot.rows[:m].set(rows, stream=self._copy)
-        if not self._hamming:
-            with self._copy:
-                self._squared_norms(slot.rows[:m], slot.norms)
-            slot.norms[:m].get(stream=self._copy, out=slot.host_norms[:m], blocking=False)
-        slot.loaded.record(self._copy)
-        self._search_waiting()
-        self._waiting = slot, m, first
+        slot = self._free_slot()
+        here = slot.rows[: len(rows)]
+        here.set(rows, stream=self._copy)
+        self._take_in(slot, here, first)
+
+    def feed_resident(self, rows: Any, first: int) -> None:
+        """The same for rows (m, d) of the scan's type that lie on this device, no more than a run of `epochs` has.
+
+        They must be there, whichever stream wrote them, and stay until `result` has returned.
+        """
+        self._take_in(self._free_slot(), rows, first)
 
     def result(self) -> tuple[Neighbors, Certificate]:
         """The neighbours among all rows fed, and what proves them."""
@@ -280,16 +280,34 @@ class CudaScan:
         leaves = self._device_leaves, len(self._leaves)
         self._kernels.launch(f"squared_norms_{rows.dtype.name}", grid, rows, *rows.shape, *leaves, out)
 
+    def _free_slot(self) -> _Slot:
+        """The next slot; the copy stream waits until the epoch that it was used for has been searched."""
+        slot = self._slots[self._fed % SLOTS]
+        self._fed += 1
+        self._copy.wait_event(slot.used)
+        return slot
+
+    def _take_in(self, slot: _Slot, rows: Any, first: int) -> None:
+        """Compute the norms of rows on the device, after their upload, and meanwhile search those fed before."""
+        m = len(rows)
+        if not self._hamming:
+            with self._copy:
+                self._squared_norms(rows, slot.norms)
+            slot.norms[:m].get(stream=self._copy, out=slot.host_norms[:m], blocking=False)
+        slot.loaded.record(self._copy)
+        self._search_waiting()
+        self._waiting = slot, rows, first
+
     def _search_waiting(self) -> None:
         """Search the epoch that was fed before, on the compute stream."""
         if self._waiting is None:
             return
-        slot, m, first = self._waiting
+        slot, rows, first = self._waiting
         slot.loaded.synchronize()  # the host needs the norms
         self._compute.wait_event(slot.loaded)
         with self._compute:
-            self._set_bound(slot, m)
-            self._search_epoch(slot, m, first)
+            self._set_bound(slot, len(rows))
+            self._search_epoch(slot, rows, first)
         slot.used.record(self._compute)
 
     def _set_bound(self, slot: _Slot, m: int) -> None:
@@ -322,16 +340,16 @@ class CudaScan:
             self._halved = Halved(float(residual), self._row_type.kind == "f" and self._row_type.itemsize > 2)
         return filter_for(metric, d, self._host_query_norms, norms, self._halved.error)
 
-    def _search_epoch(self, slot: _Slot, m: int, first: int) -> None:
-        """Score, select and settle all rows of an epoch."""
-        pool, (nq, _), k = self._pool, self._search.queries.shape, self._search.k
+    def _search_epoch(self, slot: _Slot, rows: Any, first: int) -> None:
+        """Score, select and settle all rows (m, d) of an epoch, on the device."""
+        pool, (nq, _), k, m = self._pool, self._search.queries.shape, self._search.k, len(rows)
         state = pool.dists, pool.filled, self._floor, pool.to_score
         self._kernels.launch("begin_epoch", (-(-nq // THREADS),), *state, nq, k, ROUNDING, pool.threshold, pool.held)
         scale, bias, error = pool.of_rows
         for start, stop in pairwise([*range(0, m, pool.tile), m]):
             t = stop - start
             scores = pool.scores[: nq * t]
-            self._score(slot.rows[start:stop], start, scores)
+            self._score(rows[start:stop], start, scores)
             self._kernels.launch(
                 "select_passing",
                 (nq, min(-(-t // THREADS), 64)),
@@ -339,7 +357,7 @@ class CudaScan:
                 *(pool.held, pool.score, pool.row, pool.lost),
             )
             if stop == m or stop % pool.sweep == 0:
-                self._settle(slot, first, bias, error, 0 if stop == m else pool.level)
+                self._settle(slot, rows, first, bias, error, 0 if stop == m else pool.level)
 
     def _score(self, rows: Any, start: int, out: Any) -> None:
         """Scores (nq, t) of rows (t, d), each still to be multiplied by its row's factor."""
@@ -356,9 +374,9 @@ class CudaScan:
             rows = low
         _product(self._low_queries, rows, out)
 
-    def _settle(self, slot: _Slot, first: int, bias: Any, error: Any, most: int) -> None:
+    def _settle(self, slot: _Slot, rows: Any, first: int, bias: Any, error: Any, most: int) -> None:
         pool, search, (nq, d) = self._pool, self._search, self._search.queries.shape
-        rows, queries = (None, None) if self._hamming else (slot.rows, self._queries)
+        rows, queries = (None, None) if self._hamming else (rows, self._queries)
         self._kernels.launch(
             f"settle_{self._row_type.name}",
             (min(nq, 2**16),),

@@ -30,6 +30,11 @@ SIGNATURES = {
     **{f"squared_norms_{name}": rows + " i8 i8 *i8 i4 *f8" for name, rows in ROWS.items()},
 }
 """Parameters by NumPy's names of types; with a star, arrays of them."""
+PARAMETERS = {
+    name: [(type_.startswith("*"), np.dtype(type_.removeprefix("*"))) for type_ in types.split()]
+    for name, types in SIGNATURES.items()
+}
+"""Parsed once: there are launches every few microseconds."""
 
 
 def source() -> str:
@@ -49,22 +54,22 @@ class Kernels:
 
         Raises TypeError where an argument is not what the kernel takes.
         """
-        types = SIGNATURES[name].split()
-        if len(types) != len(arguments):
-            raise TypeError(f"{name} takes {len(types)} arguments, not {len(arguments)}")
+        parameters = PARAMETERS[name]
+        if len(parameters) != len(arguments):
+            raise TypeError(f"{name} takes {len(parameters)} arguments, not {len(arguments)}")
         if name not in self._functions:
             self._functions[name] = self._module.get_function(name)
-        converted = tuple(_argument(name, *pair) for pair in zip(types, arguments, strict=True))
+        here = cp.cuda.runtime.getDevice()
+        converted = tuple(
+            _array(name, dtype, value, here) if is_array else dtype.type(value)
+            for (is_array, dtype), value in zip(parameters, arguments, strict=True)
+        )
         self._functions[name](grid, (THREADS,), converted)
 
 
-def _argument(kernel: str, type_: str, value: Any) -> Any:
-    if not type_.startswith("*"):
-        return np.dtype(type_).type(value)
+def _array(kernel: str, dtype: np.dtype, value: Any, here: int) -> Any:
     if value is None:
         return None
-    dtype = np.dtype(type_[1:])
-    here = cp.cuda.runtime.getDevice()
     if not isinstance(value, cp.ndarray) or value.dtype != dtype or not value.flags.c_contiguous:
         raise TypeError(f"{kernel}: expected a contiguous array of {dtype} on the device")
     if value.device.id != here:

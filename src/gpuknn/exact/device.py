@@ -106,24 +106,29 @@ def open_device(name: str = "auto", threads: int | None = None, number: int = 0)
         raise InputError(f"threads = {threads}: must be at least 1")
     if name not in ("auto", "cpu", "cuda"):
         raise InputError(f"--device {name}: there are auto, cpu and cuda")
-    if name == "cuda" or (name == "auto" and gpu_is_usable()):
+    if name == "cuda" or (name == "auto" and count_gpus()):
         if not find_spec("cupy"):
             raise InputError(NO_CUPY)
-        from gpuknn.exact.cuda import open_cuda
-
+        try:
+            from gpuknn.exact.cuda import open_cuda
+        except ImportError as error:  # CuPy looks for cuBLAS as soon as it is mentioned
+            raise InputError(
+                f"--device cuda: CuPy lacks CUDA's libraries ({error}); install gpuknn[cuda12] or gpuknn[cuda13], "
+                "whichever fits the driver, or use --device cpu"
+            ) from error
         return open_cuda(number)
     from gpuknn.exact.cpu import CpuDevice
 
     return CpuDevice(threads or usable_cores())
 
 
-def gpu_is_usable() -> bool:
-    """Whether CuPy is installed and sees a GPU."""
+def count_gpus() -> int:
+    """GPUs that CuPy sees; 0 where it is not installed."""
     if not find_spec("cupy"):
-        return False
+        return 0
     import cupy
 
-    return bool(cupy.cuda.is_available())
+    return int(cupy.cuda.runtime.getDeviceCount()) if cupy.cuda.is_available() else 0
 
 
 def usable_cores() -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from distributed import get_worker
 
 from gpuknn.exact.cpu import CpuDevice
-from gpuknn.exact.device import Device, Search, open_device
+from gpuknn.exact.device import Device, Search, count_gpus, open_device
 from gpuknn.exact.scan import scan
 from gpuknn.jobs.plan import Job, SelfJoin
 from gpuknn.jobs.run_directory import write_partial
@@ -82,6 +82,4 @@ def gpu_number(worker_name: object) -> int:
     """
     if "dask_cuda" in sys.modules or not str(worker_name).isdecimal():
         return 0
-    import cupy
-
-    return int(str(worker_name)) % int(cupy.cuda.runtime.getDeviceCount())
+    return int(str(worker_name)) % count_gpus()

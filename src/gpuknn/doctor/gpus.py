@@ -1,0 +1,167 @@
+"""The GPUs, as the driver tells, and the device that will be used."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from gpuknn.errors import InputError
+from gpuknn.exact.device import Device, count_gpus, open_device
+
+CUDA13_DRIVER, CUDA12_DRIVER = 580, 525
+"""The lowest driver branches that CUDA 13 and CUDA 12 run on."""
+HOST_BUILD = "cuda-on-cpu"
+"""What the devices of the host build of CuPy are called, which our tests use: kernels run on the processor."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU of this machine."""
+
+    name: str
+    memory: int
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """The GPUs that were found, whether CuPy can use them or not."""
+
+    found: list[Gpu]
+    driver: str | None
+    told_by: str
+    libraries: dict[str, str]
+    """Versions of what CuPy was built with and loads; empty where it is not installed."""
+
+    @property
+    def extra(self) -> str:
+        """What to install, as far as the driver's version tells."""
+        branch = int(self.driver.partition(".")[0]) if self.driver and self.driver[:1].isdigit() else CUDA12_DRIVER
+        if branch < CUDA12_DRIVER:
+            return f"a driver of at least {CUDA12_DRIVER} (this is {self.driver}) and gpuknn[cuda12]"
+        return "gpuknn[cuda13]" if branch >= CUDA13_DRIVER else "gpuknn[cuda12]"
+
+
+def find_gpus() -> Gpus:
+    """All GPUs of this machine: by NVML, which the cuda extras bring, else by nvidia-smi, else by CuPy."""
+    ways = {"NVML": _by_nvml, "nvidia-smi": _by_nvidia_smi, "CuPy": _by_cupy}
+    libraries = cuda_libraries() if find_spec("cupy") else {}
+    for way, look in ways.items():
+        found, driver = look()
+        if found:
+            return Gpus(found, driver, way, libraries)
+    return Gpus([], None, "", libraries)
+
+
+def choose_device(name: str, number: int | None, gpus: Gpus) -> tuple[Device, str | None]:
+    """The device for `--device` auto, cpu or cuda, and where a GPU is left unused for a reason, a line that says why.
+
+    Raises InputError where cuda, or a GPU by its number, cannot be had.
+    """
+    if name == "cpu":
+        if number is not None:
+            raise InputError(f"--gpu {number}: does not go with --device cpu")
+        return open_device("cpu"), None
+    if number is not None and not 0 <= number < max(1, len(gpus.found)):
+        raise InputError(f"--gpu {number}: this machine has {len(gpus.found)}, counted from 0")
+    try:
+        return open_device("cuda", number=number or 0), None
+    except InputError as error:
+        if name == "cuda" or number is not None:
+            raise
+        if not gpus.found:
+            return open_device("cpu"), None
+        if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+            return open_device("cpu"), "the GPUs are not used: CUDA_VISIBLE_DEVICES hides them"
+        why = str(error).removeprefix("--device cuda: ") if find_spec("cupy") else f"install {gpus.extra}"
+        return open_device("cpu"), f"the GPUs are not used: {why}"
+
+
+def cuda_libraries() -> dict[str, str]:
+    """Versions by name, of those that can be asked."""
+    ways: dict[str, Callable[[], str]] = {
+        "CuPy": _cupy_version,
+        "CUDA of the driver": lambda: _dotted(_runtime().driverGetVersion()),
+        "CUDA runtime": lambda: _dotted(_runtime().runtimeGetVersion()),
+        "NVRTC": _nvrtc_version,
+        "cuBLAS": _cublas_version,
+        "compute capability": _compute_capability,
+    }
+    found = {}
+    for name, ask in ways.items():
+        try:
+            found[name] = ask()
+        except Exception as error:  # what is missing shows in many ways, and is a finding
+            found[name] = f"cannot be used ({type(error).__name__}: {error})"
+    return found
+
+
+def _cupy_version() -> str:
+    import cupy
+
+    return str(cupy.__version__)
+
+
+def _runtime() -> Any:
+    from cupy.cuda import runtime
+
+    return runtime
+
+
+def _nvrtc_version() -> str:
+    from cupy.cuda import nvrtc
+
+    return ".".join(map(str, nvrtc.getVersion()))
+
+
+def _cublas_version() -> str:
+    from cupy.cuda import device
+    from cupy_backends.cuda.libs import cublas
+
+    return str(cublas.getVersion(device.get_cublas_handle()))
+
+
+def _compute_capability() -> str:
+    from cupy.cuda import Device
+
+    return ".".join(Device().compute_capability)
+
+
+def _dotted(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _by_nvml() -> tuple[list[Gpu], str | None]:
+    if not find_spec("pynvml"):
+        return [], None
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        found = [Gpu(pynvml.nvmlDeviceGetName(h), pynvml.nvmlDeviceGetMemoryInfo(h).total) for h in handles]
+        return found, pynvml.nvmlSystemGetDriverVersion()
+    except pynvml.NVMLError:
+        return [], None
+
+
+def _by_nvidia_smi() -> tuple[list[Gpu], str | None]:
+    if not shutil.which("nvidia-smi"):
+        return [], None
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=30)
+        lines = [line.rsplit(", ", 2) for line in done.stdout.splitlines() if done.returncode == 0]
+        return [Gpu(name, int(memory) * 2**20) for name, memory, _ in lines], lines[0][2] if lines else None
+    except (OSError, subprocess.TimeoutExpired, ValueError):
+        return [], None
+
+
+def _by_cupy() -> tuple[list[Gpu], str | None]:
+    try:
+        properties = [_runtime().getDeviceProperties(i) for i in range(count_gpus())]
+    except Exception:  # CuPy may be installed so badly that it cannot be imported
+        return [], None
+    return [Gpu(p["name"].decode(), p["totalGlobalMem"]) for p in properties], None

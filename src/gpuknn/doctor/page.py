@@ -1,0 +1,125 @@
+"""The report as a page: for the terminal, and in Markdown."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gpuknn.doctor.examine import Report
+
+Section = tuple[str, list[tuple[str, ...]]]
+"""Title and rows."""
+
+
+def page(report: Report, markdown: bool = False) -> str:
+    """All of the report, for people."""
+    sections = [section for section in _sections(report) if section[1]]
+    if markdown:
+        title = f"# gpuknn doctor: {report.machine.host}, {report.date}\n"
+        return "\n".join([title, *(_as_markdown(*section) for section in sections), verdict(report) + "\n"])
+    return "\n".join([*(_as_text(*section) for section in sections), verdict(report) + "\n"])
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The same for programs."""
+    return {"passed": report.passed} | asdict(report)
+
+
+def write_report(report: Report, folder: Path) -> list[Path]:
+    """Write `<host>-<date>.json` and `.md`; the paths."""
+    name = f"{report.machine.host}-{report.date[:19].replace(':', '')}"
+    paths = [folder / f"{name}.json", folder / f"{name}.md"]
+    paths[0].write_text(json.dumps(as_json(report), indent=2) + "\n")
+    paths[1].write_text(page(report, markdown=True))
+    return paths
+
+
+def verdict(report: Report) -> str:
+    """One line."""
+    failed = [check.name for check in report.checks if not check.passed]
+    if failed:
+        return f"NOT WELL: {len(failed)} of {len(report.checks)} checks said no: {', '.join(failed)}"
+    return f"all right: {len(report.checks)} checks passed on {report.device}"
+
+
+def _sections(report: Report) -> list[Section]:
+    return [
+        ("Machine", _machine(report)),
+        ("Packages", [(name, version or "not installed") for name, version in report.machine.packages.items()]),
+        ("GPUs", _gpus(report)),
+        ("Note", [(note,) for note in report.notes]),
+        (f"Checks on {report.device}", [(_yes(check.passed), check.name, check.said) for check in report.checks]),
+        (
+            "Errors of float16 sums, as a share of what is proven",
+            [(kind, f"{share:.4f}") for kind, share in report.sums.items()],
+        ),
+        (f"Rates of {report.device}", [(r.name, si(r.value, r.unit), r.said) for r in report.rates]),
+        (
+            "Rows on the GPU already: from the queries to the answer, and the share of the bare product's rate",
+            [
+                (
+                    f"k = {r.k}",
+                    f"{r.rows:,} rows x {r.components}, {r.queries:,} queries",
+                    f"{r.seconds:.3g} s",
+                    si(r.operations, "FLOP/s"),
+                    f"{r.share:.1%}",
+                    f"{r.bound_used:.3f} of the proven error used",
+                )
+                for r in report.resident
+            ],
+        ),
+    ]
+
+
+def _machine(report: Report) -> list[tuple[str, ...]]:
+    m = report.machine
+    levels = f"{m.int8_levels} levels" if m.int8_levels else "none: gpuknn[int8] brings them"
+    limit = f", the container may use {m.memory_limit / 2**30:.1f} GiB" if m.memory_limit else ""
+    cores = f"{m.cores} cores" + (f", {m.core_limit:g} granted by the container" if m.core_limit else "")
+    return [
+        ("gpuknn", f"{m.gpuknn}, Python {m.python}"),
+        ("host", f"{m.host}, {m.platform}"),
+        ("processor", f"{m.processor}, {cores}"),
+        ("memory", f"{m.memory / 2**30:.1f} GiB{limit}"),
+        ("BLAS", m.blas),
+        ("float32 product", si(m.product, "FLOP/s")),
+        ("8-bit product", levels),
+        ("reading", f"{si(m.disk.read, 'B/s') + ', ' if m.disk.read else ''}{m.disk.folder} ({m.disk.said})"),
+        ("device used", report.device),
+    ]
+
+
+def _gpus(report: Report) -> list[tuple[str, ...]]:
+    gpus = report.gpus
+    if gpus.found:
+        found = [(f"{i}", f"{gpu.name}, {gpu.memory / 2**30:.1f} GiB") for i, gpu in enumerate(gpus.found)]
+        found.append(("driver", f"{gpus.driver or 'version unknown'} (told by {gpus.told_by})"))
+    else:
+        found = [("none", "no NVIDIA GPU or driver was found")]
+    return [*found, *gpus.libraries.items()]
+
+
+def si(value: float, unit: str) -> str:
+    """A rate with three digits and a prefix."""
+    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
+
+
+def _yes(passed: bool) -> str:
+    return "yes" if passed else "NO"
+
+
+def _as_text(title: str, rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = [
+        "  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    return "\n".join([title, *lines, ""])
+
+
+def _as_markdown(title: str, rows: list[tuple[str, ...]]) -> str:
+    head = "| " + " | ".join([""] * len(rows[0])) + " |"
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([f"## {title}", "", head, "|---" * len(rows[0]) + "|", *lines, ""])

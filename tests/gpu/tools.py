@@ -1,0 +1,54 @@
+"""The tools that stand in for a GPU, in `shared/cuda-on-cpu`: where they are and how they are called."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+KERNELS = ROOT / "src/gpuknn/exact/kernels.cu"
+DRIVER = HERE / "drive_kernels.py"
+TOOLS = ROOT.parent / "shared/cuda-on-cpu"
+
+# Under ThreadSanitizer, sanitize runs blocks on the stacks of blocks before, and takes the use of a local variable for
+# a race with theirs.  Mapped anew, a stack has no past.
+_AGAIN = "ok = run_block(b, order); }).join();\n"
+_FRESH_STACKS = _AGAIN + (
+    "      mmap(stacks, STACK * n, PROT_READ | PROT_WRITE,"
+    " MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);\n"
+)
+
+
+def host_build() -> str:
+    """The folder that holds the host build of CuPy, which is made the first time."""
+    done = subprocess.run(
+        [TOOLS / "install"], env={**os.environ, "PYTHON": sys.executable}, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return done.stdout.strip().partition("=")[2]
+
+
+def with_paths(*folders: str | Path, **settings: str) -> dict[str, str]:
+    """An environment in which Python looks into these folders first, and into the repository."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*folders, ROOT])), **settings}
+
+
+def sanitize(kernels: Path, work: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the driver's launches; `work` is a folder for a copy of the tool."""
+    tool = work / "cuda-on-cpu"
+    if not tool.exists():
+        shutil.copytree(TOOLS, tool, copy_function=shutil.copyfile)
+        scheduler = tool / "src/scheduler.cpp"
+        text = scheduler.read_text()
+        if _AGAIN not in text:
+            raise RuntimeError("scheduler.cpp has changed: are stacks still used again?")
+        scheduler.write_text(text.replace(_AGAIN, _FRESH_STACKS))
+    command: list[str | Path] = [sys.executable, tool / "sanitize", kernels, DRIVER, *options]
+    return subprocess.run(command, env=with_paths(), capture_output=True, text=True)
+
+
+def check_kernels(kernels: Path) -> subprocess.CompletedProcess[str]:
+    """Compile the kernels with NVRTC."""
+    environment = {**os.environ, "PYTHON": sys.executable}
+    return subprocess.run([TOOLS / "check-kernels", kernels], env=environment, capture_output=True, text=True)
