@@ -94,11 +94,16 @@ def begin_epoch(rng: np.random.Generator) -> Launch:
 
 
 def select_passing(rng: np.random.Generator, nq: int, t: int, blocks: int) -> Launch:
-    """The second query takes all rows, and more than there is room for; the third none; the last is a row itself."""
+    """The first query takes rows as good as one of them; the second all, more than there is room for; the third none.
+
+    The last is itself a row.
+    """
     start, first, room = 10, 1000, 50
     scores = rng.standard_normal((nq, t)).astype(np.float32)
     scale, bias = (rng.random(start + t).astype(np.float32) for _ in range(2))
-    threshold = rng.random(nq).astype(np.float32)
+    upper = scores * scale[start:] + bias[start:]
+    threshold = upper.max(axis=1) - rng.random(nq).astype(np.float32)
+    threshold[0] = upper[0, 0]
     threshold[1:2], threshold[2:3] = -np.inf, np.inf
     itself = np.full(nq, -1)
     itself[-1] = first + start + t // 2
@@ -106,7 +111,6 @@ def select_passing(rng: np.random.Generator, nq: int, t: int, blocks: int) -> La
 
     def check(*arguments: np.ndarray) -> None:
         counted, score, row, lost = arguments[-4:]
-        upper = scores * scale[start:] + bias[start:]
         passes = upper >= threshold[:, None]
         passes[-1, t // 2] = False
         assert np.array_equal(counted, held + passes.sum(axis=1)), f"held {counted}"
