@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+from gpuknn.cli.main import main
 from gpuknn.errors import InputError, RunError
 from gpuknn.exact.cpu import CpuDevice
 from gpuknn.exact.device import Certificate, usable_cores
@@ -154,6 +155,32 @@ def test_killed_client(data: Path, expected: tuple[bytes, bytes], tmp_path: Path
     assert not alive
     assert not (tmp_path / "gold.h5").exists()
     finish(data, tmp_path, expected)
+
+
+def test_unfinished_runs_are_listed_resumed_and_removed(
+    data: Path, expected: tuple[bytes, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = started(data, tmp_path)
+    run = tmp_path / "gold.h5.run"
+    assert main(["runs", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["at_work"]
+    assert main(["runs", "--remove", str(run)]) == 3
+    assert "another gpuknn is at work" in capsys.readouterr().err
+    kill(process)
+    assert main(["runs", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{run}: waiting; ")
+    assert f"of {ROWS:,} rows done" in said
+    words = [sys.executable, "-m", "gpuknn.cli.main", "runs"]
+    elsewhere = {"cwd": data, "timeout": 300, "check": True}
+    subprocess.run([*words, "--resume", str(run)], **elsewhere)  # type: ignore[call-overload]
+    assert answer(tmp_path) == expected
+    kill(started(data, tmp_path, "--force"))
+    subprocess.run([*words, "--remove", str(run)], **elsewhere)  # type: ignore[call-overload]
+    assert not run.exists()
+    assert main(["runs", str(tmp_path)]) == 0
+    assert main(["runs", "--resume", str(run)]) == 2
+    assert "is not a run directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

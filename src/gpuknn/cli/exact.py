@@ -160,6 +160,7 @@ def run(chosen: argparse.Namespace) -> int:
             rows,
             fresh=chosen.fresh,
             where=chosen.cluster,
+            command=chosen.words,
             progress=Progress(checked=check.at, resumed=compute.at, advanced=compute.at, said=bar.say),
         )
     certificate = outcome.certificate

@@ -7,11 +7,11 @@ import sys
 from typing import NoReturn
 
 import gpuknn
-from gpuknn.cli import bench, compare, doctor, eval, exact
+from gpuknn.cli import bench, compare, doctor, eval, exact, runs
 from gpuknn.cli.config import options_from
 from gpuknn.errors import InputError, RunError
 
-COMMANDS = (exact, eval, compare, bench, doctor)
+COMMANDS = (exact, runs, eval, compare, bench, doctor)
 DESCRIPTION = "Exact nearest neighbours for gold standards, the same to the last bit on any device."
 EXIT_CODES = (
     "exit codes: 0 done; 1 the check said no; 2 the input or the command line is wrong; "
@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         chosen = parser.parse_args(words)
         if config := getattr(chosen, "config", None):
             chosen = parser.parse_args([words[0], *options_from(config), *words[1:]])
+        chosen.words = words
         code: int = chosen.run(chosen)
         sys.stdout.flush()
     except InputError as error:

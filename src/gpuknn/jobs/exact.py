@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
@@ -67,10 +67,11 @@ def run_exact(
     fresh: bool = False,
     progress: Progress | None = None,
     where: str = LOCAL,
+    command: Sequence[str] = (),
 ) -> Outcome:
     """Compute the job's gold standard and write it to `output`; goes on from what `run_dir` holds.
 
-    `where` the workers are: `cluster.cluster`.
+    `where` the workers are: `cluster.cluster`.  `command`: the words that go on with the run, for `gpuknn runs`.
 
     The question has been checked (`exact.check.check_question`); the rows are read and checked here.  Raises
     InputError where they cannot be measured or `run_dir` belongs to another job, RunError where the run failed: the
@@ -81,7 +82,7 @@ def run_exact(
     directory = RunDirectory(run_dir)
     nq, n = len(job.queries), len(job.database)
     fingerprint = job.fingerprint()
-    with directory.held(fingerprint, _description(job), queries_at_once, fresh) as size:
+    with directory.held(fingerprint, _description(job), queries_at_once, fresh, command) as size:
         _check(job, directory, workers.cores, progress)
         done: dict[range, list[Partial]] = {}
         for block in blocks(nq, size):
@@ -216,6 +217,7 @@ def _description(job: Job) -> dict[str, str | int]:
     """The job in words, for the manifest."""
     return {
         "database": job.database.where,
+        "rows": len(job.database),
         "queries": job.queries.where,
         "k": job.k,
         "metric": job.metric.value,

@@ -1,6 +1,6 @@
 """The run directory: what is finished stays finished, whatever happens to the process, the node or the disk.
 
-    manifest.json           whose it is: the job's fingerprint, and what it was for a reader
+    manifest.json           whose it is: the job's fingerprint, and for a reader what it was, the command and its folder
     gpuknn.lock             held while a client works on the run
     Q-Q.R-R.bin             a partial result, the neighbours of queries Q-Q among rows R-R: ids (nq, k) int64, then
                             dists (nq, k), little-endian
@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -95,18 +95,21 @@ class RunDirectory:
         self.path = path
 
     @contextlib.contextmanager
-    def held(self, fingerprint: str, description: Description, block: int, fresh: bool) -> Iterator[int]:
+    def held(
+        self, fingerprint: str, description: Description, block: int, fresh: bool, command: Sequence[str] = ()
+    ) -> Iterator[int]:
         """Make or take over the folder for the job of this fingerprint; no other client may work on it meanwhile.
 
         Yields the number of queries in a block: `block` for a new run, for an earlier one what it began with.  With
-        `fresh` earlier partial results are thrown away.  Raises InputError where the folder holds another job or files
-        of somebody else's, RunError where another client holds it.
+        `fresh` earlier partial results are thrown away.  `command` is kept for whoever finds the folder.  Raises
+        InputError where the folder holds another job or files of somebody else's, RunError where another client holds
+        it.
         """
         self._refuse_strangers()
         with self._locked():
             if fresh:
                 self._remove_files()
-            yield self._claim(fingerprint, description, block)
+            yield self._claim(fingerprint, description, block, command)
 
     def partials(self, queries: range) -> tuple[list[Partial], list[str]]:
         """The sound partial results for a block of queries, of disjoint rows, in their order; names of damaged ones.
@@ -124,6 +127,12 @@ class RunDirectory:
             elif not sound or partial.rows.start >= sound[-1].rows.stop:
                 sound.append(partial)
         return sound, damaged
+
+    def discard(self) -> None:
+        """The same as `remove`, unless another client is at work there (RunError) or it is none (InputError)."""
+        self._refuse_strangers()
+        with self._locked():
+            self.remove()
 
     def remove(self) -> None:
         """Delete what the run has left, and the folder: the answer is written, or there will be none."""
@@ -165,7 +174,7 @@ class RunDirectory:
             if OURS.fullmatch(file.name) and file.name != LOCK:
                 file.unlink()
 
-    def _claim(self, fingerprint: str, description: Description, block: int) -> int:
+    def _claim(self, fingerprint: str, description: Description, block: int, command: Sequence[str]) -> int:
         manifest = self.path / "manifest.json"
         found = _read_manifest(manifest)
         if found.get("fingerprint") == fingerprint:
@@ -182,6 +191,7 @@ class RunDirectory:
         self._remove_files()
         with _appearing(manifest) as out:
             said = {"fingerprint": fingerprint, "queries_at_once": block, "job": description}
+            said |= {"command": list(command), "folder": os.getcwd()}
             out.write(json.dumps(said, indent=1).encode())
         return block
 
@@ -191,6 +201,50 @@ class RunDirectory:
             orphan = file.suffix == ".bin" and not file.with_suffix(".json").exists()
             if OURS.fullmatch(file.name) and (orphan or file.suffix == ".part"):
                 file.unlink()
+
+
+@dataclass(frozen=True)
+class RunFound:
+    """A run that was begun and is not finished."""
+
+    path: Path
+    job: Description
+    command: list[str]
+    """Words of the command line that began it."""
+    folder: str
+    """Where that was."""
+    shards: int
+    """Partial results there are."""
+    rows: int
+    """Rows of the database that they cover, counted for each block of queries."""
+    bytes: int
+    at_work: bool
+    """Whether a client holds it at the moment."""
+
+
+def find_runs(folder: Path) -> list[RunFound]:
+    """The runs in a folder, or the one that it is itself, by name."""
+    found = (_found(path.parent) for path in sorted([*folder.glob("manifest.json"), *folder.glob("*/manifest.json")]))
+    return [run for run in found if run is not None]
+
+
+def _found(path: Path) -> RunFound | None:
+    manifest = _read_manifest(path / "manifest.json")
+    lock = path / LOCK
+    if not manifest or not lock.exists():
+        return None
+    with open(lock) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            at_work = False
+        except OSError:
+            at_work = True
+    names = [file.stem for file in path.glob("*-*.json")]
+    ends = [tuple(map(int, name.split(".")[1].split("-"))) for name in names]
+    rows = sum(stop - start for start, stop in ends)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    command, began = manifest.get("command", []), manifest.get("folder", "")
+    return RunFound(path, manifest["job"], command, began, len(names), rows, size, at_work)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -1,0 +1,90 @@
+"""`gpuknn runs`: runs that were begun and are not finished, and what becomes of them."""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpuknn.errors import InputError
+
+if TYPE_CHECKING:
+    from gpuknn.jobs.run_directory import RunFound
+
+EXAMPLES = """examples:
+  gpuknn runs
+  gpuknn runs --resume gold.h5.run
+  gpuknn runs --remove gold.h5.run
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Describe the command."""
+    parser = commands.add_parser(
+        "runs",
+        help="unfinished runs",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=Path(), help="where outputs are written (default: the current folder)"
+    )
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with that run, by the command that began it")
+    parser.add_argument("--remove", type=Path, metavar="RUN", help="delete what that run has finished")
+    parser.add_argument("--json", action="store_true", help="as JSON on standard output")
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """List, resume or remove."""
+    from gpuknn.jobs.run_directory import RunDirectory, find_runs
+
+    if chosen.remove:
+        RunDirectory(_only(chosen.remove).path).discard()
+        return 0
+    if chosen.resume:
+        return _resume(_only(chosen.resume))
+    if not chosen.folder.is_dir():
+        raise InputError(f"{chosen.folder}: there is no such folder")
+    found = find_runs(chosen.folder)
+    if chosen.json:
+        sys.stdout.write(json.dumps([asdict(r) | {"path": str(r.path)} for r in found]) + "\n")
+    for r in () if chosen.json else found:
+        sys.stdout.write(_describe(r))
+    if not found and not chosen.json:
+        sys.stdout.write(f"no unfinished runs in {chosen.folder}\n")
+    return 0
+
+
+def _only(path: Path) -> "RunFound":
+    from gpuknn.jobs.run_directory import find_runs
+
+    found = [r for r in find_runs(path) if r.path == path]
+    if not found:
+        raise InputError(f"{path}: is not a run directory; gpuknn runs lists those of a folder")
+    return found[0]
+
+
+def _resume(found: "RunFound") -> int:
+    from gpuknn.cli.main import main
+
+    if not found.command or not Path(found.folder).is_dir():
+        raise InputError(f"{found.path}: does not say by which command it was begun; give that command again")
+    os.chdir(found.folder)
+    return main(found.command)
+
+
+def _describe(found: "RunFound") -> str:
+    job = found.job
+    state = "at work" if found.at_work else "waiting"
+    command = f"cd {shlex.quote(found.folder)} && gpuknn {shlex.join(found.command)}"
+    return (
+        f"{found.path}: {state}; {found.shards} shards, {found.rows:,} of {job.get('rows', 0):,} rows done, "
+        f"{found.bytes / 2**20:,.1f} MiB\n"
+        f"  {job['database']}, queries {job['queries']}, k = {job['k']}, {job['metric']}\n"
+        f"  {command}\n"
+    )
