@@ -401,7 +401,7 @@ class Coarse(NamedTuple):
 
     row_scale: np.ndarray  # (t,) float32
     row_offset: np.ndarray  # (t,) float32
-    bias: np.ndarray  # (t,) float32: added to a row's scores, makes them upper bounds, and no less than epoch.bias
+    bias: np.ndarray  # (t,) float32: added to a row's scores, makes them upper bounds
     tolerance: np.ndarray  # (t,) float32: how far a score may be from that of float32
     query_scale: np.ndarray  # (b,) float32
     query_offset: np.ndarray  # (b,) float32

@@ -153,14 +153,13 @@ class Int8Scores:
         unscaled = (
             (rows, fine.row_factor.astype(np.float32)) if rows.dtype == np.uint16 else (wide, np.ones(m, np.float32))
         )
-        # What passes is kept under the float32 bias, so it has to pass under that one, too.
-        bias, tolerance = np.maximum(bound.bias, fine.bias), bound.error + fine.error
+        tolerance = bound.error + fine.error
 
         def product(block: slice, tile: slice, room: np.ndarray) -> np.ndarray:
             return self._int8.multiply(self._rounded[block], tiles[tile.start // self._tile_rows])
 
         def select(sums: np.ndarray, block: slice, tile: slice, *state: Any) -> None:
-            of_rows = scale[tile], offset[tile], bias[tile], tolerance[tile]
+            of_rows = scale[tile], offset[tile], bound.bias[tile], tolerance[tile]
             of_queries = self._query_scale[block], self._query_offset[block]
             again = *(a[tile] for a in unscaled), self._fine.scaled_queries[block]
             coarse = kernels.Coarse(*of_rows, *of_queries, *again)
