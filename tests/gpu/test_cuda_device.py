@@ -50,6 +50,15 @@ def test_no_such_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         cuda.open_cuda()
 
 
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("slots", [2, 5])
+def test_any_number_of_slots(slots: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two, the reader must wait for uploads; with three, `feed` has done so before."""
+    monkeypatch.setattr(cuda, "SLOTS", slots)
+    for dtype in ("float16", "float32"):
+        assert_exact(random_rows(rng, 300, 20, dtype), random_rows(rng, 5, 20, "float32"), 7, "l2")
+
+
 @two_devices
 def test_other_devices_give_the_same_answer(rng: np.random.Generator, pieces: Pieces) -> None:
     pieces(epoch=2**12, tile=16, sweep=32, spare=4)

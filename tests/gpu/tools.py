@@ -30,8 +30,9 @@ def host_build() -> str:
 
 
 def with_paths(*folders: str | Path, **settings: str) -> dict[str, str]:
-    """An environment in which Python looks into these folders first, and into the repository."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*folders, ROOT])), **settings}
+    """An environment in which Python looks into these folders, the repository, and where it looks already."""
+    path = [*map(str, folders), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), **settings}
 
 
 def sanitize(kernels: Path, work: Path, *options: str) -> subprocess.CompletedProcess[str]:
