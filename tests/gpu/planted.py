@@ -99,7 +99,6 @@ BUGS = {
         "if stop == m or stop % (2 * pool.sweep) == 0:",
     ),
     "sizes: leading dimension of the wrong matrix": ("cuda.py", "single, t),", "single, nq),"),
-    "sizes: float16 products with float16 sums": ("cuda.py", "CUBLAS_COMPUTE_32F,", "CUBLAS_COMPUTE_16F,"),
 }
 
 

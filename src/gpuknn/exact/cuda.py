@@ -311,10 +311,12 @@ class CudaScan:
         slot.used.record(self._compute)
 
     def _set_bound(self, slot: _Slot, m: int) -> None:
-        """Compute the bound of an epoch and upload it, by way of the slot's pinned memory."""
+        """Compute the bound of an epoch and upload it, by way of the slot's pinned memory.
+
+        What was uploaded from there the last time has arrived: the slot was not loaded before it was used.
+        """
         filter_ = self._filter(slot.host_norms[:m])
         self._bound = max(self._bound, float(filter_.error.max()))
-        slot.used.synchronize()  # what was uploaded from here the last time has arrived
         exact_in_half = self._hamming or self._row_type.name in ("float16", "uint8", "int8")
         scale = filter_.row_factor if exact_in_half else 1.0
         for i, values in enumerate((scale, filter_.bias, filter_.error)):
