@@ -97,6 +97,8 @@ def test_who_is_not_there_is_said(
 ) -> None:
     assert main([*files, "-o", "x.h5", "--cluster", "tcp://127.0.0.1:9"]) == 2
     assert "no Dask scheduler answers there" in capsys.readouterr().err
+    assert main([*files, "-o", "x.h5", "--cluster", "nowhere.json"]) == 2
+    assert "nowhere.json: there is no such file; start a scheduler" in capsys.readouterr().err
     monkeypatch.setattr(cluster, "NO_WORKERS_AFTER", 0.5)
     assert main([*files, "-o", "x.h5", "--cluster", str(scheduler), "--device", "cuda"]) == 2
     assert "none that --device cuda asks for; start some" in capsys.readouterr().err

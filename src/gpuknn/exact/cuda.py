@@ -332,15 +332,20 @@ class CudaScan:
         metric, (_, d) = self._search.metric, self._search.queries.shape
         if self._hamming:
             return filter_for(metric, d, self._host_query_norms, np.zeros(len(norms)))
-        scales = filter_for(metric, d, self._host_query_norms, norms)
-        if self._half_factor is None or not np.array_equal(self._half_factor, scales.query_factor):
-            self._half_factor = scales.query_factor
-            scaled = self._search.queries.astype(np.float64) * scales.query_factor[:, None]
-            low = scaled.astype(np.float16)
-            residual = np.sqrt(((scaled - low) ** 2).sum(axis=1).max()) * (1 + 2.0**-40)
-            self._low_queries.set(low, stream=self._compute)
-            self._halved = Halved(float(residual), self._row_type.kind == "f" and self._row_type.itemsize > 2)
+        if self._half_factor is None or metric is Metric.L2:  # only there the rows decide the queries' scale, too
+            factor = filter_for(metric, d, self._host_query_norms, norms).query_factor
+            if self._half_factor is None or not np.array_equal(self._half_factor, factor):
+                self._round_queries(factor)
         return filter_for(metric, d, self._host_query_norms, norms, self._halved.error)
+
+    def _round_queries(self, factor: np.ndarray) -> None:
+        """Round the queries, scaled by `factor` (nq,), to float16."""
+        scaled = self._search.queries.astype(np.float64) * factor[:, None]
+        low = scaled.astype(np.float16)
+        residual = np.sqrt(((scaled - low) ** 2).sum(axis=1).max()) * (1 + 2.0**-40)
+        self._low_queries.set(low, stream=self._compute)
+        self._halved = Halved(float(residual), self._row_type.kind == "f" and self._row_type.itemsize > 2)
+        self._half_factor = factor
 
     def _search_epoch(self, slot: _Slot, rows: Any, first: int) -> None:
         """Score, select and settle all rows (m, d) of an epoch, on the device."""

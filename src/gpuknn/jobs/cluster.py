@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -46,6 +47,8 @@ def connect(where: str) -> Iterator[Client]:
     Raises InputError where there is none, or where its Python, Dask or gpuknn are not this process's.
     """
     named = {"scheduler_file": where} if where.endswith(".json") else {"address": where}
+    if "scheduler_file" in named and not Path(where).is_file():  # Dask would wait for it without end
+        raise InputError(f"--cluster {where}: there is no such file; start a scheduler with --scheduler-file {where}")
     with dask.config.set(SETTINGS):
         try:
             client = Client(**named, set_as_default=False, timeout=10)
