@@ -1,8 +1,23 @@
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from gpuknn.exact import cpu
 from gpuknn.exact.int8 import Int8Product, int8_product
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is measured in tests is not kept for this machine's user; processes that tests start see this, too."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(params=["float32", "int8"])
@@ -28,3 +43,41 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "TILE_ROWS", 32)
     monkeypatch.setattr(cpu, "BLOCK_QUERIES", 3)
     monkeypatch.setattr(cpu, "EPOCH_VALUES", 1)
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[str]:
+    """The address of an object store that speaks S3, on loopback."""
+    server = Path(sys.executable).with_name("moto_server")
+    if not server.exists():
+        pytest.skip("needs moto's server")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [str(server), "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            while process.poll() is None and not _listens(port):
+                time.sleep(0.05)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+@pytest.fixture
+def bucket(object_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """The URL of an empty bucket, for this process and those that it starts."""
+    pytest.importorskip("obstore")
+    name = f"b{abs(hash(request.node.nodeid)):x}"
+    urllib.request.urlopen(urllib.request.Request(f"{object_server}/{name}", method="PUT")).close()
+    settings = {"ENDPOINT_URL": object_server, "ALLOW_HTTP": "true", "REGION": "us-east-1"}
+    for setting, value in {**settings, "ACCESS_KEY_ID": "name", "SECRET_ACCESS_KEY": "secret"}.items():
+        monkeypatch.setenv(f"AWS_{setting}", value)
+    return f"s3://{name}"
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True

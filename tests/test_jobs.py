@@ -21,9 +21,11 @@ from gpuknn.exact.device import Certificate, usable_cores
 from gpuknn.exact.metric import Metric
 from gpuknn.exact.neighbors import Neighbors
 from gpuknn.gold import read_gold
-from gpuknn.jobs import exact
+from gpuknn.jobs import exact, shard
+from gpuknn.jobs.feed import Feed
+from gpuknn.jobs.partial import find_partial, find_partials, write_partial
 from gpuknn.jobs.plan import PROCESS_BYTES, Job, cut
-from gpuknn.jobs.run_directory import RunDirectory, write_partial
+from gpuknn.jobs.run_directory import RunDirectory
 from gpuknn.jobs.workers import Workers
 from gpuknn.vectors import open_vectors
 from tests import oracle
@@ -129,11 +131,12 @@ def kill(process: "subprocess.Popen[str]") -> None:
 
 def finish(data: Path, folder: Path, expected: tuple[bytes, bytes]) -> None:
     """The same command again goes on from what was done and gives the same bytes."""
-    kept = list(folder.glob("gold.h5.run/*-*.json"))
-    assert len(kept) >= 2
+    names = [path.stem.split(".")[1].split("-") for path in folder.glob("gold.h5.run/*-*.json")]
+    kept = {row for start, stop in names for row in range(int(start), int(stop))}
+    assert len(kept) >= 2 * SHARD
     words = [*command(data, folder, "--shard-rows", SHARD), "--json"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=True)
-    assert json.loads(done.stdout)["resumed_rows"] == len(kept) * SHARD
+    assert json.loads(done.stdout)["resumed_rows"] == len(kept)
     assert answer(folder) == expected
     assert [p.name for p in folder.iterdir()] == ["gold.h5"]
 
@@ -165,7 +168,7 @@ def test_unfinished_runs_are_listed_resumed_and_removed(
     assert main(["runs", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["at_work"]
     assert main(["runs", "--remove", str(run)]) == 3
-    assert "another gpuknn is at work" in capsys.readouterr().err
+    assert f"another gpuknn (process {process.pid} on " in capsys.readouterr().err
     kill(process)
     assert main(["runs", str(tmp_path)]) == 0
     said = capsys.readouterr().out
@@ -205,7 +208,7 @@ def test_damaged_partials_are_computed_again(data: Path, expected: tuple[bytes, 
     first.write_bytes(content)
     second.write_bytes(second.read_bytes()[:-1])
     done = subprocess.run(command(data, tmp_path), capture_output=True, text=True, timeout=300, check=True)
-    assert done.stderr.count("is damaged and is computed again") == 2
+    assert done.stderr.count("is damaged; the same command computes it again") == 2
     assert answer(tmp_path) == expected
 
 
@@ -232,24 +235,25 @@ def test_partials_are_read_as_they_were_written(tmp_path: Path) -> None:
         write_partial(tmp_path, block, rows, found, certificate, "cpu")
     write_partial(tmp_path, range(100), range(5), found, certificate, "cpu")
     (tmp_path / "000-001.bin.99.part").write_text("remains of a killed worker")
-    partials, damaged = RunDirectory(tmp_path).partials(block)
-    assert [p.rows for p in partials] == [range(5), range(5, 9)]
+    partials, damaged = find_partials(tmp_path, block)
+    assert list(partials) == [range(5), range(5, 9)]
     assert not damaged
-    part = partials[1].read(range(103, 109))
+    partial = find_partial(tmp_path, block, range(5, 9))
+    part = partial.read(range(103, 109))
     assert np.array_equal(part.ids, found.ids[3:9])
     assert np.array_equal(part.dists, found.dists[3:9])
-    assert np.array_equal(partials[1].farthest(), found.dists[:, -1])
-    assert partials[1].certificate == certificate
+    assert np.array_equal(partials[range(5, 9)], found.dists[:, -1])
+    assert partial.certificate == certificate
 
 
 def test_one_client_at_a_time(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "run")
-    with directory.held("abc", {"k": 1}, 9, fresh=False) as block:
+    with directory.held("abc", {"k": 1}, 9, fresh=False) as (block, _):
         assert block == 9
         again = RunDirectory(tmp_path / "run")
-        with pytest.raises(RunError, match="another gpuknn is at work"), again.held("abc", {"k": 1}, 9, fresh=False):
+        with pytest.raises(RunError, match=r"another gpuknn \(process"), again.held("abc", {"k": 1}, 9, fresh=False):
             pass
-    with directory.held("abc", {"k": 1}, 5, fresh=False) as block:
+    with directory.held("abc", {"k": 1}, 5, fresh=False) as (block, _):
         assert block == 9
     with pytest.raises(InputError, match="other: k"), directory.held("def", {"k": 2}, 9, fresh=False):
         pass
@@ -278,11 +282,15 @@ def test_remains_of_killed_workers_are_swept(tmp_path: Path) -> None:
     with directory.held("abc", {}, 10, fresh=False):
         kept = sorted(p.name for p in tmp_path.iterdir())
     stem = "0000000000-0000000010.000000000000-000000000005"
-    assert kept == [f"{stem}.bin", f"{stem}.json", "gpuknn.lock", "manifest.json"]
+    assert kept == [f"{stem}.bin", f"{stem}.json", "gpuknn.lock", "manifest.copy.json", "manifest.json"]
     (tmp_path / "manifest.json").write_text("[1]")
-    with directory.held("abc", {}, 7, fresh=False) as block:
+    with directory.held("abc", {}, 7, fresh=False) as (block, _):
+        assert block == 10  # as the copy says
+    (tmp_path / "manifest.json").write_text("[1]")
+    (tmp_path / "manifest.copy.json").write_text(json.dumps({"fingerprint": "abc"}))
+    with directory.held("abc", {}, 7, fresh=False) as (block, _):
         assert block == 7
-        assert not directory.partials(range(10))[0]
+        assert not find_partials(tmp_path, range(10))[0]
 
 
 def test_a_database_changed_during_the_run_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,18 +298,58 @@ def test_a_database_changed_during_the_run_is_noticed(tmp_path: Path, monkeypatc
     vectors = open_vectors(tmp_path / "db.npy")
     job = Job(vectors, vectors, 3, Metric.L2, "float32")
 
-    def compute_meanwhile(_client: object, _job: Job, shards: list[tuple[range, range]], *_: object) -> None:
+    def compute_meanwhile(_feed: object, _done: object, shards: list[tuple[range, range]]) -> dict[range, list[range]]:
         for queries, rows in shards:
             found, certificate = neighbors(len(queries), 3)
             write_partial(tmp_path / "run", queries, rows, found, certificate, "cpu")
         os.utime(tmp_path / "db.npy")
+        return {queries: [rows] for queries, rows in shards}
 
-    monkeypatch.setattr(exact, "_compute", compute_meanwhile)
+    monkeypatch.setattr(Feed, "run", compute_meanwhile)
     monkeypatch.setattr(exact, "cluster", lambda where, workers: nullcontext())
+    monkeypatch.setattr(exact, "watched", lambda *_: nullcontext())
+    monkeypatch.setattr(exact, "page_address", str)
     workers = Workers(1, 1, CpuDevice(1))
     with pytest.raises(RunError, match="was changed while it was searched"):
         exact.run_exact(job, tmp_path / "gold.h5", tmp_path / "run", workers, 50, 50)
     assert not (tmp_path / "gold.h5").exists()
+
+
+def test_nothing_is_kept_of_what_was_found_in_changed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "db.npy", np.eye(50, dtype=np.float32))
+    vectors = open_vectors(tmp_path / "db.npy")
+    job = Job(vectors, vectors, 3, Metric.L2, "float32")
+    state = job.file_state()
+    os.utime(tmp_path / "db.npy")
+    monkeypatch.setattr(shard, "tell", lambda *_, **__: None)
+    task = range(50), range(50), np.full(50, np.inf), tmp_path, CpuDevice(1)
+    with pytest.raises(RunError, match="was changed while it was searched"):
+        shard.scan_shard(job, state, *task)
+    assert not list(tmp_path.glob("*.bin"))
+    shard.scan_shard(job, job.file_state(), *task)
+    assert list(tmp_path.glob("*.bin"))
+
+
+def test_a_client_killed_at_the_very_end_had_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+    np.save(tmp_path / "db.npy", rows)
+    words = ["exact", str(tmp_path / "db.npy"), str(tmp_path / "db.npy"), "-o", str(tmp_path / "gold.h5"), "-k"]
+    with monkeypatch.context() as patched:
+        patched.setattr(RunDirectory, "remove", lambda _: None)  # killed before that
+        assert main([*words, "3"]) == 0
+    run, content = tmp_path / "gold.h5.run", (tmp_path / "gold.h5").read_bytes()
+    assert run.is_dir()
+    assert main([*words, "4"]) == 2
+    assert "holds another job's partial results (other: k)" in capsys.readouterr().err
+    assert main([*words, "3"]) == 0
+    assert not run.exists()
+    assert (tmp_path / "gold.h5").read_bytes() == content
+    run.mkdir()  # another client began and left; its output came meanwhile
+    assert main([*words, "4"]) == 2
+    assert "exists already; --force replaces it" in capsys.readouterr().err
+    assert (tmp_path / "gold.h5").read_bytes() == content
 
 
 def test_what_is_left_to_do_is_cut_evenly() -> None:

@@ -83,9 +83,9 @@ def broken(kind: str, folder: Path) -> tuple[Path, str | None]:
     key = None
     if kind == "there is no such file":
         return folder / "nothing.h5", None
-    if kind == "is not HDF5, .npy or Zarr":
+    if kind == "is not HDF5, .npy, Parquet or Zarr":
         path.write_text("hello")
-    elif kind == "is not a Zarr array or group":
+    elif kind == "is not a readable Zarr array or group":
         return folder, None
     elif kind == "damaged or truncated HDF5":
         write(path, rows)
@@ -117,7 +117,7 @@ def broken(kind: str, folder: Path) -> tuple[Path, str | None]:
         path = write(folder / "a.npy", np.asfortranarray(rows))
     elif kind == "is big-endian":
         path = write(folder / "a.npy", rows.astype(">f4"))
-    elif kind == "an .npy file holds one array":
+    elif kind == "holds one array without a name":
         path, key = write(folder / "a.npy", rows), "emb"
     elif kind == "another file":
         write(folder / "b.h5", rows)
@@ -131,8 +131,8 @@ def broken(kind: str, folder: Path) -> tuple[Path, str | None]:
     "kind",
     [
         "there is no such file",
-        "is not HDF5, .npy or Zarr",
-        "is not a Zarr array or group",
+        "is not HDF5, .npy, Parquet or Zarr",
+        "is not a readable Zarr array or group",
         "damaged or truncated HDF5",
         "not a readable .npy file",
         "the file is truncated",
@@ -144,7 +144,7 @@ def broken(kind: str, folder: Path) -> tuple[Path, str | None]:
         "is empty",
         "is in column order",
         "is big-endian",
-        "an .npy file holds one array",
+        "holds one array without a name",
         "another file",
     ],
 )

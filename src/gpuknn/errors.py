@@ -7,3 +7,8 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """The run failed; the same command goes on from what was finished (exit code 3)."""
+
+
+def one_line(error: Exception) -> str:
+    """What a library says went wrong, without the lines on its inside that may follow."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -19,6 +19,9 @@ EXAMPLES = """examples:
 GROWTH = 5
 """Sizes that --plot measures, each twice the one before."""
 
+LONG_ENOUGH = 1.0
+"""Seconds of a search that tells a rate worth keeping."""
+
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     """Describe the command."""
@@ -53,6 +56,7 @@ def run(chosen: argparse.Namespace) -> int:
 
     from gpuknn.bench.measure import measure, measure_machine
     from gpuknn.bench.peers import installed_peers
+    from gpuknn.cli.rates import CPU, keep_rates
     from gpuknn.exact.check import check_content, check_question
     from gpuknn.exact.cpu import CpuDevice
     from gpuknn.exact.device import usable_cores
@@ -92,6 +96,10 @@ def run(chosen: argparse.Namespace) -> int:
                 if not chosen.json:
                     sys.stdout.write(_line(found[-1], header=len(found) == 1) + "\n")
                     sys.stdout.flush()
+    middle = found[len(found) // 2]
+    if metric is not Metric.HAMMING and middle.engine > LONG_ENOUGH:
+        operations = 2.0 * middle.rows * len(asked) * rows.shape[1]
+        keep_rates(CPU, product=operations / middle.engine / threads)
     if chosen.plot:
         _plot(chosen.plot, found, np.asarray(ks))
     if chosen.json:

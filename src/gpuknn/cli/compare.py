@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gpuknn.errors import InputError
+
 EXAMPLE = "example:\n  gpuknn compare a.h5 b.h5\n"
 
 
@@ -27,8 +29,14 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Read both, compare, show."""
     from gpuknn.gold import compare_gold, read_gold
+    from gpuknn.gold.ids_only import has_distances
 
     a, b = read_gold(chosen.a), read_gold(chosen.b)
+    for path, gold in ((chosen.a, a), (chosen.b, b)):
+        if not has_distances(gold):
+            raise InputError(
+                f"{path}: holds no distances; gpuknn convert --check {chosen.a} {chosen.b} compares the ids"
+            )
     found = compare_gold(a, b)
     if chosen.json:
         sys.stdout.write(json.dumps(vars(found) | {"equal": found.equal}) + "\n")

@@ -1,14 +1,14 @@
 """`gpuknn exact`: the exact k nearest neighbours, written to a gold-standard file."""
 
 import argparse
-import json
-import os
-import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpuknn.cli.log import Log, write_event
 from gpuknn.errors import InputError
 from gpuknn.laion import SUBSETS, gold_name, subset_files
 
@@ -34,7 +34,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = parser.add_argument_group("what to search")
-    what.add_argument("database", nargs="?", help="HDF5, .npy or Zarr, (rows, components)")
+    what.add_argument("database", nargs="?", help="HDF5, .npy, Zarr, Parquet, .fbin, .fvecs ...; (rows, components)")
     what.add_argument("queries_file", nargs="?", metavar="queries", help="the same formats")
     what.add_argument("--subset", choices=SUBSETS, help="a LAION2B subset instead, or the sample that is shipped")
     what.add_argument("--queries", choices=("public", "private"), default="public", help="the subset's queries")
@@ -65,7 +65,8 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         "--cluster",
         metavar="WHERE",
         default="local",
-        help="local, or a Dask scheduler: its address (tcp://...) or its scheduler file (.json)",
+        help="local (default), cuda (this machine's GPUs), a Dask scheduler's address (tcp://...) or scheduler file "
+        "(.json), or a cluster file (.yaml: SSH, SLURM, Kubernetes; see configs/)",
     )
     how.add_argument(
         "--memory",
@@ -78,21 +79,29 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     how.add_argument(
         "--config", type=Path, metavar="FILE.yaml", help="options from a file; the command line goes first"
     )
+    how.add_argument(
+        "--rates",
+        type=Path,
+        metavar="FILE.yaml",
+        help="to predict the time by (default: what doctor and bench measured)",
+    )
     shown = parser.add_argument_group("what to show")
     shown.add_argument("--dry-run", action="store_true", help="check the input's headers, print the plan, stop")
     shown.add_argument("--quiet", action="store_true", help="no progress")
+    shown.add_argument(
+        "--report", type=Path, metavar="FILE.html", help="Dask's performance report (needs gpuknn[dashboard])"
+    )
+    shown.add_argument("--log-json", action="store_true", help="no progress bar, but a line of JSON for what happens")
     shown.add_argument("--json", action="store_true", help="the plan or the outcome as JSON on standard output")
     parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Check, plan, compute, report."""
+    """Check, find the workers, compute."""
     from gpuknn.exact.check import check_question
     from gpuknn.exact.device import usable_cores
     from gpuknn.exact.metric import Metric
-    from gpuknn.jobs.memory import memory_budget
-    from gpuknn.jobs.plan import Job, SelfJoin, operations, queries_at_once, shard_rows
-    from gpuknn.jobs.workers import LOCAL
+    from gpuknn.jobs.plan import Job, SelfJoin
     from gpuknn.vectors import open_vectors
 
     database_path, queries_path, output = _files(chosen)
@@ -104,45 +113,42 @@ def run(chosen: argparse.Namespace) -> int:
     self_join = SelfJoin.FIRST if chosen.self_first else SelfJoin.LEFT_OUT if chosen.self_join else SelfJoin.NO
     queries = database if self_join is not SelfJoin.NO else open_vectors(queries_path, chosen.queries_key)
     cores = min(chosen.threads or usable_cores(), usable_cores())
-    workers = _workers(chosen, cores)
     job = Job(database, queries, chosen.k, Metric(chosen.metric), chosen.dists, self_join)
     if self_join is SelfJoin.FIRST and job.k < 2:
         raise InputError(f"k = {job.k}: with --self-first it must be at least 2, the row and a neighbour")
     check_question(database, queries, job.searched_k, chosen.metric, chosen.dists, self_join is not SelfJoin.NO)
-    _check_output(output, [database_path, queries_path], chosen.force)
+    _check_output(output, [database_path, queries_path])
     run_dir = chosen.run_dir or output.with_name(output.name + ".run")
-    sharing = workers.count if chosen.cluster == LOCAL else 1
-    block = queries_at_once(job, memory_budget(chosen.memory), sharing, workers.device)
-    rows = chosen.shard_rows or shard_rows(job, workers.count, block)
+    if output.exists() and not chosen.force and not run_dir.is_dir():  # beside a run it may be that run's own
+        raise InputError(f"{output}: exists already; --force replaces it")
+    if chosen.report:
+        from gpuknn.jobs.watch import check_report
 
-    plan = {
-        "database": database.where,
-        "rows": len(database),
-        "components": database.shape[1],
-        "dtype": database.dtype.name,
-        "queries": len(queries),
-        "k": chosen.k,
-        "metric": chosen.metric,
-        "device": workers.device.name,
-        "workers": workers.count,
-        "passes": -(-len(queries) // block),
-        "shards": -(-len(database) // rows),
-        "shard_rows": rows,
-        "bytes_read": database.nbytes * -(-len(queries) // block),
-        "operations": operations(job, len(database)),
-        "answer_bytes": job.answer_bytes,
-        "run_dir": str(run_dir),
-        "output": str(output),
-    }
+        check_report(chosen.report)
+    with _workers(chosen, cores) as (where, workers):
+        return _compute(chosen, job, output, run_dir, where, workers)
+
+
+def _compute(
+    chosen: argparse.Namespace, job: "Job", output: Path, run_dir: Path, where: str, workers: "Workers"
+) -> int:
+    """Plan, compute, report."""
+    from gpuknn.cli.plan import check_space, make_plan, show
+    from gpuknn.jobs.plan import operations
+    from gpuknn.jobs.workers import LOCAL
+
+    database, queries = job.database, job.queries
+    plan = make_plan(job, workers, where == LOCAL, chosen.memory, chosen.shard_rows, chosen.rates, run_dir, output)
     if chosen.dry_run:
-        _show(plan, chosen.json)
+        show(plan.facts, chosen.json)
         return 0
-    _check_space(job, output, run_dir, plan["shards"])
+    check_space(job, workers, plan, run_dir, output)
 
     from gpuknn.cli.progress import Bar, Rate
 
     rate = Rate(database.nbytes // len(database), operations(job, 1))
-    with Bar(rate, chosen.quiet or chosen.json).shown() as bar:
+    with (Log() if chosen.log_json else Bar(rate, chosen.quiet or chosen.json)).shown() as bar:
+        bar.happened({"event": "plan", **plan.facts})
         bar.title(
             f"gpuknn exact: {len(database):,} rows x {database.shape[1]} {database.dtype}, "
             f"{len(queries):,} queries, k = {chosen.k}, {chosen.metric}, on {workers.count} x {workers.device.name}"
@@ -156,39 +162,58 @@ def run(chosen: argparse.Namespace) -> int:
             output,
             run_dir,
             workers,
-            block,
-            rows,
+            plan.block,
+            plan.shard_rows,
             fresh=chosen.fresh,
-            where=chosen.cluster,
+            replace=chosen.force,
+            where=where,
             command=chosen.words,
-            progress=Progress(checked=check.at, resumed=compute.at, advanced=compute.at, said=bar.say),
+            report=chosen.report,
+            progress=Progress(check.at, compute.at, compute.at, said=bar.say, happened=bar.happened),
         )
-    certificate = outcome.certificate
+        certificate = outcome.certificate
+        bar.happened({"event": "written", "output": str(output), "seconds": outcome.seconds} | vars(certificate))
     if chosen.json:
-        _show(plan | {"seconds": outcome.seconds, "resumed_rows": outcome.resumed_rows} | vars(certificate), True)
+        show(plan.facts | {"seconds": outcome.seconds, "resumed_rows": outcome.resumed_rows} | vars(certificate), True)
     elif not chosen.quiet:
         sys.stdout.write(
             f"{output}: {len(queries):,} x {chosen.k} neighbours in {outcome.seconds:.1f} s; "
             f"{certificate.pairs_refined:,} pairs refined, {certificate.smallest_margin:.0%} of the bound unused\n"
         )
+        if plan.prediction and not outcome.resumed_rows:
+            sys.stdout.write(f"predicted: {plan.prediction.seconds:.1f} s, limited by {plan.prediction.limit}\n")
     return 0
 
 
-def _workers(chosen: argparse.Namespace, cores: int) -> "Workers":
-    """The workers asked for; Dask is loaded only where they are elsewhere."""
+@contextmanager
+def _workers(chosen: argparse.Namespace, cores: int) -> "Iterator[tuple[str, Workers]]":
+    """Where the workers asked for are, and what they compute on; what is started for the run ends with it."""
     from gpuknn.jobs.workers import LOCAL, choose_workers
 
-    if chosen.cluster == LOCAL:
-        return choose_workers(chosen.device, chosen.workers, cores)
+    if chosen.cluster in (LOCAL, "cuda"):
+        if chosen.cluster == "cuda" and chosen.device == "cpu":
+            raise InputError("--cluster cuda: asks for this machine's GPUs, --device cpu for none; leave one out")
+        yield LOCAL, choose_workers(chosen.device if chosen.cluster == LOCAL else "cuda", chosen.workers, cores)
+        return
     for option in ("workers", "threads"):
         if getattr(chosen, option):
             raise InputError(f"--{option}: the cluster {chosen.cluster} has the workers that it has; leave it out")
-    from gpuknn.jobs.cluster import workers_of
+    from gpuknn.jobs.cluster_file import read_cluster
 
-    return workers_of(chosen.cluster, cores, chosen.device)
+    source = read_cluster(chosen.cluster)
+    from gpuknn.jobs.launch import at_work
+
+    def said(line: str) -> None:
+        if chosen.log_json:
+            write_event({"event": "said", "line": line})
+        elif not chosen.quiet and not chosen.json:
+            sys.stderr.write(f"gpuknn: {line}\n")
+
+    with at_work(source, chosen.device, cores, chosen.dry_run, said) as found:
+        yield found
 
 
-def _files(chosen: argparse.Namespace) -> tuple[Path, Path, Path]:
+def _files(chosen: argparse.Namespace) -> tuple[str | Path, str | Path, Path]:
     """Database, queries and output, from the subset's name or as given."""
     if chosen.subset:
         if chosen.database:
@@ -207,7 +232,7 @@ def _files(chosen: argparse.Namespace) -> tuple[Path, Path, Path]:
         raise InputError("name a database and a file of queries, or a --subset (see gpuknn exact --help)")
     if chosen.output is None:
         raise InputError("name the file to write: -o OUT.h5")
-    return Path(chosen.database), Path(chosen.queries_file), chosen.output
+    return chosen.database, chosen.queries_file, chosen.output
 
 
 def _exists(path: Path) -> bool:
@@ -217,15 +242,15 @@ def _exists(path: Path) -> bool:
         raise InputError(f"{path}: is no name for a file ({getattr(error, 'strerror', error)})") from error
 
 
-def _check_output(output: Path, inputs: list[Path], force: bool) -> None:
-    """Raise InputError where the output cannot or should not be written."""
+def _check_output(output: Path, inputs: list[str | Path]) -> None:
+    """Raise InputError where the output cannot be written."""
+    from gpuknn.vectors.location import is_url
+
     if _exists(output):
-        if any(output.samefile(path) for path in inputs):
+        if any(output.samefile(path) for path in inputs if not is_url(path)):
             raise InputError(f"{output}: is an input of this very command; name another output")
         if not output.is_file():
             raise InputError(f"{output}: is not a file; name one")
-        if not force:
-            raise InputError(f"{output}: exists already; --force replaces it")
     folder = output.parent
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder to write {output.name} to")
@@ -234,26 +259,3 @@ def _check_output(output: Path, inputs: list[Path], force: bool) -> None:
             pass
     except (OSError, ValueError) as error:
         raise InputError(f"{output}: cannot be written ({getattr(error, 'strerror', error)})") from error
-
-
-def _check_space(job: "Job", output: Path, run_dir: Path, shards: int) -> None:
-    """Raise InputError where the disks cannot hold the partial results still to come, or the answer."""
-    kept = sum(file.stat().st_size for file in run_dir.glob("*.bin")) if run_dir.is_dir() else 0
-    partial = max(0, job.answer_bytes * shards - kept)
-    parent = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.is_dir())
-    same = os.stat(parent).st_dev == os.stat(output.parent).st_dev
-    for folder, need in ((parent, partial + job.answer_bytes * same), (output.parent, job.answer_bytes)):
-        free = shutil.disk_usage(folder).free
-        if free < need:
-            raise InputError(f"{folder}: {free / 2**20:,.0f} MiB are free, {need / 2**20:,.0f} MiB are needed")
-
-
-def _show(facts: dict[str, Any], as_json: bool) -> None:
-    """A plan or outcome for a program or a person."""
-    if as_json:
-        sys.stdout.write(json.dumps(facts) + "\n")
-        return
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        shown = f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else value
-        sys.stdout.write(f"{name.replace('_', ' '):<{width}}  {shown}\n")

@@ -7,11 +7,12 @@ import sys
 from typing import NoReturn
 
 import gpuknn
-from gpuknn.cli import bench, compare, doctor, eval, exact, runs
+from gpuknn.cli import bench, compare, convert, doctor, eval, exact, runs
 from gpuknn.cli.config import options_from
+from gpuknn.cli.log import write_event
 from gpuknn.errors import InputError, RunError
 
-COMMANDS = (exact, runs, eval, compare, bench, doctor)
+COMMANDS = (exact, runs, eval, compare, convert, bench, doctor)
 DESCRIPTION = "Exact nearest neighbours for gold standards, the same to the last bit on any device."
 EXIT_CODES = (
     "exit codes: 0 done; 1 the check said no; 2 the input or the command line is wrong; "
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     for command in COMMANDS:
         command.add_parser(commands)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    chosen = argparse.Namespace()
     try:
         words = sys.argv[1:] if arguments is None else arguments
         chosen = parser.parse_args(words)
@@ -44,21 +46,25 @@ def main(arguments: list[str] | None = None) -> int:
         code: int = chosen.run(chosen)
         sys.stdout.flush()
     except InputError as error:
-        return _say(f"error: {error}", 2)
+        return _say(chosen, f"error: {error}", 2)
     except RunError as error:
-        return _say(f"failed: {error}", 3)
+        return _say(chosen, f"failed: {error}", 3)
     except BrokenPipeError:  # whoever reads our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        return _say(f"failed: {error}; set that right and run the same command again", 3)
+        return _say(chosen, f"failed: {error}; set that right and run the same command again", 3)
     except KeyboardInterrupt:
-        return _say("interrupted; what is finished is kept, the same command goes on from there", 130)
+        return _say(chosen, "interrupted; what is finished is kept, the same command goes on from there", 130)
     return code
 
 
-def _say(line: str, code: int) -> int:
-    sys.stderr.write(f"gpuknn: {' '.join(line.split())}\n")
+def _say(chosen: argparse.Namespace, line: str, code: int) -> int:
+    line = " ".join(line.split())
+    if getattr(chosen, "log_json", False):
+        write_event({"event": "stopped", "line": line, "code": code})
+    else:
+        sys.stderr.write(f"gpuknn: {line}\n")
     return code
 
 

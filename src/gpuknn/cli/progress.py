@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 
@@ -21,7 +23,7 @@ class RateColumn(ProgressColumn):
     """Rows, bytes and operations per second."""
 
     def __init__(self, rate: Rate) -> None:
-        super().__init__()
+        super().__init__(Column(no_wrap=True))
         self._rate = rate
 
     def render(self, task: Task) -> Text:
@@ -42,7 +44,7 @@ class Bar:
         console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description:<9}"),
-            BarColumn(),
+            BarColumn(bar_width=None, table_column=Column(max_width=40)),  # in a narrow terminal it gives way
             TaskProgressColumn(),
             RateColumn(rate),
             TimeRemainingColumn(compact=True),
@@ -68,6 +70,11 @@ class Bar:
     def say(self, line: str) -> None:
         """A line that is shown also when there is no bar."""
         self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def happened(self, event: dict[str, Any]) -> None:
+        """An event; the bar shows how far all is, so only where to watch it is worth a line."""
+        if event["event"] == "watch":
+            self.title(f"watch it at {event['address']}")
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class Certificate:
 
     def __add__(self, other: "Certificate") -> "Certificate":
         return Certificate(
-            self.method if self.method == other.method else f"{self.method}, {other.method}",
+            ", ".join(sorted({*self.method.split(", "), *other.method.split(", ")})),
             max(self.bound, other.bound),
             self.pairs_refined + other.pairs_refined,
             min(self.smallest_margin, other.smallest_margin),

@@ -20,9 +20,14 @@ def merge(parts: Sequence[Neighbors], k: int) -> Neighbors:
     """The k nearest of several answers to the same queries, given in ascending order of their rows.
 
     Every id of a part is lower than those of the next, and within a part equal distances stand in the order of
-    their ids: so a stable sort by distance is a sort by (distance, id).
+    their ids: so where distances are equal the earlier part's come first.
     """
-    ids = np.concatenate([p.ids for p in parts], axis=1)
-    dists = np.concatenate([p.dists for p in parts], axis=1)
-    order = np.argsort(dists, axis=1, kind="stable")[:, :k]
-    return Neighbors(np.take_along_axis(ids, order, axis=1), np.take_along_axis(dists, order, axis=1))
+    from gpuknn.exact.merge_kernel import merge_two  # here: Numba is not needed to read a file
+
+    merged = parts[0]
+    for later in parts[1:]:
+        width = min(k, merged.ids.shape[1] + later.ids.shape[1])
+        both = Neighbors(*(np.empty((len(a), width), a.dtype) for a in (merged.ids, merged.dists)))
+        merge_two(merged.ids, merged.dists, later.ids, later.dists, both.ids, both.dists)
+        merged = both
+    return Neighbors(merged.ids[:, :k], merged.dists[:, :k])

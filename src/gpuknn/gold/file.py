@@ -16,7 +16,9 @@ import numpy as np
 
 from gpuknn.errors import InputError
 from gpuknn.exact.neighbors import Neighbors
-from gpuknn.vectors.source import is_folder
+from gpuknn.gold.formats import reader_of
+from gpuknn.gold.parquet import is_neighbors_parquet
+from gpuknn.vectors.source import KNOWN_NAMES, is_folder
 
 Attributes = Mapping[str, str | int | float]
 
@@ -26,7 +28,7 @@ class GoldWriter:
 
     def __init__(self, path: str | Path, nq: int, k: int, rows: int, dists: np.dtype) -> None:
         self._path = Path(path)
-        self._part = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")
+        self._part = self._path.with_name(f"{self._path.name}.part")
         self._file = h5py.File(self._part, "w")
         id_type = np.int32 if rows <= np.iinfo(np.int32).max else np.int64
         self._knns = self._file.create_dataset("knns", (nq, k), id_type)
@@ -83,30 +85,49 @@ def write_gold(path: str | Path, neighbors: Neighbors, attributes: Attributes | 
         file.describe(attributes or {})
 
 
-def read_gold(path: str | Path) -> Neighbors:
-    """Read a gold-standard or result file: `knns` counted from 1, and `dists`.
+ARRAYS = {"knns": ("dists", 1), "neighbors": ("distances", 0)}
+"""Names of ids in HDF5, those of their distances, and the number of the first row: SISAP's, ann-benchmarks'."""
+
+
+def read_gold(path: str | Path, key: str | None = None) -> Neighbors:
+    """Read a gold-standard or result file: HDF5 or, by its name, one of `gold.formats`.
+
+    Parameters
+    ----------
+    path
+        HDF5 holds `knns` counted from 1 and `dists`, or ann-benchmarks' `neighbors` counted from 0 and `distances`.
+    key
+        The group of an HDF5 file in which they are (SISAP's itest, otest, allknn), where there are several.
 
     Returns
     -------
     Neighbors
-        ids (nq, k) int64 from 0, dists (nq, k) as stored.
+        ids (nq, k) int64 from 0, dists (nq, k) as stored, NaN where the format has none.
 
     Raises
     ------
     InputError
-        The file is missing, is not HDF5, or lacks `knns` or `dists` of one shape.
+        The file is missing, is not of these formats, or lacks ids and distances of one shape.
     """
-    return read_result(path)[0]
+    return read_result(path, key)[0]
 
 
-def read_result(path: str | Path) -> tuple[Neighbors, dict[str, Any]]:
+def read_result(path: str | Path, key: str | None = None) -> tuple[Neighbors, dict[str, Any]]:
     """The neighbours in a file and what it says of itself, in attributes or in scalar datasets."""
     path = Path(path)
     if is_folder(path):
         raise InputError(f"{path}: is a folder, not a result or gold-standard file")
+    reader = reader_of(path)
+    if reader is not None:
+        if key is not None:
+            raise InputError(f"{path}: holds one gold standard without a name; leave out the key {key!r}")
+        return reader(path), {}
     try:
         with h5py.File(path, "r", locking=False) as file:
-            ids, dists = (_matrix(file, name, path) for name in ("knns", "dists"))
+            group = file if key is None else _group(file, key, path)
+            name = next((name for name in ARRAYS if name in group), "knns")
+            dists_name, first_id = ARRAYS[name]
+            ids, dists = _matrix(group, name, path), _matrix(group, dists_name, path)
             said = {name: _plain(value) for name, value in file.attrs.items()}
             for name in file:
                 if file.get(name, getclass=True, getlink=True) is h5py.HardLink:
@@ -118,10 +139,27 @@ def read_result(path: str | Path) -> tuple[Neighbors, dict[str, Any]]:
     except Exception as error:  # of a damaged file h5py raises what it likes
         raise InputError(f"{path}: is not a readable HDF5 file ({error})") from error
     if ids.shape != dists.shape:
-        raise InputError(f"{path}: knns {ids.shape} and dists {dists.shape} differ in shape")
+        raise InputError(f"{path}: {name} {ids.shape} and {dists_name} {dists.shape} differ in shape")
     if ids.dtype.kind not in "iu" or dists.dtype.kind != "f":
-        raise InputError(f"{path}: knns are {ids.dtype} and dists {dists.dtype}; expected integers and floats")
-    return Neighbors(ids.astype(np.int64) - 1, dists), said
+        raise InputError(f"{path}: {name} are {ids.dtype} and {dists_name} {dists.dtype}; expected integers and floats")
+    return Neighbors(ids.astype(np.int64) - first_id, dists), said
+
+
+def holds_gold(path: str | Path, key: str | None = None) -> bool:
+    """Whether a file, or the named group of an HDF5 file, holds a gold standard and nothing that could be rows."""
+    path = Path(path)
+    if path.suffix.lower() == ".parquet":
+        return is_neighbors_parquet(path)
+    if reader_of(path) is not None:
+        return True
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            group = file.get(key or "/")
+            if not isinstance(group, h5py.Group):
+                return False
+            return any(name in group for name in ARRAYS) and not any(name in group for name in KNOWN_NAMES)
+    except (OSError, ValueError, RuntimeError):
+        return False
 
 
 def sync(path: Path) -> None:
@@ -133,7 +171,14 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _matrix(file: h5py.File, name: str, path: Path) -> np.ndarray:
+def _group(file: h5py.File, key: str, path: Path) -> h5py.Group:
+    item = file.get(key)
+    if not isinstance(item, h5py.Group):
+        raise InputError(f"{path}: has no group {key!r} that would hold knns and dists")
+    return item
+
+
+def _matrix(file: h5py.Group, name: str, path: Path) -> np.ndarray:
     item = file.get(name)
     if not isinstance(item, h5py.Dataset) or item.ndim != 2:
         raise InputError(f"{path}: has no matrix {name!r}; a gold-standard file holds knns and dists, (queries, k)")

@@ -6,6 +6,7 @@ import numpy as np
 
 from gpuknn.errors import InputError
 from gpuknn.exact.neighbors import Neighbors
+from gpuknn.gold.ids_only import has_distances
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,12 @@ def recall(result: Neighbors, gold: Neighbors, k: int | None = None) -> float:
 
 
 def tie_aware_recall(result: Neighbors, gold: Neighbors, k: int) -> Recall:
-    """Recall at k by ids and with ties; raises as `recall` does."""
+    """Recall at k by ids and with ties, where the gold standard has distances to tell them; raises as `recall` does."""
     _check(result, gold, k)
-    found = 0
+    found, known = 0, has_distances(gold)
     for ids, gold_ids, dists in zip(result.ids[:, :k], gold.ids, gold.dists, strict=True):
-        found += min(k, len(np.intersect1d(ids, gold_ids[dists <= dists[k - 1]])))
+        near = gold_ids[dists <= dists[k - 1]] if known else gold_ids[:k]
+        found += min(k, len(np.intersect1d(ids, near)))
     ties = gold.dists[:, -1] == gold.dists[:, k - 1]
     undecided = int(np.count_nonzero(ties)) if k < gold.dists.shape[1] else 0
     return Recall(k, recall(result, gold, k), found / (k * len(gold.ids)), undecided)

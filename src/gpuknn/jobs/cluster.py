@@ -1,12 +1,17 @@
 """Where workers come from."""
 
 import logging
+import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 from typing import Any
 
 import dask
@@ -29,8 +34,18 @@ SETTINGS = {
 }
 
 
-NO_WORKERS_AFTER = 30
-"""Seconds after which a cluster without a fitting worker is given up."""
+@dataclass(frozen=True)
+class Expected:
+    """The workers that a running cluster should have."""
+
+    name: str
+    """The cluster's, as the person at the terminal calls it."""
+    workers: int
+    """How many to wait for; others may join later."""
+    seconds: float
+    """How long to wait; then those that are there must do, at least one."""
+    otherwise: str = ""
+    """What to do where there is none; by default, to start some."""
 
 
 @contextmanager
@@ -41,17 +56,20 @@ def cluster(where: str, workers: Workers) -> Iterator[Client]:
 
 
 @contextmanager
-def connect(where: str) -> Iterator[Client]:
-    """A running scheduler, which goes on when this is left.
+def connect(where: str, patience: float = 10) -> Iterator[Client]:
+    """A running scheduler, which goes on when this is left; `patience`: seconds for it to answer.
 
     Raises InputError where there is none, or where its Python, Dask or gpuknn are not this process's.
     """
     named = {"scheduler_file": where} if where.endswith(".json") else {"address": where}
     if "scheduler_file" in named and not Path(where).is_file():  # Dask would wait for it without end
         raise InputError(f"--cluster {where}: there is no such file; start a scheduler with --scheduler-file {where}")
+    # What Dask logs of a scheduler that is lost is for Dask's developers; `feed.py` says it in one line.
+    for name in ("distributed", "distributed.client"):  # Dask gives the second a level of its own
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with dask.config.set(SETTINGS):
         try:
-            client = Client(**named, set_as_default=False, timeout=10)
+            client = Client(**named, set_as_default=False, timeout=patience)
         except (OSError, ValueError) as error:
             raise InputError(f"--cluster {where}: no Dask scheduler answers there ({error})") from error
         with client:
@@ -59,25 +77,28 @@ def connect(where: str) -> Iterator[Client]:
             yield client
 
 
-def workers_of(where: str, cores: int, device: str) -> Workers:
+def workers_of(where: str, cores: int, device: str, expected: Expected, said: Callable[[str], None]) -> Workers:
     """What the workers of a running cluster compute on; `cores` are those of this machine.
 
     auto takes the workers that have a GPU (resource GPU=1) if there are any.  Raises InputError where no worker fits.
     """
-    with connect(where) as client:
-        deadline = time.monotonic() + NO_WORKERS_AFTER
+    deadline = time.monotonic() + expected.seconds
+    described = expected.name != where  # by a file: the scheduler, too, may be on its way
+    with connect(where, max(10, expected.seconds)) if described else connect(where) as client:
         while True:
-            every = client.scheduler_info()["workers"]
-            with_gpu = {name: worker for name, worker in every.items() if worker["resources"].get("GPU")}
+            every = client.scheduler_info(n_workers=-1)["workers"]
+            with_gpu = {address: worker for address, worker in every.items() if worker["resources"].get("GPU")}
             fitting = with_gpu if device == "cuda" or (device == "auto" and with_gpu) else every
-            if fitting:
+            if len(fitting) >= expected.workers:
                 break
             if time.monotonic() > deadline:
-                start = "dask worker ADDRESS --nthreads 1" + " --resources GPU=1" * (device == "cuda")
-                raise InputError(
-                    f"--cluster {where}: {len(every)} workers are there and none that --device {device} asks for; "
-                    f"start some, as with: {start}"
+                if not fitting:
+                    raise InputError(_nobody(expected, len(every), device))
+                said(
+                    f"{expected.name}: {len(fitting)} of {expected.workers} workers are there; "
+                    "others are given work when they come"
                 )
+                break
             time.sleep(0.2)
         if fitting is with_gpu:
             found = client.run(open_device, "cuda", workers=list(with_gpu)).values()
@@ -86,10 +107,21 @@ def workers_of(where: str, cores: int, device: str) -> Workers:
         return Workers(len(every), cores, CpuDevice(threads))
 
 
+def _nobody(expected: Expected, there: int, device: str) -> str:
+    worker = "cuda worker ADDRESS --resources GPU=1" if device == "cuda" else "worker ADDRESS --nthreads CORES"
+    return (
+        f"--cluster {expected.name}: {expected.workers} worker(s) for --device {device} were waited for, "
+        f"{expected.seconds:g} s; {there} are there and none of them fits; "
+        + (expected.otherwise or f"start some, as with: dask {worker} --memory-limit 0")
+    )
+
+
 def _check_versions(client: Client, where: str) -> None:
     try:
         client.get_versions(check=True)
-        theirs = client.run(version, "gpuknn")
+        theirs = client.run(version, "gpuknn") | {"the scheduler": client.run_on_scheduler(version, "gpuknn")}
+    except OSError as error:  # a worker died while it was asked
+        raise RunError(f"--cluster {where}: a worker was lost ({error}); run the same command again") from error
     except Exception as error:  # what is missing over there shows in many ways
         raise InputError(f"--cluster {where}: the workers do not run what this process runs ({error})") from error
     other = {address: found for address, found in theirs.items() if found != version("gpuknn")}
@@ -105,15 +137,42 @@ def local_cluster(workers: Workers) -> Iterator[Client]:
     it sees where dask-cuda has arranged that, else the one of the worker's number (`shard.gpu_number`).
     """
     with dask.config.set(SETTINGS):
+        with _interrupts_held_back() as heard:
+            try:
+                cluster = _start(workers)
+            except (OSError, RuntimeError, TimeoutError) as error:
+                if heard:
+                    raise KeyboardInterrupt from error
+                raise RunError(f"the embedded cluster did not start ({error}); run the same command again") from error
         try:
-            cluster = _start(workers)
-        except (OSError, RuntimeError, TimeoutError) as error:
-            raise RunError(f"the embedded cluster did not start ({error}); run the same command again") from error
-        try:
+            if heard:
+                raise KeyboardInterrupt
             with Client(cluster, set_as_default=False) as client:
                 yield client
         finally:
             cluster.close(timeout=5)
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM: Dask cannot close a cluster that stands by half, and says so at length.
+
+    Threads and processes that begin meanwhile have SIGINT blocked for good: Ctrl-C in a terminal, which all processes
+    hear, is for the client alone, and it stops the workers.
+    """
+    heard: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield heard
+        return
+    resource_tracker.ensure_running()  # the first process that is spawned would, and unblock SIGINT as it does
+    earlier = {number: signal.signal(number, lambda got, _: heard.append(got)) for number in (SIGINT, SIGTERM)}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {SIGINT})
+    try:
+        yield heard
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def _start(workers: Workers) -> LocalCluster:
@@ -125,7 +184,6 @@ def _start(workers: Workers) -> LocalCluster:
         "dashboard_address": "127.0.0.1:0",
         "worker_dashboard_address": "127.0.0.1:0",
         "memory_limit": 0,
-        "preload": ["gpuknn.jobs.shard"],
         "silence_logs": logging.CRITICAL,
         "resources": workers.need,
     }

@@ -1,35 +1,39 @@
 """The main job: shards to workers, partial results to the run directory, the answer to a gold-standard file."""
 
+import dataclasses
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise
 from operator import add
 from pathlib import Path
 
 import numpy as np
-from distributed import Client, as_completed
 
 import gpuknn
 from gpuknn.errors import InputError, RunError
 from gpuknn.exact.check import check_content
 from gpuknn.exact.device import Certificate
 from gpuknn.exact.metric import Metric
-from gpuknn.exact.neighbors import merge
 from gpuknn.exact.self_join import put_self_first
 from gpuknn.gold import GoldWriter
+from gpuknn.gold.file import read_result
 from gpuknn.jobs.cluster import cluster
+from gpuknn.jobs.events import Event
+from gpuknn.jobs.feed import Block, Feed
+from gpuknn.jobs.merge import Tree, merge_some, queries_at_once
+from gpuknn.jobs.partial import Damaged, Partial, find_partial, find_partials
 from gpuknn.jobs.plan import Job, SelfJoin, blocks, cut
-from gpuknn.jobs.run_directory import Partial, RunDirectory
-from gpuknn.jobs.shard import PROGRESS_TOPIC, ShardDone, scan_shard
+from gpuknn.jobs.run_directory import RunDirectory
+from gpuknn.jobs.shard import changed
+from gpuknn.jobs.watch import page_address, watched
 from gpuknn.jobs.workers import LOCAL, Workers
 from gpuknn.vectors import content_fingerprint
+from gpuknn.vectors.location import absolute
 
-WINDOW = 2
-"""Shards assigned to a worker: one at work, one waiting, so that a worker's death blames no others."""
-MERGE_BYTES = 2**26
-"""Neighbours merged at once."""
+JOB = "job_fingerprint"
+"""The attribute of a gold-standard file that tells which job it answers."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Progress:
     """Rows done in all."""
     said: Callable[[str], None]
     """A line for the person at the terminal."""
+    happened: Callable[[Event], None]
+    """What the workers tell."""
 
 
 @dataclass(frozen=True)
@@ -62,57 +68,74 @@ def run_exact(
     output: Path,
     run_dir: Path,
     workers: Workers,
-    queries_at_once: int,
+    block_size: int,
     rows_per_shard: int,
     fresh: bool = False,
+    replace: bool = True,
     progress: Progress | None = None,
     where: str = LOCAL,
     command: Sequence[str] = (),
+    report: Path | None = None,
 ) -> Outcome:
     """Compute the job's gold standard and write it to `output`; goes on from what `run_dir` holds.
 
-    `where` the workers are: `cluster.cluster`.  `command`: the words that go on with the run, for `gpuknn runs`.
+    `where` the workers are: `cluster.cluster`.  `replace` an output that is there.  `command`: the words that go on
+    with the run, for `gpuknn runs`.  `report`: a file for Dask's performance report.
 
     The question has been checked (`exact.check.check_question`); the rows are read and checked here.  Raises
     InputError where they cannot be measured or `run_dir` belongs to another job, RunError where the run failed: the
     same call goes on from there.
     """
-    progress = progress or Progress(*(4 * [lambda _: None]))
+    progress = progress or Progress(*(5 * [lambda _: None]))
     started = time.monotonic()
     directory = RunDirectory(run_dir)
     nq, n = len(job.queries), len(job.database)
+    state = job.file_state()  # before the fingerprint: a change between the two is noticed by the first shard
     fingerprint = job.fingerprint()
-    with directory.held(fingerprint, _description(job), queries_at_once, fresh, command) as size:
+    with directory.held(fingerprint, _description(job), block_size, fresh, command, progress.said) as (size, held):
+        if output.exists() and not replace:  # looked at before, but another client may have been at work since
+            return _finished(output, fingerprint, directory)
         _check(job, directory, workers.cores, progress)
-        done: dict[range, list[Partial]] = {}
+        found: dict[range, dict[range, np.ndarray]] = {}
         for block in blocks(nq, size):
-            done[block], damaged = directory.partials(block)
-            for name in damaged:
-                progress.said(f"partial result {name} is damaged and is computed again")
-        # Progress is counted in rows of the database, as if they were scanned once: passes over it count in part.
-        rows_done = {(p.queries.start, p.rows.start): len(p.rows) for found in done.values() for p in found}
-        resumed = sum(rows_done.values()) // len(done)
-        progress.resumed(resumed)
-        shards = [
-            (block, rows) for block, found in done.items() for rows in cut(n, [p.rows for p in found], rows_per_shard)
-        ]
+            found[block], damaged = find_partials(run_dir, block)
+            for rows in damaged:
+                progress.said(str(Damaged(rows)))
+        rows_done = RowsDone(found, progress)
+        parts = {block: list(done) for block, done in found.items()}
+        shards = [(block, rows) for block, done in parts.items() for rows in cut(n, done, rows_per_shard)]
         if shards:
-            floors = {block: _floor(block, found) for block, found in done.items()}
-            with cluster(where, replace(workers, count=min(workers.count, len(shards)))) as client:
-                _compute(client, _everywhere(job), shards, floors, rows_done, run_dir.absolute(), workers, progress)
-        partials = {block: _complete(directory, block, n) for block in done}
-        if job.fingerprint() != fingerprint:
-            raise RunError(f"{job.database.where} or {job.queries.where} was changed while it was searched")
-        every = [partial for found in partials.values() for partial in found]
-        certificate = reduce(add, (p.certificate for p in every))
-        devices = sorted({p.device for p in every})
+            known = {block: Block(_floor(block, done), Tree(rows_per_shard)) for block, done in found.items()}
+            with cluster(where, dataclasses.replace(workers, count=min(workers.count, len(shards)))) as client:
+                progress.happened({"event": "watch", "address": page_address(client)})
+                folder = run_dir.absolute()
+                work = _everywhere(job), state, workers, folder, rows_per_shard, known
+                with watched(client, folder, _title(job), shards, report):
+                    parts = Feed(client, *work, held, rows_done.hear).run(parts, shards)
+        # By their names, since network folders list new files late.
+        every = {block: [find_partial(run_dir, block, rows) for rows in done] for block, done in parts.items()}
+        if job.file_state() != state:
+            raise RunError(changed(job))
+        certificate = reduce(add, (p.certificate for partials in every.values() for p in partials))
+        devices = sorted({name for partials in every.values() for p in partials for name in p.device.split(", ")})
         with GoldWriter(output, nq, job.k, n, np.dtype(job.dists)) as gold:
-            for block, found in partials.items():
-                _merge(job, block, found, gold)
+            for block, partials in every.items():
+                _write(job, block, partials, gold)
             seconds = time.monotonic() - started
-            gold.describe(_attributes(job, certificate, devices, seconds))
+            gold.describe(_attributes(job, certificate, devices, seconds) | {JOB: fingerprint})
+            held.check()
         directory.remove()
-    return Outcome(certificate, ", ".join(devices), len(shards), resumed, seconds)
+    return Outcome(certificate, ", ".join(devices), len(shards), rows_done.resumed, seconds)
+
+
+def _finished(output: Path, fingerprint: str, directory: RunDirectory) -> Outcome:
+    """What there is to say where the output is there: perhaps it is this job's, which was killed at its very end."""
+    found, said = read_result(output)
+    directory.remove()
+    if said.get(JOB) != fingerprint:
+        raise InputError(f"{output}: exists already; --force replaces it")
+    proof = (said[f"certificate{name}"] for name in ("", "_bound", "_pairs_refined", "_smallest_margin"))
+    return Outcome(Certificate(*proof), said["device"], 0, len(found.ids), said["seconds"])
 
 
 def _check(job: Job, directory: RunDirectory, threads: int, progress: Progress) -> None:
@@ -126,91 +149,56 @@ def _check(job: Job, directory: RunDirectory, threads: int, progress: Progress) 
         raise
 
 
-def _floor(block: range, done: list[Partial]) -> np.ndarray:
-    """(nq,) float64: the lowest k-th distances of the shards done."""
-    return reduce(np.minimum, (p.farthest() for p in done), np.full(len(block), np.inf))
+def _floor(block: range, done: dict[range, np.ndarray]) -> np.ndarray:
+    """(nq,) float64: the lowest k-th distances of the parts done."""
+    return reduce(np.minimum, done.values(), np.full(len(block), np.inf))
 
 
-def _compute(
-    client: Client,
-    job: Job,
-    shards: list[tuple[range, range]],
-    floors: dict[range, np.ndarray],
-    rows_done: dict[tuple[int, int], int],
-    folder: Path,
-    workers: Workers,
-    progress: Progress,
-) -> None:
-    """Keep the workers fed, also those that join late, until all shards (queries, rows) are in the run directory.
+class RowsDone:
+    """Rows of the database that are done, as if they were scanned once: passes over it count in part."""
 
-    Each new task is given the newest floor.
-    """
-    waiting = deque(shards)
-    running = as_completed(loop=client.loop)
+    def __init__(self, found: Mapping[range, Iterable[range]], progress: Progress) -> None:
+        self._progress, self._passes = progress, len(found)
+        self._done = {(block.start, rows.start): len(rows) for block, done in found.items() for rows in done}
+        self.resumed = self._total()
+        progress.resumed(self.resumed)
 
-    def advance(queries: int, shard: int, rows: int) -> None:
-        rows_done[queries, shard] = rows
-        progress.advanced(sum(rows_done.values()) // len(floors))
+    def hear(self, event: Event) -> None:
+        """Take note of what a worker tells."""
+        self._progress.happened(event)
+        if event["event"] in ("progress", "shard"):
+            self._done[event["queries"], event["shard"]] = event["rows"]
+            self._progress.advanced(self._total())
+        elif event["event"] == "damaged":
+            start, stop = event["rows"]
+            self._progress.said(str(Damaged(range(start, stop))))
+            for queries, first in list(self._done):
+                if queries == event["queries"] and start <= first < stop:
+                    del self._done[queries, first]
 
-    def hear(event: tuple[float, dict[str, int]]) -> None:
-        advance(event[1]["queries"], event[1]["shard"], event[1]["rows"])
-
-    def submit(block: range, rows: range) -> object:
-        task = job, block, rows, floors[block], folder, workers.device
-        return client.submit(scan_shard, *task, pure=False, retries=1, resources=workers.need)
-
-    def feed() -> None:
-        room = WINDOW * max(1, len(client.nthreads())) - running.count()
-        for _ in range(min(room, len(waiting))):
-            running.add(submit(*waiting.popleft()))
-
-    client.subscribe_topic(PROGRESS_TOPIC, hear)
-    feed()
-    for future in running:
-        finished = _result(future)
-        advance(finished.queries.start, finished.rows.start, len(finished.rows))
-        floors[finished.queries] = np.minimum(floors[finished.queries], finished.farthest)
-        feed()
+    def _total(self) -> int:
+        return sum(self._done.values()) // self._passes
 
 
 def _everywhere(job: Job) -> Job:
     """The same job where the working folder is another."""
-    database, queries = (replace(v, path=str(Path(v.path).absolute())) for v in (job.database, job.queries))
-    return replace(job, database=database, queries=queries)
+    database, queries = (dataclasses.replace(v, path=absolute(v.path)) for v in (job.database, job.queries))
+    return dataclasses.replace(job, database=database, queries=queries)
 
 
-def _complete(directory: RunDirectory, block: range, rows: int) -> list[Partial]:
-    """The partial results for a block of queries, which must make up all rows."""
-    partials, damaged = directory.partials(block)
-    if damaged or cut(rows, [p.rows for p in partials], rows):
-        raise RunError(f"{directory.path}: partial results were damaged meanwhile; run the same command again")
-    return partials
-
-
-def _result(future: object) -> ShardDone:
-    """The shard's result; its errors in words for the person at the terminal."""
-    try:
-        result: ShardDone = future.result()  # type: ignore[attr-defined]
-    except (InputError, RunError):
-        raise
-    except Exception as error:
-        raise RunError(
-            f"a shard failed: {type(error).__name__}: {error}; finished shards are kept, the same command goes on"
-        ) from error
-    return result
-
-
-def _merge(job: Job, block: range, partials: list[Partial], gold: GoldWriter) -> None:
-    """Merge the partial results for a block of queries, some queries at a time."""
-    at_once = max(1, MERGE_BYTES // (job.answer_bytes // len(job.queries) * len(partials)))
-    for first in block[::at_once]:
-        some = range(first, min(first + at_once, block.stop))
-        found = merge([p.read(some) for p in partials], job.searched_k)
+def _write(job: Job, block: range, partials: list[Partial], gold: GoldWriter) -> None:
+    """Merge the partial results for a block of queries, some queries at a time, and write their answers."""
+    for start, stop in pairwise([*block[:: queries_at_once(partials)], block.stop]):
+        found = merge_some(partials, range(start, stop))
         if found.ids.min() < 0:
             raise RunError(f"{job.database.where}: too few rows could be compared; was it changed meanwhile?")
         if job.self_join is SelfJoin.FIRST:
-            found = put_self_first(found, job.queries[some.start : some.stop], first, job.metric)
-        gold.write(first, found)
+            found = put_self_first(found, job.queries[start:stop], start, job.metric)
+        gold.write(start, found)
+
+
+def _title(job: Job) -> str:
+    return f"{job.database.where}, {len(job.queries):,} queries, k = {job.k}, {job.metric.value}"
 
 
 def _description(job: Job) -> dict[str, str | int]:

@@ -11,7 +11,7 @@ import numpy as np
 from gpuknn.errors import InputError
 from gpuknn.exact.device import Device
 from gpuknn.exact.metric import Metric
-from gpuknn.vectors import Vectors, file_identity
+from gpuknn.vectors import Vectors, file_identity, file_state
 
 RESULT_VERSION = 1
 """Raised when the answer's bytes change, so that older partial results are not taken for today's."""
@@ -50,6 +50,10 @@ class Job:
         files = file_identity(self.database), file_identity(self.queries)
         parts = RESULT_VERSION, *files, self.k, self.metric.value, self.dists, self.self_join.value
         return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+    def file_state(self) -> str:
+        """Differs once something was written to the files."""
+        return f"{file_state(self.database)} {file_state(self.queries)}"
 
     @property
     def answer_bytes(self) -> int:

@@ -1,6 +1,5 @@
 """The one task that workers run: the exact neighbours among a shard's rows, brought to disk."""
 
-import signal
 import sys
 import threading
 import time
@@ -10,19 +9,15 @@ from pathlib import Path
 import numpy as np
 from distributed import get_worker
 
+from gpuknn.errors import RunError
 from gpuknn.exact.cpu import CpuDevice
 from gpuknn.exact.device import Device, Search, count_gpus, open_device
 from gpuknn.exact.scan import scan
-from gpuknn.jobs.plan import Job, SelfJoin
-from gpuknn.jobs.run_directory import write_partial
+from gpuknn.jobs.events import count, tell
+from gpuknn.jobs.partial import write_partial
+from gpuknn.jobs.plan import Job, SelfJoin, operations
 
-PROGRESS_TOPIC = "gpuknn-progress"
 SECONDS_BETWEEN_REPORTS = 0.25
-
-
-def dask_setup(worker: object) -> None:
-    """Called by Dask as a worker starts: Ctrl-C in a terminal is for the client, which stops the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
@@ -35,32 +30,29 @@ class ShardDone:
     """(nq,) float64: the k-th distance of every query, inf where the shard has fewer rows that can matter."""
 
 
-def scan_shard(job: Job, queries: range, rows: range, floor: np.ndarray, folder: Path, device: Device) -> ShardDone:
+def scan_shard(
+    job: Job, state: str, queries: range, rows: range, floor: np.ndarray, folder: Path, device: Device
+) -> ShardDone:
     """Find the neighbours of `queries` among `rows` and write the partial result to the run directory `folder`.
 
-    `floor` (nq,) float64: distances that the k-th neighbours are known not to exceed.
+    `state` of the job's files as they were checked; `floor` (nq,) float64: distances that the k-th neighbours are known
+    not to exceed.  Raises RunError where the files have changed: nothing is kept of what was found in them.
     """
     with AT_WORK:
-        return _scan_shard(job, queries, rows, floor, folder, device)
+        return _scan_shard(job, state, queries, rows, floor, folder, device)
 
 
 AT_WORK = threading.Lock()
 """A worker with several threads is given several shards; each uses all its cores, or its GPU, so they take turns."""
 
 
-def _scan_shard(job: Job, queries: range, rows: range, floor: np.ndarray, folder: Path, device: Device) -> ShardDone:
-    worker = get_worker()
-    reported = 0.0
-
-    def report(done: int) -> None:
-        nonlocal reported
-        now = time.monotonic()
-        if done == len(rows) or now - reported > SECONDS_BETWEEN_REPORTS:
-            reported = now
-            worker.log_event(PROGRESS_TOPIC, {"queries": queries.start, "shard": rows.start, "rows": done})
-
+def _scan_shard(
+    job: Job, state: str, queries: range, rows: range, floor: np.ndarray, folder: Path, device: Device
+) -> ShardDone:
     if not isinstance(device, CpuDevice):
-        device = open_device("cuda", number=gpu_number(worker.name))
+        device = open_device("cuda", number=gpu_number(get_worker().name))
+    report = Report(job, queries, rows, folder, device.name)
+    report.begun()
     search = Search(
         job.queries[queries.start : queries.stop],
         job.searched_k,
@@ -69,9 +61,65 @@ def _scan_shard(job: Job, queries: range, rows: range, floor: np.ndarray, folder
         floor,
         first_id=None if job.self_join is SelfJoin.NO else queries.start,
     )
-    found, certificate = scan(job.database, rows, search, device, report)
+    found, certificate = scan(job.database, rows, search, device, report.at)
+    report.scanned()
+    if job.file_state() != state:
+        raise RunError(changed(job))
     write_partial(folder, queries, rows, found, certificate, device.name)
+    report.finished(certificate.pairs_refined)
     return ShardDone(queries, rows, found.dists[:, -1].astype(np.float64))
+
+
+def changed(job: Job) -> str:
+    """What is said where the files are no longer those that the run began with."""
+    return f"{job.database.where} or {job.queries.where} was changed while it was searched"
+
+
+class Report:
+    """What is told and counted of one shard."""
+
+    def __init__(self, job: Job, queries: range, rows: range, folder: Path, device: str) -> None:
+        self._run = folder
+        self._shard = {"queries": queries.start, "shard": rows.start, "device": device}
+        self._length = len(rows)
+        self._row_bytes = job.database.nbytes // len(job.database)
+        self._row_operations = operations(job, 1) * len(queries) / len(job.queries)
+        self._rows = 0
+        self._began = self._counted = time.monotonic()
+        self._told = float("-inf")
+
+    def begun(self) -> None:
+        """The worker is at it."""
+        self._tell("progress")
+
+    def at(self, rows: int) -> None:
+        """So many rows are done."""
+        self._count("scan", **self._work(rows - self._rows))
+        self._rows = rows
+        if rows < self._length and self._counted - self._told > SECONDS_BETWEEN_REPORTS:
+            self._told = self._counted
+            self._tell("progress")
+
+    def scanned(self) -> None:
+        """All rows are done, and what was kept has been sorted."""
+        self._count("scan")
+
+    def finished(self, pairs: int) -> None:
+        """The shard is in the run directory."""
+        self._count("write", pairs=pairs, shards=1)
+        self._tell("shard", pairs=pairs)
+
+    def _tell(self, event: str, **facts: int) -> None:
+        work = self._work(self._rows)
+        tell(self._run, event, **self._shard, **work, seconds=self._counted - self._began, **facts)
+
+    def _work(self, rows: int) -> dict[str, float]:
+        return {"rows": rows, "bytes": rows * self._row_bytes, "operations": rows * self._row_operations}
+
+    def _count(self, phase: str, **amounts: float) -> None:
+        now = time.monotonic()
+        count(phase, now - self._counted, **amounts)
+        self._counted = now
 
 
 def gpu_number(worker_name: object) -> int:

@@ -25,6 +25,8 @@ class Workers:
     """Of this machine, which checks the rows before work begins, and where local workers share them."""
     device: Device
     """What each computes on; of several GPUs the one with the least free memory."""
+    memory: int | None = None
+    """Bytes that each may take, where its source says so."""
 
     @property
     def need(self) -> dict[str, int]:

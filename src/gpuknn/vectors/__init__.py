@@ -1,11 +1,12 @@
 """Where rows come from.
 
-In: a path (and a key where a file holds several arrays), or an array.  Out: `Vectors`, which tells its shape and dtype
-without reading and reads rows into buffers of the caller's.  One small reader per file format.  A `Vectors` holds no
-open file, so it can be sent to another process.  May import nothing of gpuknn but its errors.
+In: a path or URL (and a key where a file holds several arrays), or an array.  Out: `Vectors`, which tells its shape and
+dtype without reading and reads rows into buffers of the caller's.  One small reader per file format: `RawVectors` where
+rows lie one after another, `DecodedVectors` where a library unpacks them.  A `Vectors` can be sent to another process.
+May import nothing of gpuknn but its errors.
 """
 
-from gpuknn.vectors.fingerprint import content_fingerprint, file_identity
+from gpuknn.vectors.fingerprint import content_fingerprint, file_identity, file_state
 from gpuknn.vectors.source import ArrayVectors, Vectors, open_vectors
 
-__all__ = ["ArrayVectors", "Vectors", "content_fingerprint", "file_identity", "open_vectors"]
+__all__ = ["ArrayVectors", "Vectors", "content_fingerprint", "file_identity", "file_state", "open_vectors"]

@@ -1,15 +1,18 @@
 """How a database is told from another: by what it holds, and by whether it changed since."""
 
 import hashlib
-import os
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 
 import numpy as np
 
+from gpuknn.vectors.location import listing
 from gpuknn.vectors.source import Vectors
 
 SAMPLES = 64
 SAMPLE_BYTES = 2**16
+SAMPLERS = 4
+"""Samples read at once: each may wait for an object store, or for a chunk to be decoded."""
 
 
 def content_fingerprint(vectors: Vectors) -> str:
@@ -20,17 +23,23 @@ def content_fingerprint(vectors: Vectors) -> str:
     n, d = vectors.shape
     digest = hashlib.blake2b(f"{n} {d} {vectors.dtype.str}".encode(), digest_size=16)
     run = min(n, max(1, SAMPLE_BYTES // (d * vectors.dtype.itemsize)))
-    for first in np.unique(np.linspace(0, n - run, SAMPLES).astype(np.int64)):
-        digest.update(vectors[int(first) : int(first) + run].tobytes())
+    firsts = np.unique(np.linspace(0, n - run, SAMPLES).astype(np.int64)).tolist()
+    sampled = copy(vectors)  # what it decodes and keeps goes with it
+    with ThreadPoolExecutor(SAMPLERS) as pool:
+        for rows in pool.map(lambda first: sampled[first : first + run], firsts):
+            digest.update(rows.tobytes())
     return digest.hexdigest()
 
 
 def file_identity(vectors: Vectors) -> str:
-    """Content, key, and the files' sizes and times of change: not equal once something was written to them."""
-    path = Path(vectors.path)
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    digest = hashlib.blake2b(f"{content_fingerprint(vectors)} {vectors.key}\n".encode(), digest_size=16)
-    for file in files:
-        status = os.stat(file)
-        digest.update(f"{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}\n".encode())
+    """Content, key, and the files' state: not equal once something was written to them."""
+    parts = content_fingerprint(vectors), vectors.key, file_state(vectors)
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+
+def file_state(vectors: Vectors) -> str:
+    """The files' sizes and times of change (of objects in a store their tags), hashed: cheap to look at again."""
+    digest = hashlib.blake2b(digest_size=16)
+    for stored in listing(vectors.path):
+        digest.update(f"{stored.name} {stored.size} {stored.stamp}\n".encode())
     return digest.hexdigest()

@@ -13,21 +13,33 @@ import h5py
 import numpy as np
 
 from gpuknn.errors import InputError
+from gpuknn.vectors.decoded import DecodedVectors
 from gpuknn.vectors.raw import RawVectors, check_extent
 from gpuknn.vectors.source import Vectors, check_layout, choose_key
 
+SPARSE = {"data", "indices", "indptr"}
+"""What a group of sparse rows (CSR) holds in the challenges' files."""
+
 
 @dataclass(frozen=True)
-class Hdf5Vectors(Vectors):
+class Hdf5Vectors(DecodedVectors):
     """Rows that only the HDF5 library can read: chunked, compressed, or of foreign byte order."""
 
-    def read(self, first: int, out: np.ndarray) -> None:
+    chunk_rows: int
+    """Rows of a chunk; 1 where there are none."""
+
+    def band(self, row: int) -> range:
+        """The rows of the chunk, or of the chunks side by side, that hold `row`."""
+        start = row - row % self.chunk_rows
+        return range(start, min(start + self.chunk_rows, len(self)))
+
+    def decode(self, rows: range, out: np.ndarray) -> None:
         """Fill `out` through h5py."""
         try:
             with h5py.File(self.path, "r", locking=False) as file:
-                file[self.key].read_direct(out, np.s_[first : first + len(out)])
+                file[self.key].read_direct(out, np.s_[rows.start : rows.stop])
         except (OSError, RuntimeError, KeyError) as error:
-            raise InputError(f"{self.where}: rows {first} to {first + len(out)} cannot be read ({error})") from error
+            raise InputError(f"{self.where}: rows {rows.start} to {rows.stop} cannot be read ({error})") from error
 
 
 def open_hdf5(path: Path, key: str | None) -> Vectors:
@@ -35,18 +47,20 @@ def open_hdf5(path: Path, key: str | None) -> Vectors:
     try:
         with _open(path) as file:
             if key is None:
+                _refuse_sparse(file, path)
                 key = choose_key(_arrays(file), path)
             dataset = _dataset(file, key, path)
             check_layout(dataset.shape, dataset.dtype, f"{path}:{key}")
             shape, dtype = (dataset.shape[0], dataset.shape[1]), dataset.dtype.newbyteorder("=")
             offset = _raw_offset(dataset)
+            chunk_rows = (dataset.chunks or (1,))[0]
     except InputError:
         raise
     except Exception as error:  # of a damaged file h5py raises what it likes
         raise InputError(f"{path}: is a damaged HDF5 file ({error})") from error
     if offset is not None:
         return check_extent(RawVectors(str(path), key, shape, dtype, offset))
-    return Hdf5Vectors(str(path), key, shape, dtype)
+    return Hdf5Vectors(str(path), key, shape, dtype, chunk_rows)
 
 
 @contextmanager
@@ -56,7 +70,11 @@ def _open(path: Path) -> Iterator[h5py.File]:
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
         damaged = h5py.is_hdf5(path)
-        what = f"is a damaged or truncated HDF5 file ({error})" if damaged else "is not HDF5, .npy or Zarr"
+        what = (
+            f"is a damaged or truncated HDF5 file ({error})"
+            if damaged
+            else "is not HDF5, .npy, Parquet or Zarr, and has no suffix of raw vectors"
+        )
         raise InputError(f"{path}: {what}") from error
     with file:
         yield file
@@ -74,12 +92,30 @@ def _arrays(file: h5py.File) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     return found
 
 
+def _refuse_sparse(group: h5py.Group, path: Path) -> None:
+    """Raise InputError where rows are sparse in `group` or below."""
+    found: list[str] = []
+
+    def visit(name: str, item: object) -> None:
+        if isinstance(item, h5py.Group) and set(item) >= SPARSE:
+            found.append(name)
+
+    visit(group.name, group)
+    group.visititems(visit)
+    if found:
+        raise InputError(
+            f"{path}: holds sparse rows (CSR) in {', '.join(found)}; only dense vectors are searched, name them by key"
+        )
+
+
 def _dataset(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
     """The array called `key`, which must lie in this very file."""
     try:
         dataset = file[key]
     except (KeyError, OSError, ValueError) as error:
         raise InputError(f"{path}: has no array {key!r}; it holds {', '.join(_arrays(file)) or 'nothing'}") from error
+    if isinstance(dataset, h5py.Group):
+        _refuse_sparse(dataset, path)
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
         raise InputError(f"{path}:{key}: is not an array; the file holds {', '.join(_arrays(file)) or 'nothing'}")
     outside = dataset.file.filename != file.filename or dataset.external is not None or dataset.is_virtual

@@ -7,13 +7,12 @@ import numpy as np
 
 from gpuknn.errors import InputError
 from gpuknn.vectors.raw import RawVectors, check_extent
-from gpuknn.vectors.source import check_layout
+from gpuknn.vectors.source import check_layout, refuse_key
 
 
 def open_npy(path: Path, key: str | None) -> RawVectors:
     """Open an .npy file in C order; raises InputError where it holds anything but vectors."""
-    if key is not None:
-        raise InputError(f"{path}: an .npy file holds one array without a name; leave out the key {key!r}")
+    refuse_key(path, key)
     try:
         with open(path, "rb") as file, warnings.catch_warnings(action="ignore"):
             version = np.lib.format.read_magic(file)

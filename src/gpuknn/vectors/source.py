@@ -2,15 +2,18 @@
 
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from gpuknn.errors import InputError
+from gpuknn.vectors.location import is_url
 
 ROW_TYPES = ("float16", "float32", "float64", "uint8", "int8", "uint64")
+KNOWN_NAMES = ("emb", "hamming", "pca32", "pca96", "train", "test", "vector", "embedding")
+"""Of arrays and columns of vectors."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,12 @@ def open_vectors(path: str | Path, key: str | None = None) -> Vectors:
     Parameters
     ----------
     path
-        An HDF5 file (.h5, .hdf5, .jld2), an .npy file, or a Zarr array or group (v2 or v3).
+        An HDF5 file (.h5, .hdf5, .jld2), an .npy file, a Parquet file, a file of raw vectors (.fbin, .f16bin, .u8bin,
+        .i8bin, .fvecs, .bvecs; by suffix), or a Zarr array or group (v2 or v3), which may also be given by the URL of
+        an object store (s3://bucket/prefix).
     key
-        The array within an HDF5 file or Zarr group.  Without it, the only array of vectors there is taken, or the only
-        one of the known names (emb, hamming, pca32, pca96, train, test).
+        The array within an HDF5 file or Zarr group, or the column.  Without it, the only array of vectors there is
+        taken, or the only one of the known names (emb, hamming, pca32, pca96, train, test, vector, embedding).
 
     Returns
     -------
@@ -95,23 +100,41 @@ def open_vectors(path: str | Path, key: str | None = None) -> Vectors:
     InputError
         The file is missing, damaged, of another format, ambiguous, or holds something else.
     """
-    path = Path(path)
-    if is_folder(path):
+    if is_url(path) or is_folder(Path(path)):
         from gpuknn.vectors.zarr import open_zarr
 
         return open_zarr(path, key)
+    file = Path(path)
     try:
-        with open(path, "rb") as file:
-            head = file.read(8)
+        with open(file, "rb") as opened:
+            head = opened.read(8)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return _reader(file, head)(file, key)
+
+
+def _reader(path: Path, head: bytes) -> Callable[[Path, str | None], Vectors]:
+    """What opens a file of this name that begins so."""
+    from gpuknn.vectors import fbin, vecs
+
+    suffix = path.suffix.lower()
+    if suffix in fbin.COMPONENTS:
+        return fbin.open_fbin
+    if suffix in vecs.COMPONENTS:
+        return vecs.open_vecs
+    if suffix in (".ivecs", ".ibin"):
+        raise InputError(f"{path}: {suffix} files hold ids (a gold standard), not vectors")
     if head.startswith(b"\x93NUMPY"):
         from gpuknn.vectors.npy import open_npy
 
-        return open_npy(path, key)
+        return open_npy
+    if head.startswith(b"PAR1"):
+        from gpuknn.vectors.parquet import open_parquet
+
+        return open_parquet
     from gpuknn.vectors.hdf5 import open_hdf5
 
-    return open_hdf5(path, key)
+    return open_hdf5
 
 
 def is_folder(path: Path) -> bool:
@@ -134,10 +157,20 @@ def check_layout(shape: Sequence[int], dtype: np.dtype, where: str) -> None:
         raise InputError(f"{where}: is empty, shape {tuple(shape)}")
 
 
-def choose_key(arrays: dict[str, tuple[tuple[int, ...], np.dtype]], path: Path) -> str:
+def refuse_key(path: Path, key: str | None) -> None:
+    """Raise InputError where there is a key to a file that has no names in it."""
+    if key is not None:
+        raise InputError(f"{path}: a file of this kind holds one array without a name; leave out the key {key!r}")
+
+
+def choose_key(arrays: dict[str, tuple[tuple[int, ...], np.dtype]], path: str | Path) -> str:
     """The one array of vectors among the named ones; raises InputError where there is none or more than one."""
-    fitting = [name for name, (shape, dtype) in arrays.items() if len(shape) == 2 and dtype.name in ROW_TYPES]
-    known = [name for name in fitting if name in ("emb", "hamming", "pca32", "pca96", "train", "test")]
+    fitting = [
+        name
+        for name, (shape, dtype) in arrays.items()
+        if len(shape) == 2 and dtype.name in ROW_TYPES and name.rpartition("/")[2] not in ("dists", "distances")
+    ]
+    known = [name for name in fitting if name in KNOWN_NAMES]
     for names in (fitting, known):
         if len(names) == 1:
             return names[0]

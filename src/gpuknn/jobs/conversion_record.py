@@ -1,0 +1,131 @@
+"""What a conversion has finished, beside the unfinished target, in DST.part.
+
+    manifest.json    whose it is: the conversion's fingerprint, and for a reader what it was
+    pieces           a line for each piece that is on disk, its rows and their checksum; only the client writes it
+    gpuknn.lock      held while a client is at work
+    NAME             the target; in an object store it is at its place, and the folder in the working folder
+
+A piece that is not in the list is written again.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gpuknn.convert.target import Piece
+from gpuknn.errors import InputError
+from gpuknn.gold.file import sync
+from gpuknn.jobs.lock import lock
+from gpuknn.vectors.location import is_url
+
+LOCK = "gpuknn.lock"
+MANIFEST = "manifest.json"
+PIECES = "pieces"
+REPLACED = "replaced"
+"""The name for what was under the final name before."""
+
+
+class ConversionRecord:
+    """One conversion's folder."""
+
+    def __init__(self, destination: str) -> None:
+        name = destination.rstrip("/").rpartition("/")[2]
+        remote = is_url(destination)
+        self.folder = Path(f"{name}.part") if remote else Path(destination).with_name(f"{Path(destination).name}.part")
+        self.unfinished = destination if remote else str(self.folder / Path(destination).name)
+        """Where the target is written."""
+        self._ours = {LOCK, MANIFEST, f"{MANIFEST}.new", PIECES, REPLACED, Path(destination).name}
+
+    @contextmanager
+    def held(self, fingerprint: str, description: dict[str, Any], fresh: bool) -> Iterator[list[Piece]]:
+        """Make or take over the folder for the conversion of this fingerprint; the pieces that are on disk.
+
+        With `fresh` what is there is thrown away.  Raises InputError where the folder holds another conversion or
+        somebody else's files, RunError where another client is at work in it.
+        """
+        strangers = {file.name for file in self.folder.iterdir()} - self._ours if self.folder.is_dir() else set()
+        if strangers or (self.folder.exists() and not self.folder.is_dir()):
+            raise InputError(f"{self.folder}: is in the way and not of gpuknn's making; remove it, or name another DST")
+        with lock(self.folder / LOCK):
+            if fresh:
+                self._clear()
+            found = self._manifest()
+            if found and found["fingerprint"] != fingerprint:
+                other = [name for name, value in description.items() if found["conversion"].get(name) != value]
+                what = ", ".join(other) or "the source was changed since"
+                raise InputError(
+                    f"{self.folder}: holds what another conversion has left (other: {what}); --fresh discards it"
+                )
+            if not found:
+                self._clear()
+                self._claim({"fingerprint": fingerprint, "conversion": description})
+            yield self._pieces()
+
+    def add(self, piece: Piece) -> None:
+        """A piece is on disk."""
+        with open(self.folder / PIECES, "a") as file:
+            file.write("\n" + json.dumps(asdict(piece)))  # first, so that a torn line spoils no other
+            file.flush()
+            os.fsync(file.fileno())
+
+    def begin_anew(self) -> None:
+        """Forget all pieces and remove the unfinished target."""
+        for name in (PIECES, Path(self.unfinished).name):
+            _remove(self.folder / name)
+
+    def publish(self, destination: Path) -> None:
+        """Give the finished target its name; what had it before goes."""
+        sync(Path(self.unfinished))
+        if destination.is_dir():
+            _remove(self.folder / REPLACED)
+            os.rename(destination, self.folder / REPLACED)
+        os.replace(self.unfinished, destination)
+        sync(destination.absolute().parent)
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        self._clear()
+        _remove(self.folder / LOCK)
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def _pieces(self) -> list[Piece]:
+        pieces: dict[int, Piece] = {}
+        with suppress(FileNotFoundError):
+            for line in (self.folder / PIECES).read_text(errors="replace").splitlines():
+                with suppress(ValueError, TypeError):
+                    piece = Piece(**json.loads(line))
+                    pieces[piece.first] = piece
+        return list(pieces.values())
+
+    def _manifest(self) -> dict[str, Any]:
+        """Empty where there is none or it is damaged, so that the conversion begins anew."""
+        try:
+            found = json.loads((self.folder / MANIFEST).read_text())
+            return found if {"fingerprint", "conversion"} <= set(found) else {}
+        except (OSError, ValueError, TypeError):
+            return {}
+
+    def _claim(self, manifest: dict[str, Any]) -> None:
+        new = self.folder / f"{MANIFEST}.new"
+        new.write_text(json.dumps(manifest, indent=1))
+        sync(new)
+        os.replace(new, self.folder / MANIFEST)
+        sync(self.folder)
+
+    def _clear(self) -> None:
+        """The manifest goes first: without it nothing else is believed."""
+        for name in (MANIFEST, *sorted(self._ours - {MANIFEST, LOCK})):
+            _remove(self.folder / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,52 @@
+"""Files that survive: they appear under their names when they are whole and on disk, and tell when they are damaged."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from gpuknn.gold.file import sync
+
+
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which appears under its name once it is whole and on disk."""
+    part = path.with_name(f"{path.name}.{os.urandom(8).hex()}.part")
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        sync(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_sealed(path: Path, said: dict[str, Any]) -> None:
+    """Write JSON with its own checksum."""
+    with appearing(path) as file:
+        file.write(json.dumps(said | {"seal": digest(_plain(said))}, indent=1).encode())
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `write_sealed` wrote; empty where it is damaged.  Raises FileNotFoundError where it is missing."""
+    try:
+        said: dict[str, Any] = json.loads(path.read_bytes())
+        return said if said.pop("seal") == digest(_plain(said)) else {}
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def digest(data: Any) -> str:
+    """32 hexadecimal digits that tell bytes from others."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _plain(said: dict[str, Any]) -> bytes:
+    return json.dumps(said, sort_keys=True).encode()

@@ -1,0 +1,210 @@
+"""gpuknn's page on the scheduler's own HTTP server: the runs under way and the last ones, in HTML and JSON."""
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distributed.diagnostics.plugin import SchedulerPlugin
+from tornado.web import Application, RequestHandler
+
+from gpuknn.jobs.events import TOPIC, Event
+
+PATH = "/gpuknn"
+"""The page's; with .json for programs."""
+RUNS_SHOWN = 5
+EVENTS_SHOWN = 12
+RATE_OVER = 60
+"""Seconds over which the present rate is taken."""
+AMOUNTS = ("rows", "bytes", "operations", "pairs", "shards")
+
+
+class Page(SchedulerPlugin):  # type: ignore[misc]
+    """Hears what the workers tell, and serves it; stays with the scheduler, so that a run's end can be seen."""
+
+    name = "gpuknn"
+    idempotent = True
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Run] = {}
+
+    def start(self, scheduler: Any) -> None:
+        """Called by Dask on the scheduler."""
+        self._scheduler = scheduler
+        route = PATH + r"(\.json)?", Show, {"page": self}
+        # Tornado's templates escape all that they are given.
+        scheduler.http_application.add_application(Application([route], template_path=str(Path(__file__).parent)))
+
+    def log_event(self, topic: str, msg: Event) -> None:
+        """Called by Dask for each event."""
+        if topic != TOPIC:
+            return
+        if msg["event"] == "begun":
+            self.runs.pop(msg["run"], None)
+            self.runs[msg["run"]] = Run(msg["run"], msg["title"], msg["client"], msg["shards"], msg["rows"])
+            for old in list(self.runs)[:-RUNS_SHOWN]:
+                del self.runs[old]
+        if run := self.runs.get(msg["run"]):
+            run.hear(msg)
+
+    def remove_client(self, scheduler: Any, client: str) -> None:
+        """Called by Dask when a client has gone: a run of its that did not end has been given up."""
+        for run in self.runs.values():
+            if run.client == client and run.state == "at work":
+                run.stop("stopped")
+
+    def summary(self) -> dict[str, Any]:
+        """All that is shown, the newest run first."""
+        here = {str(worker.name) for worker in self._scheduler.workers.values()}
+        return {"time": _clock(time.time()), "runs": [run.summary(here) for run in reversed(self.runs.values())]}
+
+
+@dataclass
+class Run:
+    """What is known of one run."""
+
+    path: str
+    title: str
+    client: str
+    shards: int
+    """To do in this run, and their rows."""
+    rows: int
+    state: str = "at work"
+    began: float = field(default_factory=time.monotonic)
+    stopped: float | None = None
+    work: dict[tuple[int, int], Event] = field(default_factory=dict)
+    """The latest of each shard: one that is computed again counts once."""
+    rows_done: int = 0
+    samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=4 * RATE_OVER))
+    """Rows done so far, by time."""
+    merges: list[Event] = field(default_factory=list)
+    events: deque[tuple[float, Event]] = field(default_factory=lambda: deque(maxlen=EVENTS_SHOWN))
+
+    def hear(self, event: Event) -> None:
+        """Take in an event."""
+        if event["event"] in ("progress", "shard"):
+            self._advance(event)
+        if event["event"] != "progress":
+            self.events.appendleft((time.time(), event))
+        if event["event"] == "merged":
+            self.merges.append(event)
+        if event["event"] == "damaged":
+            self._take_back(event["queries"], *event["rows"])
+        if event["event"] == "ended":
+            self.stop("done")
+
+    def stop(self, state: str) -> None:
+        """The run is over."""
+        self.state, self.stopped = state, time.monotonic()
+
+    def summary(self, here: set[str]) -> dict[str, Any]:
+        """All that is shown of it, in plain JSON values; `here` are the workers that the scheduler has."""
+        seconds = (self.stopped or time.monotonic()) - self.began
+        done = _sum(self.work.values())
+        rate = self._rows_per_second(seconds)
+        workers: dict[str, list[Event]] = {}
+        for event in self.work.values():
+            workers.setdefault(event["name"], []).append(event)
+        return {
+            "run": self.path,
+            "title": self.title,
+            "state": self.state,
+            "seconds": seconds,
+            "seconds_left": (self.rows - self.rows_done) / rate if rate and self.state == "at work" else None,
+            "shards": self.shards,
+            "rows": self.rows,
+            "done": done,
+            "per_second": _rates(done, self.rows_done / rate if rate else 0),
+            "merges": {
+                "merges": len(self.merges),
+                "parts": sum(event["parts"] for event in self.merges),
+                "seconds": sum(event["seconds"] for event in self.merges),
+            },
+            "workers": [
+                {"worker": name, "here": name in here} | _worker(workers[name], seconds)
+                for name in sorted(workers, key=lambda name: (len(name), name))
+            ],
+            "events": [{"time": _clock(at), **event} for at, event in self.events],
+        }
+
+    def _advance(self, event: Event) -> None:
+        shard = event["queries"], event["shard"]
+        before = self.work.get(shard)
+        if before and before["event"] == "shard" and event["event"] == "progress":
+            return  # of a worker that was believed dead
+        self.work[shard] = event
+        self.rows_done += event["rows"] - (before["rows"] if before else 0)
+        now = time.monotonic()
+        if not self.samples or now - self.samples[-1][0] > RATE_OVER / 240:
+            self.samples.append((now, self.rows_done))
+
+    def _take_back(self, queries: int, start: int, stop: int) -> None:
+        for shard in [shard for shard in self.work if shard[0] == queries and start <= shard[1] < stop]:
+            self.rows_done -= self.work.pop(shard)["rows"]
+
+    def _rows_per_second(self, seconds: float) -> float:
+        """Of the last minute, or of the whole of a run that is over."""
+        if self.stopped:
+            return self.rows_done / seconds if seconds else 0
+        now = time.monotonic()
+        then, rows = next((s for s in self.samples if now - s[0] <= RATE_OVER), (now, self.rows_done))
+        if self.began > now - RATE_OVER:
+            then, rows = self.began, 0
+        return (self.rows_done - rows) / (now - then) if now > then else 0
+
+
+class Show(RequestHandler):
+    """The page for people, or the same for programs."""
+
+    def initialize(self, page: Page) -> None:
+        """Called by Tornado."""
+        self._page = page
+
+    def get(self, json: str | None) -> None:
+        """What there is now; the page fetches nothing but itself, every other second."""
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+        if json:
+            self.finish(self._page.summary())
+        else:
+            self.render("page.html", duration=duration, path=PATH, **self._page.summary())
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in words."""
+    if seconds is None:
+        return "unknown"
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def _sum(events: Iterable[Event]) -> dict[str, float]:
+    totals: dict[str, float] = dict.fromkeys(AMOUNTS, 0)
+    for event in events:
+        for name in AMOUNTS[:-1]:
+            totals[name] += event.get(name, 0)
+        totals["shards"] += event["event"] == "shard"
+    return totals
+
+
+def _worker(events: list[Event], seconds: float) -> dict[str, Any]:
+    """Of a worker's shards; its rates are those while it was at work on them."""
+    done, busy = _sum(events), sum(event["seconds"] for event in events)
+    return {
+        "device": events[-1]["device"],
+        "at": [[event["queries"], event["shard"]] for event in events if event["event"] == "progress"],
+        "done": done,
+        "per_second": _rates(done, busy),
+        "busy": min(1.0, busy / seconds) if seconds else 0.0,
+    }
+
+
+def _rates(done: dict[str, float], seconds: float) -> dict[str, float]:
+    return {name: done[name] / seconds if seconds else 0.0 for name in ("rows", "bytes", "operations")}
+
+
+def _clock(when: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))

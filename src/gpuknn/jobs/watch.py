@@ -1,0 +1,72 @@
+"""Watching a run from outside: where its page is, and Dask's performance report of it."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from html import escape
+from importlib.util import find_spec
+from pathlib import Path
+
+from distributed import Client, performance_report
+
+from gpuknn.errors import InputError
+from gpuknn.jobs.events import TOPIC
+from gpuknn.jobs.page import PATH, Page
+
+
+@contextmanager
+def watched(
+    client: Client, run: Path, title: str, shards: Sequence[tuple[range, range]], report: Path | None = None
+) -> Iterator[None]:
+    """Show the computation of `shards` (queries, rows) on the scheduler's HTTP server, as `page_address` says.
+
+    `report`: a file for Dask's performance report of what ended well.  Raises InputError, before anything is computed,
+    where the scheduler cannot make one.
+    """
+    if report and not _draws(client):
+        raise InputError(f"--report {report}: needs Bokeh where the scheduler runs; install gpuknn[dashboard] there")
+    client.register_plugin(Page())
+    rows = sum(len(rows) for _, rows in shards)
+    facts = {"run": str(run), "title": title, "client": client.id, "shards": len(shards), "rows": rows}
+    client.log_event(TOPIC, {"event": "begun", **facts})
+    with _reported(client, title, report):
+        yield
+    client.log_event(TOPIC, {"event": "ended", "run": str(run)})  # of one that fails, the page sees the client leave
+
+
+def page_address(client: Client) -> str:
+    """Where a browser finds the run's page, and Dask's dashboard where there is Bokeh to draw it."""
+    dashboard: str = client.dashboard_link
+    page = dashboard.removesuffix("/status") + PATH
+    return f"{page} and {dashboard}" if _draws(client) else page
+
+
+def check_report(report: Path) -> None:
+    """Raise InputError where the performance report cannot be made or written."""
+    if not find_spec("bokeh"):
+        raise InputError(f"--report {report}: needs Bokeh; install gpuknn[dashboard]")
+    if not report.absolute().parent.is_dir() or report.is_dir():
+        raise InputError(f"--report {report}: names no file in a folder that is there")
+
+
+@contextmanager
+def _reported(client: Client, title: str, report: Path | None) -> Iterator[None]:
+    """Write the report whole; not at all if the computation fails, where asking for it would hide what failed."""
+    if report is None:
+        yield
+        return
+    with tempfile.TemporaryDirectory(dir=report.absolute().parent, prefix=f"{report.name}.") as folder:
+        part = Path(folder) / "report.html"
+        asked = performance_report(filename=str(part), mode="inline")
+        with client.as_current():
+            asked.__enter__()
+        yield
+        with client.as_current():  # not by __exit__: it would show this function's source as the code that was run
+            client.sync(asked.__aexit__, None, None, None, code=escape(title))
+        os.replace(part, report)
+
+
+def _draws(client: Client) -> bool:
+    """Whether the scheduler has what Dask's own pages need."""
+    return bool(client.run_on_scheduler(lambda: find_spec("bokeh") is not None))

@@ -1,0 +1,114 @@
+"""Rows that a library must decode: a band of rows at a time, each about once however finely it is asked for."""
+
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field, fields
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from gpuknn.errors import InputError
+from gpuknn.vectors.source import Vectors
+
+HELD_BYTES = 2**27
+"""Of bands that have been read in part; more than one is held only within it."""
+
+
+class Held:
+    """Decoded bands of which some rows have not been asked for yet; any number of threads may ask."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._bands: OrderedDict[range, Future[np.ndarray]] = OrderedDict()
+        self._left: dict[range, int] = {}
+
+    def rows(self, band: range, wanted: int, decode: Callable[[range], np.ndarray]) -> np.ndarray:
+        """The band's rows, decoded unless they are here; threads that ask meanwhile wait.
+
+        The band is let go once as many rows were `wanted` as it has, or when it is the oldest of too many.
+        """
+        with self._lock:
+            found = self._bands.pop(band, None)
+            rows = Future[np.ndarray]() if found is None else found
+            left = self._left.pop(band, len(band)) - wanted
+            if left > 0:
+                self._bands[band], self._left[band] = rows, left
+        if found is None:
+            try:
+                decoded = decode(band)
+            except BaseException as error:
+                rows.set_exception(error)
+                self._let_go(band)
+                raise
+            rows.set_result(decoded)
+            self._make_room(decoded.nbytes)
+        return rows.result()
+
+    def _make_room(self, band_bytes: int) -> None:
+        with self._lock:
+            while len(self._bands) > max(1, HELD_BYTES // band_bytes):
+                del self._left[self._bands.popitem(last=False)[0]]
+
+    def _let_go(self, band: range) -> None:
+        with self._lock:
+            self._bands.pop(band, None)
+            self._left.pop(band, None)
+
+
+@dataclass(frozen=True)
+class DecodedVectors(Vectors):
+    """Rows that are stored in bands (chunks, row groups), of which only the whole can be decoded."""
+
+    held: Held = field(default_factory=Held, init=False, repr=False, compare=False)
+
+    @abstractmethod
+    def band(self, row: int) -> range:
+        """The rows that are decoded together with `row`."""
+
+    @abstractmethod
+    def decode(self, rows: range, out: np.ndarray) -> None:
+        """Fill `out` with the rows of one or more whole bands; raises InputError where they cannot be decoded."""
+
+    def read(self, first: int, out: np.ndarray) -> None:
+        """Fill `out`: whole bands at once and straight into it, what is left of bands at its ends from memory."""
+        end = first + len(out)
+        if not 0 <= first <= end <= len(self):
+            raise IndexError(f"rows {first} to {end} of {len(self)}")
+        here = first
+        while here < end:
+            band = self.band(here)
+            stop = self._whole_bands_until(band, here, end)
+            into = out[here - first : max(stop, min(band.stop, end)) - first]
+            if stop > here:
+                self.decode(range(here, stop), into)
+            else:
+                into[...] = self.held.rows(band, len(into), self._decoded)[here - band.start :][: len(into)]
+            here += len(into)
+
+    def _whole_bands_until(self, band: range, here: int, end: int) -> int:
+        """Where the last of the whole bands ends that begin at `here` and fit before `end`; `here` if none does."""
+        while here == band.start and band.stop <= end:
+            here = band.stop
+            if here < end:
+                band = self.band(here)
+        return here
+
+    def _decoded(self, band: range) -> np.ndarray:
+        try:
+            rows = np.empty((len(band), self.shape[1]), self.dtype)
+        except MemoryError as error:
+            raise InputError(
+                f"{self.where}: {len(band):,} rows lie in one piece, too large to be decoded here"
+            ) from error
+        self.decode(band, rows)
+        return rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: not the bands held here, nor anything open."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, held=Held())

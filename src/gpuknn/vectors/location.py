@@ -1,0 +1,86 @@
+"""Where files are: on this machine's disks, or in an object store by URL."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpuknn.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+SCHEMES = ("s3", "gs", "az")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file or an object, as a listing shows it."""
+
+    name: str
+    """Relative to where the listing began."""
+    size: int
+    stamp: str
+    """Not equal once something was written to it."""
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether `path` names something in an object store."""
+    return isinstance(path, str) and "://" in path
+
+
+def location(path: str | Path) -> str | Path:
+    """A URL as it is, anything else as a Path; `Path` itself would make s3:/ of s3://."""
+    return path if is_url(path) else Path(path)
+
+
+def absolute(path: str) -> str:
+    """The same place where the working folder is another."""
+    return path if is_url(path) else str(Path(path).absolute())
+
+
+def listing(path: str) -> list[Stored]:
+    """The file `path`, or all files below a folder or a URL's prefix, by name.
+
+    Raises InputError where something there cannot be looked at, or the object store does not answer.
+    """
+    return sorted(_objects(path) if is_url(path) else _files(Path(path)), key=lambda stored: stored.name)
+
+
+def object_store(url: str) -> "ObjectStore":
+    """The object store at a URL's bucket and prefix; credentials come from the environment (AWS_... and so on).
+
+    Raises InputError where there is no such kind of store, or obstore is not installed.
+    """
+    scheme = url.partition("://")[0]
+    if scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise InputError(f"{url}: there are object stores at {known}; download anything else")
+    try:
+        from obstore.store import from_url
+    except ImportError as error:
+        raise InputError(f"{url}: object stores need obstore; install gpuknn[cloud]") from error
+    try:
+        return from_url(url)
+    except Exception as error:  # obstore's own kinds, and ValueError
+        raise InputError(f"{url}: {one_line(error)}") from error
+
+
+def _objects(url: str) -> Iterator[Stored]:
+    store = object_store(url)
+    try:
+        for page in store.list():
+            for found in page:
+                stamp = found["e_tag"] or f"{found['last_modified']:%s.%f}"
+                yield Stored(found["path"], found["size"], stamp)
+    except Exception as error:
+        raise InputError(f"{url}: cannot be listed ({one_line(error)})") from error
+
+
+def _files(path: Path) -> Iterator[Stored]:
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        try:
+            status = file.stat()
+        except OSError as error:
+            raise InputError(f"{file}: cannot be looked at ({error.strerror})") from error
+        yield Stored(str(file.relative_to(path)), status.st_size, str(status.st_mtime_ns))

@@ -1,0 +1,135 @@
+"""Zarr arrays of which each file begins with its rows, one after another: uncompressed, of whole rows, in C order.
+
+That a file is what the metadata say is found out when it is opened, from its size and, where it is a shard, from the
+index at its end (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/): 16 bytes for each inner
+chunk, where it begins and how long it is, and a CRC-32C of them.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import zarr
+
+from gpuknn.errors import InputError
+from gpuknn.vectors.raw import RawVectors
+from gpuknn.vectors.source import Vectors
+
+LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
+BYTES = {"name": "bytes"}
+INDEX_CODECS = [LITTLE, {"name": "crc32c"}]
+
+
+@dataclass(frozen=True)
+class RawZarrVectors(Vectors):
+    """Rows read with `preadv` straight from the files of chunks or shards."""
+
+    names: str
+    """Files within the array's folder; {} is their number."""
+    file_rows: int
+    """Rows of each file; the last one may be used in part."""
+
+    def read(self, first: int, out: np.ndarray) -> None:
+        """Fill `out` from the files."""
+        if not 0 <= first <= first + len(out) <= len(self):
+            raise IndexError(f"rows {first} to {first + len(out)} of {len(self)}")
+        while len(out):
+            number, skipped = divmod(first, self.file_rows)
+            part = out[: self.file_rows - skipped]
+            try:
+                self.file(number).read(skipped, part)
+            except FileNotFoundError as error:
+                rows = f"rows {first} to {first + len(part)}"
+                raise InputError(f"{self.where}: {rows} cannot be read ({error.filename} is missing)") from error
+            first, out = first + len(part), out[len(part) :]
+
+    def file(self, number: int) -> RawVectors:
+        """The rows that one file holds."""
+        path = Path(self.path, self.key or "", self.names.format(number))
+        rows = min(self.file_rows, len(self) - number * self.file_rows)
+        return RawVectors(str(path), None, (rows, self.shape[1]), self.dtype, 0)
+
+    @property
+    def files(self) -> int:
+        """How many there are."""
+        return -(-len(self) // self.file_rows)
+
+
+def raw_zarr(array: zarr.Array, path: Path, key: str | None) -> RawZarrVectors | None:
+    """The array's rows past the library; None where its files are not simply rows.
+
+    Raises InputError where a file is shorter than the metadata say, or a shard's index is damaged.
+    """
+    format_2 = array.metadata.zarr_format == 2
+    metadata = json.loads(Path(path, key or "", ".zarray" if format_2 else "zarr.json").read_bytes())
+    dtype = np.dtype(array.dtype)
+    (n, d), little = array.shape, dtype.newbyteorder("<") == dtype
+    layout = _chunks_v2(metadata) if format_2 else _chunks_v3(metadata, dtype.itemsize)
+    if layout is None or not little or layout[0][1] != d:
+        return None
+    (file_rows, _), inner_rows = layout
+    # The name of a file is the metadata's to say; the number 7 occurs in no other part of it.
+    names = array.metadata.encode_chunk_key((7, 0)).replace("7", "{}")
+    vectors = RawZarrVectors(str(path), key, (n, d), dtype.newbyteorder("="), names, file_rows)
+    plain = (_is_rows(vectors.file(number), file_rows, inner_rows) for number in range(vectors.files))
+    return vectors if all(plain) else None
+
+
+def _chunks_v2(metadata: dict[str, Any]) -> tuple[list[int], None] | None:
+    """Shape of the chunks; None where they are not raw."""
+    raw = metadata["compressor"] is None and not metadata["filters"] and metadata["order"] == "C"
+    return (metadata["chunks"], None) if raw else None
+
+
+def _chunks_v3(metadata: dict[str, Any], itemsize: int) -> tuple[list[int], int | None] | None:
+    """Shape of the chunks or shards, and the rows of an inner chunk if there are any; None where they are not raw."""
+    plain = (LITTLE, BYTES) if itemsize == 1 else (LITTLE,)
+    grid, codecs = metadata["chunk_grid"], metadata["codecs"]
+    if grid["name"] != "regular" or len(codecs) != 1:
+        return None
+    shape: list[int] = grid["configuration"]["chunk_shape"]
+    if codecs[0] in plain:
+        return shape, None
+    if codecs[0]["name"] != "sharding_indexed":
+        return None
+    shard = codecs[0]["configuration"]
+    inner: list[int] = shard["chunk_shape"]
+    at_end = shard.get("index_location", "end") == "end" and shard["index_codecs"] == INDEX_CODECS
+    raw = len(shard["codecs"]) == 1 and shard["codecs"][0] in plain and inner[1] == shape[1]
+    return (shape, inner[0]) if at_end and raw else None
+
+
+def _is_rows(file: RawVectors, file_rows: int, inner_rows: int | None) -> bool:
+    """Whether a chunk or shard begins with its rows; raises InputError where it is damaged."""
+    row_bytes = file.nbytes // len(file)
+    size = os.path.getsize(file.path)
+    if inner_rows is None:
+        if size < file_rows * row_bytes:
+            raise InputError(f"{file.path}: has {size:,} bytes of {file_rows * row_bytes:,}; copy or write it again")
+        return size == file_rows * row_bytes
+    index = _shard_index(Path(file.path), size, file_rows // inner_rows)
+    used, chunk_bytes = -(-len(file) // inner_rows), inner_rows * row_bytes
+    begins = np.arange(used, dtype=np.uint64) * np.uint64(chunk_bytes)
+    return bool(np.all(index[:used, 0] == begins) and np.all(index[:used, 1] == chunk_bytes))
+
+
+def _shard_index(shard: Path, size: int, chunks: int) -> np.ndarray:
+    """(chunks, 2) uint64: where inner chunks begin and how long they are, 2^64 - 1 for those that are left out.
+
+    Raises InputError where the index is damaged, or a chunk would lie outside the file.
+    """
+    length = 16 * chunks + 4
+    with open(shard, "rb") as file:
+        file.seek(max(0, size - length))
+        found = file.read(length)
+    index = np.frombuffer(found[: len(found) // 16 * 16], "<u8").reshape(-1, 2)
+    if len(found) < length or google_crc32c.value(found[:-4]) != int.from_bytes(found[-4:], "little"):
+        raise InputError(f"{shard}: the index at its end is damaged, or the file truncated; copy or write it again")
+    there = index[index[:, 0] != np.iinfo(np.uint64).max]
+    if np.any(there.sum(axis=1) > size - length):
+        raise InputError(f"{shard}: is shorter than its index says; copy or write it again")
+    return index

@@ -1,0 +1,278 @@
+"""Conversions that are killed, interrupted, short of disk or of sound files: finished by the same command or undone."""
+
+import json
+import os
+import resource
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from gpuknn.cli.main import main
+from gpuknn.exact.device import usable_cores
+from gpuknn.jobs.conversion_record import ConversionRecord
+from gpuknn.vectors import open_vectors
+from gpuknn.vectors.location import listing
+
+ROWS, D, PIECE = 10_000, 16, 500
+PIECES = ROWS // PIECE
+
+WITH_SMALL_PIECES = f"""
+import os, signal, sys
+from gpuknn.cli.main import main
+from gpuknn.convert import target
+from gpuknn.jobs.conversion_record import ConversionRecord
+target.PIECE_BYTES = {PIECE * D * 2}
+add, left = ConversionRecord.add, int(sys.argv[1])
+def add_or_end(self, piece):
+    global left
+    left -= 1
+    if left == 0 and sys.argv[2] == "KILL":
+        os.kill(os.getpid(), signal.SIGKILL)
+    add(self, piece)
+    if left == 0:
+        os.kill(os.getpid(), getattr(signal, "SIG" + sys.argv[2]))
+ConversionRecord.add = add_or_end
+if left < 0:  # when all is written and nothing has its name
+    ConversionRecord.publish = ConversionRecord.remove = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    monkeypatch.chdir(tmp_path)
+    made = np.random.default_rng(3).standard_normal((ROWS, D)).astype(np.float16)
+    np.save("source.npy", made)
+    return made
+
+
+def convert(name: str, *options: object, ends_after: int = 0, by: str = "KILL") -> "subprocess.CompletedProcess[str]":
+    """In another process, which ends itself as the so-manieth piece comes in."""
+    cut = ["--shard-rows", PIECE, "--chunk-rows", 100] if name.endswith(".zarr") else []
+    words = [sys.executable, "-c", WITH_SMALL_PIECES, ends_after, by, "convert", "source.npy", name, *cut, *options]
+    return subprocess.run([str(w) for w in words], capture_output=True, text=True, timeout=300)
+
+
+def receipts(name: str) -> int:
+    return (Path(f"{name}.part") / "pieces").read_text().count("crc32c")
+
+
+def finish(name: str, kept: int, values: np.ndarray, *options: object) -> None:
+    """The same command writes what is missing and nothing else."""
+    done = convert(name, *options, "--json")
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout)
+    assert (outcome["pieces"], outcome["written"]) == (PIECES, PIECES - kept)
+    assert open_vectors(name)[:].tobytes() == values.tobytes()
+    assert sorted(p.name for p in Path().iterdir()) == sorted(["source.npy", name])
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.h5", "a.npy"])
+def test_killed(name: str, values: np.ndarray) -> None:
+    kept = 0
+    for more in (8, 5):
+        assert convert(name, ends_after=more).returncode == -9
+        kept += more - 1
+        assert receipts(name) == kept
+        assert not Path(name).exists()
+        if name == "a.zarr":
+            on_disk = list(Path("a.zarr.part/a.zarr/c").glob("*/0"))
+            in_flight = 2 * usable_cores()
+            assert kept < len(on_disk) <= kept + 1 + in_flight
+            assert not list(Path().rglob("zarr.json"))
+    with open(f"{name}.part/pieces", "a") as file:
+        file.write('\n{"first": 9500, "stop": 100')  # torn as it was written
+    finish(name, kept, values)
+
+
+@pytest.mark.parametrize("where", ["", "bucket"])
+@pytest.mark.parametrize("name", ["a.zarr", "a.h5"])
+def test_killed_at_the_very_end(name: str, where: str, values: np.ndarray, request: pytest.FixtureRequest) -> None:
+    if where and name == "a.h5":
+        pytest.skip("object stores take Zarr only")
+    path = f"{request.getfixturevalue(where)}/{name}" if where else name
+    assert convert(path, ends_after=-1).returncode == -9
+    assert receipts(name) == PIECES
+    done = convert(path, "--json")
+    assert json.loads(done.stdout)["written"] == 0
+    assert open_vectors(path)[:].tobytes() == values.tobytes()
+    assert main(["convert", "--check", path]) == 0
+    assert [p.name for p in Path().glob("*.part")] == []
+
+
+def test_killed_on_the_way_to_an_object_store(bucket: str, values: np.ndarray) -> None:
+    url = f"{bucket}/some/a.zarr"
+    assert convert(url, ends_after=8).returncode == -9
+    assert receipts("a.zarr") == 7
+    there = [stored.name for stored in listing(url)]
+    assert 7 < len(there) <= 8 + 2 * usable_cores()
+    assert "zarr.json" not in there
+    done = convert(url, "--json")
+    assert json.loads(done.stdout)["written"] == PIECES - 7
+    assert open_vectors(url)[:].tobytes() == values.tobytes()
+    assert len(listing(url)) == PIECES + 1
+    assert [p.name for p in Path().iterdir()] == ["source.npy"]
+    again = convert(url)
+    assert (again.returncode, "--force replaces them" in again.stderr) == (2, True)
+    assert convert(url, "--force", "--shard-rows", 1000, "--compression", "zstd").returncode == 0
+    assert open_vectors(url)[:].tobytes() == values.tobytes()
+    assert len(listing(url)) == ROWS // 1000 + 1
+    for other in (f"{bucket}/some", bucket):
+        assert main(["convert", "source.npy", other, "--to", "zarr", "--force"]) == 2
+    assert main(["convert", "source.npy", f"{bucket}/unit.zarr", "--dtype", "int8", "--normalize"]) == 2
+    values[-1] = np.inf
+    np.save("source.npy", values)
+    assert convert(f"{bucket}/int.zarr", "--dtype", "int8").returncode == 2
+    assert not listing(f"{bucket}/int.zarr")
+
+
+@pytest.mark.parametrize("how", ["INT", "TERM"])
+def test_interrupted(how: str, values: np.ndarray) -> None:
+    stopped = convert("a.zarr", ends_after=3, by=how)
+    assert stopped.returncode == 130
+    assert stopped.stderr == "gpuknn: interrupted; what is finished is kept, the same command goes on from there\n"
+    assert not Path("a.zarr").exists()
+    finish("a.zarr", receipts("a.zarr"), values)
+
+
+def test_worker_processes_and_their_death(values: np.ndarray) -> None:
+    """Tasks in other processes, in the middle of which the client is killed; another cut of the work goes on."""
+    assert convert("a.zarr", "--workers", 2, ends_after=6).returncode == -9
+    finish("a.zarr", receipts("a.zarr"), values, "--workers", 2)
+
+
+def test_replacing_an_existing_store_is_resumed(values: np.ndarray) -> None:
+    assert convert("a.zarr", "--rows", "0:2000").returncode == 0
+    assert convert("a.zarr", "--force", ends_after=4).returncode == -9
+    assert len(open_vectors("a.zarr")) == 2000
+    finish("a.zarr", 3, values, "--force")
+
+
+def test_remains_of_another_conversion_are_refused(values: np.ndarray) -> None:
+    convert("a.zarr", ends_after=4)
+    other = convert("a.zarr", "--dtype", "float32")
+    assert other.returncode == 2
+    assert other.stderr == (
+        "gpuknn: error: a.zarr.part: holds what another conversion has left (other: dtype); --fresh discards it\n"
+    )
+    os.utime("source.npy")
+    changed = convert("a.zarr")
+    assert (changed.returncode, "the source was changed since" in changed.stderr) == (2, True)
+    finish("a.zarr", 0, values, "--fresh")
+
+
+def test_a_folder_of_somebody_else_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.npy.part").mkdir()
+    Path("a.npy.part/thesis.tex").write_text("precious")
+    for options in ([], ["--fresh"]):
+        assert main(["convert", "source.npy", "a.npy", *options]) == 2
+        assert "is in the way and not of gpuknn's making" in capsys.readouterr().err
+    assert Path("a.npy.part/thesis.tex").read_text() == "precious"
+
+
+def test_one_client_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    with ConversionRecord("a.npy").held("abc", {}, fresh=False):
+        assert main(["convert", "source.npy", "a.npy"]) == 3
+    assert "at work" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.h5", "a.npy"])
+def test_no_room(name: str, values: np.ndarray) -> None:
+    """The system refuses files larger than a few kilobytes, as a full disk would."""
+    words = [sys.executable, "-m", "gpuknn.cli.main", "convert", "source.npy", name]
+    small = 2**14
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (small, small))
+
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, preexec_fn=limit)
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1
+    assert "run the same command again" in done.stderr
+    assert [p.name for p in Path().iterdir()] == ["source.npy"]
+    subprocess.run(words, check=True, timeout=300)
+    assert open_vectors(name)[:].tobytes() == values.tobytes()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs to mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(("name", "options"), [("a.zarr", []), ("a.h5", []), ("z.zarr", ["--compression", "zstd"])])
+def test_full_disk(name: str, options: list[str], small_disk: Path, values: np.ndarray) -> None:
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(900_000))
+    words = [sys.executable, "-m", "gpuknn.cli.main", "convert", "source.npy", f"disk/{name}", *options]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1
+    assert not (small_disk / name).exists()
+    ballast.unlink()
+    subprocess.run(words, check=True, timeout=300)
+    assert open_vectors(small_disk / name)[:].tobytes() == values.tobytes()
+    assert [p.name for p in small_disk.iterdir()] == [name]
+
+
+def test_bad_sources_leave_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    content = Path("source.npy").read_bytes()
+    Path("short.npy").write_bytes(content[:-3])
+    Path("huge.fbin").write_bytes(struct.pack("<II", 2**31, 768) + bytes(3072))
+    Path("uneven.fvecs").write_bytes(struct.pack("<i4f", 4, *[1.0] * 4) + struct.pack("<i3f", 3, *[1.0] * 3) + bytes(4))
+    with h5py.File("cut.h5", "w") as file:
+        file["emb"] = np.zeros((1000, 8), np.float32)
+    with open("cut.h5", "r+b") as cut:
+        cut.truncate(20_000)
+    for name in ("short.npy", "huge.fbin", "uneven.fvecs", "cut.h5", "missing.h5"):
+        for target in ("a.zarr", "a.h5"):
+            assert main(["convert", name, target]) == 2
+            said = capsys.readouterr().err
+            assert said.startswith(f"gpuknn: error: {name}")
+            assert said.count("\n") == 1
+    assert not list(Path().glob("a.*"))
+
+
+def test_a_source_cut_while_it_is_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    add = ConversionRecord.add
+
+    def add_and_cut(self: ConversionRecord, piece: object) -> None:
+        add(self, piece)  # type: ignore[arg-type]
+        os.truncate("source.npy", 5000)
+
+    monkeypatch.setattr(ConversionRecord, "add", add_and_cut)
+    assert main(["convert", "source.npy", "a.zarr", "--shard-rows", "500", "--chunk-rows", "500"]) == 2
+    assert "the file is truncated" in capsys.readouterr().err
+    assert [p.name for p in Path().iterdir()] == ["source.npy"]
+
+
+def test_a_source_changed_while_it_is_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    add = ConversionRecord.add
+
+    def add_and_touch(self: ConversionRecord, piece: object) -> None:
+        add(self, piece)  # type: ignore[arg-type]
+        os.utime("source.npy", (1, 1))
+
+    monkeypatch.setattr(ConversionRecord, "add", add_and_touch)
+    assert main(["convert", "source.npy", "a.zarr"]) == 3
+    assert "was changed while it was converted" in capsys.readouterr().err
+    assert not Path("a.zarr").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_read_only_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("closed").mkdir(mode=0o500)
+    assert main(["convert", "source.npy", "closed/a.npy"]) == 2
+    assert "read-only" in capsys.readouterr().err

@@ -1,0 +1,149 @@
+"""Gold standards of other tools: read, written, and of the same recall before and after."""
+
+import struct
+from importlib.util import find_spec
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from gpuknn.cli.main import main
+from gpuknn.exact.neighbors import Neighbors
+from gpuknn.gold import read_gold, recall, tie_aware_recall, write_gold
+from gpuknn.gold.ids_only import has_distances
+
+NQ, K, ROWS = 30, 8, 1_000
+SHARED = Path(__file__).parents[2] / "shared"
+needs_pyarrow = pytest.mark.skipif(not find_spec("pyarrow"), reason="needs pyarrow")
+WITH_DISTANCES = ["b.ibin", "b.bin", "b.h5", "ann.hdf5", "sisap.h5"]
+IDS_ONLY = ["b.ivecs", pytest.param("neighbors.parquet", marks=needs_pyarrow)]
+
+
+@pytest.fixture(autouse=True)
+def gold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Neighbors:
+    """A gold standard `gold.h5`, and a result `result.h5` that finds some of it."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(5)
+    ids = np.array([rng.permutation(ROWS)[:K] for _ in range(NQ)])
+    dists = np.sort(rng.random((NQ, K), np.float32), axis=1)
+    made = Neighbors(ids, dists)
+    write_gold("gold.h5", made, {"metric": "l2"})
+    found = ids.copy()
+    found[::2, 3] = -(np.arange(NQ // 2) + 1) + ROWS * 2
+    write_gold("result.h5", Neighbors(found, dists))
+    return made
+
+
+def words(source: str, name: str) -> list[str]:
+    to = {"ann.hdf5": ["--to", "ann-benchmarks"], "sisap.h5": ["--to", "sisap"]}.get(name, [])
+    return ["convert", source, name, "--quiet", *to]
+
+
+def key(name: str) -> list[str]:
+    return ["--key", "itest"] if name == "sisap.h5" else []
+
+
+@pytest.mark.parametrize("name", WITH_DISTANCES)
+def test_the_same_recall_before_and_after(name: str, gold: Neighbors) -> None:
+    assert main(words("gold.h5", name)) == 0
+    there = read_gold(name, *key(name)[1:])
+    assert np.array_equal(there.ids, gold.ids)
+    assert there.dists.tobytes() == gold.dists.tobytes()
+    result = read_gold("result.h5")
+    assert tie_aware_recall(result, there, K) == tie_aware_recall(result, gold, K)
+    assert recall(result, there) == 1 - 1 / 2 / K
+    assert main([*words(name, "back.h5"), *key(name)]) == 0
+    back = read_gold("back.h5")
+    assert np.array_equal(back.ids, gold.ids)
+    assert back.dists.tobytes() == gold.dists.tobytes()
+    assert main(["convert", "--check", "gold.h5", "back.h5"]) == 0
+    assert main(["compare", "gold.h5", "back.h5"]) == 0
+
+
+@pytest.mark.parametrize("name", IDS_ONLY)
+def test_formats_without_distances(name: str, gold: Neighbors, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words("gold.h5", name)) == 0
+    there = read_gold(name)
+    assert np.array_equal(there.ids, gold.ids)
+    assert not has_distances(there)
+    assert recall(read_gold("result.h5"), there) == 1 - 1 / 2 / K
+    by_ids = tie_aware_recall(read_gold("result.h5"), there, K)
+    assert by_ids.tie_aware == by_ids.by_ids == 1 - 1 / 2 / K
+    assert main(["compare", "gold.h5", name]) == 2
+    assert "compares the ids" in capsys.readouterr().err
+    assert main(["convert", "--check", "gold.h5", name]) == 0
+    assert main(words(name, "back.ibin")) == 0  # cuVS's, without distances
+    assert Path("back.ibin").stat().st_size == 8 + 4 * NQ * K
+    assert np.array_equal(read_gold("back.ibin").ids, gold.ids)
+    assert main(words(name, "back.h5")) == 2
+    assert "holds distances, and the source has none" in capsys.readouterr().err
+    assert not Path("back.h5").exists()
+
+
+def test_what_others_write_by_hand(gold: Neighbors) -> None:
+    ids, dists = gold.ids.astype("<u4"), gold.dists
+    Path("truth.bin").write_bytes(struct.pack("<II", NQ, K) + ids.tobytes() + dists.tobytes())  # DiskANN's
+    Path("truth.ivecs").write_bytes(b"".join(struct.pack(f"<i{K}i", K, *line) for line in gold.ids.tolist()))
+    with h5py.File("ann.hdf5", "w") as file:
+        file["train"], file["test"] = np.zeros((ROWS, 4), np.float32), np.zeros((NQ, 4), np.float32)
+        file["neighbors"], file["distances"] = gold.ids.astype(np.int32), dists
+    for name in ("truth.bin", "truth.ivecs", "ann.hdf5"):
+        assert np.array_equal(read_gold(name).ids, gold.ids)
+        target = f"{name}.ibin"
+        assert main(["convert", name, target, "--quiet"]) == 0
+        assert Path(target).read_bytes().startswith(struct.pack("<II", NQ, K) + ids.tobytes())
+    assert Path("truth.bin.ibin").read_bytes() == Path("truth.bin").read_bytes()
+    assert main(["convert", "ann.hdf5", "train.npy", "--key", "train", "--quiet"]) == 0
+    assert np.load("train.npy").shape == (ROWS, 4)
+
+
+def test_some_queries_and_rounding(gold: Neighbors, capsys: pytest.CaptureFixture[str]) -> None:
+    exact = gold.dists.astype(np.float64) + 1e-9
+    write_gold("wide.h5", Neighbors(gold.ids, exact))
+    assert main(["convert", "wide.h5", "part.ibin", "--rows", "10:15"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("part.ibin: 5 x 8 neighbours; rounding has changed distances by up to ")
+    there = read_gold("part.ibin")
+    assert np.array_equal(there.ids, gold.ids[10:15])
+    assert there.dists.tobytes() == exact[10:15].astype(np.float32).tobytes()
+    assert main(["convert", "--check", "wide.h5", "part.ibin", "--rows", "10:15"]) == 0
+    assert main(["convert", "--check", "wide.h5", "part.ibin", "--rows", "11:16"]) == 1
+    assert main(["convert", "wide.h5", "narrow.h5", "--dtype", "float32", "--quiet"]) == 0
+    with h5py.File("narrow.h5") as file:
+        assert file["dists"].dtype == np.float32
+
+
+def test_bad_files_are_refused(gold: Neighbors, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("huge.ibin").write_bytes(struct.pack("<II", 2**31, 100) + bytes(100))
+    Path("empty.bin").write_bytes(b"")
+    Path("uneven.ivecs").write_bytes(struct.pack("<i2i", 2, 5, 6) + struct.pack("<i2i", 1, 5, 2))
+    Path("short.ivecs").write_bytes(struct.pack("<i2i", 2, 5, 6)[:-1])
+    Path("negative.ivecs").write_bytes(struct.pack("<ii", -1, 5))
+    for name in ("huge.ibin", "empty.bin", "uneven.ivecs", "short.ivecs", "negative.ivecs", "none.ibin"):
+        assert main(["convert", name, "out.ibin"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"gpuknn: error: {name}")
+        assert said.count("\n") == 1
+    far = gold.ids.copy()
+    far[3, 3] = 2**31
+    write_gold("far.h5", Neighbors(far, gold.dists))
+    assert main(["convert", "far.h5", "out.ivecs"]) == 2
+    assert "ivecs cannot hold the id 2147483648" in capsys.readouterr().err
+    assert main(["convert", "far.h5", "out.ibin", "--quiet"]) == 0
+    assert main(["convert", "gold.h5", "out.ibin"]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(["convert", "gold.h5", "out2.ibin", "--normalize"]) == 2
+    assert "--normalize: gold.h5 is a gold standard" in capsys.readouterr().err
+    assert not list(Path().glob("*.part"))
+
+
+def test_real_gold_standard() -> None:
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared")
+    published = str(SHARED / "data/debian/public-gold-standard-60K-F64-IEEE754.h5")
+    expected = read_gold(published)
+    for name in ("b.ibin", "ann.hdf5", "b.ivecs"):
+        assert main(words(published, name)) == 0
+        assert recall(read_gold(name), expected) == 1
+        assert main(["convert", "--check", published, name]) == 0

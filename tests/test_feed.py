@@ -1,0 +1,171 @@
+"""How tasks are given out, with a cluster that is made up: its workers do at once what they are asked."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpuknn.errors import RunError
+from gpuknn.exact.device import Certificate
+from gpuknn.exact.neighbors import Neighbors
+from gpuknn.jobs import feed, merge
+from gpuknn.jobs.feed import Block, Feed
+from gpuknn.jobs.merge import FAN_IN, Tree
+from gpuknn.jobs.partial import find_partials, write_partial
+from gpuknn.jobs.shard import ShardDone
+
+QUERIES = range(4)
+SHARD, K = 10, 3
+GPU: dict[str, Any] = {"resources": {"GPU": 1}}
+PLAIN: dict[str, Any] = {"resources": {}}
+
+
+class Future:
+    def __init__(self, work: Callable[[], Any], answers: bool) -> None:
+        self._work, self._answers = work, answers
+
+    def add_done_callback(self, ended: Callable[["Future"], None]) -> None:
+        if self._answers:
+            ended(self)
+
+    def result(self) -> Any:
+        return self._work()
+
+
+class Client:
+    """Of a scheduler with these workers."""
+
+    def __init__(self, *workers: dict[str, Any], answers: bool = True) -> None:
+        self.workers, self.answers = list(workers), answers
+        self.status = "running"
+        self.under_way, self.most_under_way = 0, 0
+        self.submitted: list[str] = []
+        self.before_task: Callable[[str], None] = lambda _: None
+
+    def subscribe_topic(self, topic: str, hear: object) -> None:
+        pass
+
+    def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+        return {"workers": dict(enumerate(self.workers))}
+
+    def submit(self, task: Callable, *arguments: Any, key: str, **options: Any) -> Future:
+        name = key.split("-")[0]
+        assert key not in self.submitted
+        assert (options.get("resources") == {"GPU": 1}) == (name == "scan")
+        self.submitted.append(key)
+        scans = name == "scan"
+        self.under_way += scans
+        self.most_under_way = max(self.most_under_way, self.under_way)
+
+        def work() -> Any:
+            self.before_task(key)
+            self.under_way -= scans
+            return task(*arguments)
+
+        return Future(work, self.answers)
+
+
+def partial_of(
+    _job: object, _state: object, queries: range, rows: range, floor: np.ndarray, folder: Path, _: object
+) -> ShardDone:
+    """Takes the place of `scan_shard`: rows are the nearer the higher their numbers are."""
+    ids = np.tile(np.arange(rows.stop - 1, rows.stop - 1 - K, -1), (len(queries), 1))
+    found = Neighbors(ids, (1000.0 - ids).astype(np.float32))
+    write_partial(folder, queries, rows, found, Certificate("", 0, 0, 1), "made up")
+    return ShardDone(queries, rows, found.dists[:, -1].astype(np.float64))
+
+
+class Held:
+    def check(self) -> None:
+        pass
+
+
+class NeedsGpu:
+    need = GPU["resources"]
+    device = None
+
+
+@pytest.fixture(autouse=True)
+def no_dask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "scan_shard", partial_of)
+    monkeypatch.setattr(merge, "tell", lambda folder, event, **facts: TOLD.append({"event": event} | facts))
+    TOLD.clear()
+
+
+TOLD: list[dict[str, Any]] = []
+"""What the tasks tell."""
+
+
+def run(client: Client, folder: Path, shards: int, done: int = 0) -> tuple[list[range], list[dict[str, Any]]]:
+    every = [range(SHARD * i, SHARD * i + SHARD) for i in range(shards)]
+    for rows in every[:done]:
+        partial_of(None, None, QUERIES, rows, np.full(4, np.inf), folder, None)
+    heard: list[dict[str, Any]] = []
+    blocks = {QUERIES: Block(np.full(4, np.inf), Tree(SHARD))}
+    it = Feed(client, None, "", NeedsGpu(), folder, SHARD, blocks, Held(), heard.append)  # type: ignore[arg-type]
+    parts = it.run({QUERIES: every[:done]}, [(QUERIES, rows) for rows in every[done:]])[QUERIES]
+    sound, damaged = find_partials(folder, QUERIES)
+    assert list(sound) == parts
+    assert not damaged
+    assert [row for part in parts for row in part] == list(range(SHARD * shards))
+    return parts, heard
+
+
+def test_two_shards_for_each_worker_that_can_take_them(tmp_path: Path) -> None:
+    client = Client(GPU, PLAIN, PLAIN, GPU, PLAIN)
+    parts, heard = run(client, tmp_path, 20)
+    assert client.most_under_way == 4
+    assert [len(part) for part in parts] == [80, 80, 10, 10, 10, 10]
+    assert sum(event["rows"] for event in heard) == 200
+
+
+def test_workers_that_join_late_are_given_work(tmp_path: Path) -> None:
+    client = Client(GPU)
+
+    def join(key: str) -> None:
+        client.workers = [GPU] * min(5, len(client.submitted))
+
+    client.before_task = join
+    parts, _ = run(client, tmp_path, 40)
+    assert client.most_under_way == 10
+    assert len(parts) <= FAN_IN
+
+
+def test_what_was_done_earlier_is_merged_too(tmp_path: Path) -> None:
+    client = Client(GPU)
+    parts, _ = run(client, tmp_path, 9, done=7)
+    assert [len(part) for part in parts] == [80, 10]
+    assert [key.split("-")[0] for key in client.submitted] == ["scan", "scan", "merge"]
+
+
+@pytest.mark.parametrize("how", ["flip", "remove", "receipt"])
+def test_parts_found_damaged_are_computed_again(how: str, tmp_path: Path) -> None:
+    client = Client(GPU)
+    hurt: list[Path] = []
+
+    def damage(key: str) -> None:
+        if key.startswith("merge") and not hurt:
+            hurt.extend(sorted(tmp_path.glob("*.json" if how == "receipt" else "*.bin"))[2:4])
+            for path in hurt:
+                content = bytearray(path.read_bytes())
+                content[5] ^= 1
+                path.unlink() if how == "remove" else path.write_bytes(content)
+
+    client.before_task = damage
+    parts, _ = run(client, tmp_path, 10)
+    assert sorted(map(len, parts)) == [10, 10, 80]
+    assert [event["rows"] for event in TOLD if event["event"] == "damaged"] == [[20, 30], [30, 40]]
+    assert sum(key.startswith("scan") for key in client.submitted) == 12
+
+
+@pytest.mark.parametrize("lost", ["workers", "scheduler"])
+def test_a_run_without_workers_gives_up(lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(feed, "LOST_AFTER", 0.2)
+    client = Client(PLAIN, answers=False)
+    if lost == "scheduler":
+        client.workers, client.status = [GPU], "connecting"
+    with pytest.raises(RunError, match="no scheduler or fitting worker was there"):
+        run(client, tmp_path, 5)

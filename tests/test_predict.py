@@ -1,0 +1,87 @@
+"""What a job will take, and from which rates that is told."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpuknn.cli.main import main
+from gpuknn.cli.rates import CPU, keep_rates, rates_for
+from gpuknn.errors import InputError
+from gpuknn.exact.cpu import CpuDevice
+from gpuknn.exact.metric import Metric
+from gpuknn.jobs.plan import Job
+from gpuknn.jobs.predict import START_SECONDS, Rates, predict, reading_rate
+from gpuknn.jobs.workers import Workers
+from gpuknn.vectors import Vectors, open_vectors
+
+
+class Gpu:
+    name = "a GPU"
+
+
+@pytest.fixture
+def vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vectors:
+    """1,000 rows of 100 float16: 200,000 bytes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    np.save("db.npy", np.ones((1000, 100), np.float16))
+    return open_vectors("db.npy")
+
+
+def test_the_slowest_thing_limits(vectors: Vectors) -> None:
+    job = Job(vectors, vectors, 10, Metric.L2, "float32")  # 2e8 operations
+    cpus = Workers(3, 6, CpuDevice(2))
+    found = predict(job, cpus, 2, Rates(product=1e6, reading=1e5))
+    assert (found.checking, found.reading, found.product, found.upload) == pytest.approx((2, 4, 2e8 / 6e6, 0))
+    assert found.limit == "product"
+    assert found.seconds == pytest.approx(START_SECONDS + 2 + 2e8 / 6e6)
+    gpus = Workers(4, 6, Gpu())  # type: ignore[arg-type]
+    found = predict(job, gpus, 1, Rates(product=1e9, reading=1e6, upload=1e4))
+    assert (found.product, found.upload, found.limit) == (0.05, 5.0, "upload")
+    assert predict(job, gpus, 1, Rates(1e9, 1e3, 1e9)).limit == "reading"
+
+
+def test_rates_that_were_kept_go_before_measuring_and_those_given_before_both(vectors: Vectors) -> None:
+    Path("rates.yaml").write_text("NVIDIA H100: {product: 3.0e+14, upload: 5.0e+10}\ncpu: {product: 7.0}\n")
+    measured = rates_for("cpu (2 threads)", vectors, None)
+    assert measured is not None
+    assert measured.product > 1e6
+    assert rates_for("NVIDIA H100", vectors, None) is None
+    keep_rates(CPU, product=5.0)
+    keep_rates(CPU, reading=2.0)
+    assert rates_for("cpu (2 threads)", vectors, None) == Rates(5.0, 2.0)
+    assert rates_for("cpu", vectors, Path("rates.yaml")) != Rates(5.0, 2.0)
+    given = rates_for("NVIDIA H100", vectors, Path("rates.yaml"))
+    assert given is not None
+    assert (given.product, given.upload) == (3e14, 5e10)
+    assert given.reading > 0
+    for wrong in ("[1]", "cpu: 3", "cpu: {products: 3}", "cpu: {product: -1}", "cpu: {product: true}", "{"):
+        Path("rates.yaml").write_text(wrong)
+        with pytest.raises(InputError, match=r"--rates rates\.yaml: "):
+            rates_for("cpu", vectors, Path("rates.yaml"))
+    (Path("cache") / "gpuknn" / "rates.yaml").write_text("{")
+    measured = rates_for("cpu", vectors, None)
+    assert measured is not None
+    assert measured.product > 1e6
+
+
+def test_reading_is_tried_on_rows_of_all_the_file(vectors: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    monkeypatch.setattr(type(vectors), "read", lambda _, first, out: read.append(first))
+    monkeypatch.setattr("gpuknn.jobs.predict.RUN_BYTES", 2000)
+    monkeypatch.setattr("gpuknn.jobs.predict.TRIED_BYTES", 20_000)
+    assert reading_rate(vectors) > 0
+    assert read == [0, 110, 220, 330, 440, 550, 660, 770, 880, 990]
+
+
+def test_the_plan_and_the_outcome_tell_the_prediction(vectors: Vectors, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("rates.yaml").write_text("cpu: {product: 2.0e+5, reading: 1.0e+4}\n")
+    words = ["exact", "db.npy", "db.npy", "-k", "3", "--metric", "l2", "-o", "out.h5", "--threads", "1"]
+    assert main([*words, "--rates", "rates.yaml", "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["predicted_seconds"], plan["limited_by"]) == (START_SECONDS + 20 + 1000, "product")
+    assert plan["memory_per_worker"] > 2**28
+    assert main([*words, "--rates", "rates.yaml"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "predicted: 1024.0 s, limited by product"
