@@ -350,6 +350,14 @@ def test_a_client_killed_at_the_very_end_had_finished(
     assert main([*words, "4"]) == 2
     assert "exists already; --force replaces it" in capsys.readouterr().err
     assert (tmp_path / "gold.h5").read_bytes() == content
+    assert not run.exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(RunDirectory, "remove", lambda _: None)
+        assert main([*words, "4", "--force"]) == 0
+    (tmp_path / "gold.h5").write_bytes(b"of somebody else")
+    assert main([*words, "4"]) == 2
+    assert "exists already; --force replaces it" in capsys.readouterr().err
+    assert list(run.glob("*-*.json"))  # what was finished is not thrown away
 
 
 def test_what_is_left_to_do_is_cut_evenly() -> None:

@@ -19,7 +19,7 @@ from tests.faults.run import Run, kill_all
 from tests.faults.watch import rows_of
 
 KILLED = -signal.SIGKILL
-NOBODY = r"no Dask scheduler answers|the workers do not run what|workers are there and none"
+NOBODY = r"no Dask scheduler answers|are there and none of them fits"
 """Said where the cluster dies before the work begins."""
 
 

@@ -130,17 +130,22 @@ def run_exact(
 
 def _finished(output: Path, fingerprint: str, directory: RunDirectory) -> Outcome:
     """What there is to say where the output is there: perhaps it is this job's, which was killed at its very end."""
-    found, said = read_result(output)
-    directory.remove()
-    if said.get(JOB) != fingerprint:
+    try:
+        found, said = read_result(output)
+    except InputError:
+        found, said = None, {}
+    if found is None or said.get(JOB) != fingerprint:
+        if not directory.has_partials():
+            directory.remove()
         raise InputError(f"{output}: exists already; --force replaces it")
+    directory.remove()
     proof = (said[f"certificate{name}"] for name in ("", "_bound", "_pairs_refined", "_smallest_margin"))
     return Outcome(Certificate(*proof), said["device"], 0, len(found.ids), said["seconds"])
 
 
 def _check(job: Job, directory: RunDirectory, threads: int, progress: Progress) -> None:
     """Read all rows once before hours are spent on them; a run that has finished shards has passed."""
-    if any(directory.path.glob("*-*.json")):
+    if directory.has_partials():
         return
     try:
         check_content(job.database, job.queries, job.metric, job.dists, threads, progress.checked)

@@ -55,6 +55,10 @@ class RunDirectory:
                 self._remove_files()
             yield self._claim(fingerprint, description, block, command), held
 
+    def has_partials(self) -> bool:
+        """Whether something was finished."""
+        return any(self.path.glob("*-*.json"))
+
     def discard(self) -> None:
         """The same as `remove`, unless another client is at work there (RunError) or it is none (InputError)."""
         self._refuse_strangers()
