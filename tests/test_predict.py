@@ -1,18 +1,20 @@
 """What a job will take, and from which rates that is told."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gpuknn.cli.main import main
+from gpuknn.cli.plan import Plan, learn
 from gpuknn.cli.rates import CPU, keep_rates, rates_for
 from gpuknn.errors import InputError
 from gpuknn.exact.cpu import CpuDevice
 from gpuknn.exact.metric import Metric
 from gpuknn.jobs.plan import Job
-from gpuknn.jobs.predict import START_SECONDS, Rates, predict, reading_rate
+from gpuknn.jobs.predict import START_SECONDS, Prediction, Rates, predict, reading_rate
 from gpuknn.jobs.workers import Workers
 from gpuknn.vectors import Vectors, open_vectors
 
@@ -65,6 +67,19 @@ def test_rates_that_were_kept_go_before_measuring_and_those_given_before_both(ve
     measured = rates_for("cpu", vectors, None)
     assert measured is not None
     assert measured.product > 1e6
+
+
+def test_a_long_run_tells_the_rate_for_the_next(vectors: Vectors) -> None:
+    workers, facts = Workers(1, 2, CpuDevice(2)), {"operations": 1e12}
+    told = Plan(1, 1, Prediction(checking=1, reading=2, product=20, upload=0), facts)
+    learn(replace(told, prediction=Prediction(1, 2, 3, 0)), workers, 30)
+    learn(replace(told, prediction=Prediction(1, 21, 20, 0)), workers, 30)
+    learn(replace(told, prediction=None), workers, 30)
+    assert not Path("cache").exists()
+    learn(told, workers, START_SECONDS + 1 + 10)
+    known = rates_for("cpu", vectors, None)
+    assert known is not None
+    assert known.product == pytest.approx(1e12 / 10 / 2)
 
 
 def test_reading_is_tried_on_rows_of_all_the_file(vectors: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:

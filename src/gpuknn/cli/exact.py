@@ -133,7 +133,7 @@ def _compute(
     chosen: argparse.Namespace, job: "Job", output: Path, run_dir: Path, where: str, workers: "Workers"
 ) -> int:
     """Plan, compute, report."""
-    from gpuknn.cli.plan import check_space, make_plan, show
+    from gpuknn.cli.plan import check_space, learn, make_plan, show
     from gpuknn.jobs.plan import operations
     from gpuknn.jobs.workers import LOCAL
 
@@ -171,6 +171,8 @@ def _compute(
             report=chosen.report,
             progress=Progress(check.at, compute.at, compute.at, said=bar.say, happened=bar.happened),
         )
+        if where == LOCAL and not outcome.resumed_rows:
+            learn(plan, workers, outcome.seconds)
         certificate = outcome.certificate
         bar.happened({"event": "written", "output": str(output), "seconds": outcome.seconds} | vars(certificate))
     if chosen.json:

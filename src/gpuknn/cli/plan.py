@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from gpuknn.jobs.predict import Prediction
     from gpuknn.jobs.workers import Workers
 
+LONG_ENOUGH = 5.0
+"""Seconds of computing that tell a rate: the start weighs little then."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -90,6 +93,21 @@ def check_space(job: "Job", workers: "Workers", plan: Plan, run_dir: Path, outpu
         free = shutil.disk_usage(folder).free
         if free < need:
             raise InputError(f"{folder}: {free / 2**20:,.0f} MiB are free, {need / 2**20:,.0f} MiB are needed")
+
+
+def learn(plan: Plan, workers: "Workers", seconds: float) -> None:
+    """Keep the product's rate that a long run on this machine has had, for the next prediction."""
+    from gpuknn.cli.rates import CPU, keep_rates
+    from gpuknn.exact.cpu import CpuDevice
+    from gpuknn.jobs.predict import devices
+
+    prediction = plan.prediction
+    if prediction is None or prediction.limit != "product" or prediction.product < LONG_ENOUGH:
+        return
+    computing = seconds - (prediction.seconds - prediction.product)
+    if computing > LONG_ENOUGH / 2:
+        name = CPU if isinstance(workers.device, CpuDevice) else workers.device.name
+        keep_rates(name, product=plan.facts["operations"] / computing / devices(workers))
 
 
 def show(facts: dict[str, Any], as_json: bool) -> None:

@@ -12,8 +12,9 @@ from gpuknn.convert.rows import Converted
 
 BLOCK_BYTES = 2**20
 """Rows read, converted and written at once: they stay in the processor's cache."""
-PIECE_BYTES = 2**27
-"""Rows that a crash can cost, at least, where the format does not say."""
+PIECE_BYTES = 2**29
+"""Rows that a crash can cost, at least, where the format does not say.  Smaller pieces would be slower: while one is
+brought to disk, writing to the others of the same file all but stops."""
 MOST_PIECES = 512
 """Their checksums stand in the target's attributes."""
 

@@ -52,14 +52,18 @@ class Prediction:
 
 def predict(job: Job, workers: Workers, passes: int, rates: Rates) -> Prediction:
     """What the job will take where each worker's device has these rates; a processor's are those of one core."""
-    devices = workers.count * (workers.device.threads if isinstance(workers.device, CpuDevice) else 1)
-    read = job.database.nbytes / rates.reading
+    read, each = job.database.nbytes / rates.reading, devices(workers)
     return Prediction(
         checking=read,
         reading=read * passes,
-        product=operations(job, len(job.database)) / (rates.product * devices),
-        upload=job.database.nbytes * passes / (rates.upload * devices) if rates.upload else 0.0,
+        product=operations(job, len(job.database)) / (rates.product * each),
+        upload=job.database.nbytes * passes / (rates.upload * each) if rates.upload else 0.0,
     )
+
+
+def devices(workers: Workers) -> int:
+    """GPUs, or cores."""
+    return workers.count * (workers.device.threads if isinstance(workers.device, CpuDevice) else 1)
 
 
 def reading_rate(vectors: Vectors) -> float:
