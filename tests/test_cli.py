@@ -162,6 +162,16 @@ def test_published_names() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_run_whose_reader_goes_away_has_not_succeeded() -> None:
+    words = [sys.executable, "-m", "gpuknn.cli.main", *EXACT, "--log-json"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        process.stderr.close()
+    assert process.returncode == 3
+    assert not Path("out.h5").exists()
+
+
+@pytest.mark.usefixtures("folder")
 def test_dry_run_computes_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(Path().iterdir())
     assert run(*EXACT, "--dry-run", "--shard-rows", "100") == 0

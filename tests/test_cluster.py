@@ -101,6 +101,26 @@ def test_the_same_bytes_from_workers_elsewhere(
     assert "the workers that it has" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("where", "content", "said"),
+    [
+        ("s.json", "{}", "it names no address"),
+        ("s.json", "[1]", "it names no address"),
+        ("s.json", "x", "is no scheduler's file"),
+        ("s.json", '{"address": "tcp://localhost:x"}', "is no scheduler's address"),
+        ("tcp://localhost:x", "", "is no scheduler's address"),
+    ],
+)
+def test_what_is_no_address_is_said_in_a_line(
+    where: str, content: str, said: str, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("s.json").write_text(content)
+    assert main([*files, "-o", "x.h5", "--cluster", where]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+
+
 def test_who_is_not_there_is_said(
     files: list[str], scheduler: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,7 @@ class Client:
 
     def __init__(self, *workers: dict[str, Any], answers: bool = True) -> None:
         self.workers, self.answers = list(workers), answers
-        self.status = "running"
+        self.status, self.stopped = "running", False
         self.under_way, self.most_under_way = 0, 0
         self.submitted: list[str] = []
         self.before_task: Callable[[str], None] = lambda _: None
@@ -47,7 +47,16 @@ class Client:
     def subscribe_topic(self, topic: str, hear: object) -> None:
         pass
 
-    def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+    @property
+    def scheduler(self) -> "Client":
+        return self
+
+    def identity(self) -> None:
+        pass
+
+    def sync(self, asked: object, n_workers: int, callback_timeout: float) -> dict[str, Any]:
+        if self.stopped:
+            raise TimeoutError
         return {"workers": dict(enumerate(self.workers))}
 
     def submit(self, task: Callable, *arguments: Any, key: str, **options: Any) -> Future:
@@ -160,12 +169,14 @@ def test_parts_found_damaged_are_computed_again(how: str, tmp_path: Path) -> Non
     assert sum(key.startswith("scan") for key in client.submitted) == 12
 
 
-@pytest.mark.parametrize("lost", ["workers", "scheduler"])
+@pytest.mark.parametrize("lost", ["workers", "scheduler", "answer"])
 def test_a_run_without_workers_gives_up(lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "LOOK_EVERY", 0.01)
     monkeypatch.setattr(feed, "LOST_AFTER", 0.2)
     client = Client(PLAIN, answers=False)
     if lost == "scheduler":
         client.workers, client.status = [GPU], "connecting"
+    if lost == "answer":
+        client.workers, client.stopped = [GPU], True
     with pytest.raises(RunError, match="no scheduler or fitting worker was there"):
         run(client, tmp_path, 5)

@@ -1,5 +1,6 @@
 """Many workers, kills, resumes: always the same bytes."""
 
+import errno
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -113,7 +115,7 @@ def started(data: Path, folder: Path, *options: object) -> "subprocess.Popen[str
     words = command(data, folder, "--shard-rows", SHARD, *options)
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 120
-    while len(list(folder.glob("gold.h5.run/*-*.json"))) < 2:
+    while len(list(folder.glob("gold.h5.run/*/*-*.json"))) < 2:
         assert process.poll() is None, "finished before it could be disturbed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -131,7 +133,7 @@ def kill(process: "subprocess.Popen[str]") -> None:
 
 def finish(data: Path, folder: Path, expected: tuple[bytes, bytes]) -> None:
     """The same command again goes on from what was done and gives the same bytes."""
-    names = [path.stem.split(".")[1].split("-") for path in folder.glob("gold.h5.run/*-*.json")]
+    names = [path.stem.split(".")[1].split("-") for path in folder.glob("gold.h5.run/*/*-*.json")]
     kept = {row for start, stop in names for row in range(int(start), int(stop))}
     assert len(kept) >= 2 * SHARD
     words = [*command(data, folder, "--shard-rows", SHARD), "--json"]
@@ -202,7 +204,7 @@ def test_interrupted(how: signal.Signals, data: Path, expected: tuple[bytes, byt
 def test_damaged_partials_are_computed_again(data: Path, expected: tuple[bytes, bytes], tmp_path: Path) -> None:
     process = started(data, tmp_path)
     kill(process)
-    first, second = sorted(tmp_path.glob("gold.h5.run/*-*.bin"))[:2]
+    first, second = sorted(tmp_path.glob("gold.h5.run/*/*-*.bin"))[:2]
     content = bytearray(first.read_bytes())
     content[len(content) // 2] ^= 1
     first.write_bytes(content)
@@ -246,26 +248,74 @@ def test_partials_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert partial.certificate == certificate
 
 
+ABC, DEF = "abc0" * 8, "def0" * 8
+"""Fingerprints."""
+
+
 def test_one_client_at_a_time(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "run")
-    with directory.held("abc", {"k": 1}, 9, fresh=False) as (block, _):
-        assert block == 9
+    with directory.held(ABC, {"k": 1}, 9, fresh=False) as claim:
+        assert claim.block == 9
         again = RunDirectory(tmp_path / "run")
-        with pytest.raises(RunError, match=r"another gpuknn \(process"), again.held("abc", {"k": 1}, 9, fresh=False):
+        with pytest.raises(RunError, match=r"another gpuknn \(process"), again.held(ABC, {"k": 1}, 9, fresh=False):
             pass
-    with directory.held("abc", {"k": 1}, 5, fresh=False) as (block, _):
-        assert block == 9
-    with pytest.raises(InputError, match="other: k"), directory.held("def", {"k": 2}, 9, fresh=False):
+    with pytest.raises(InputError, match="other: k"), directory.held(DEF, {"k": 2}, 9, fresh=False):
         pass
-    with pytest.raises(InputError, match="changed since"), directory.held("def", {"k": 1}, 9, fresh=False):
+    with pytest.raises(InputError, match="changed since"), directory.held(DEF, {"k": 1}, 9, fresh=False):
         pass
+
+
+def test_a_run_keeps_to_the_memory_of_today(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    for size in (9, 5):  # nothing was finished, so the blocks are those that fit now
+        with directory.held(ABC, {}, size, fresh=False) as claim:
+            assert claim.block == size
+    found, certificate = neighbors(5, 4)
+    write_partial(claim.partials, range(5), range(5), found, certificate, "cpu")
+    with directory.held(ABC, {}, 9, fresh=False) as claim:
+        assert claim.block == 5
+    with pytest.raises(InputError, match="has room for 4 now"), directory.held(ABC, {}, 4, fresh=False):
+        pass
+    with directory.held(ABC, {}, 4, fresh=True) as claim:
+        assert claim.block == 4
+
+
+def test_a_task_of_a_job_that_was_given_up_on_writes_in_vain(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    found, certificate = neighbors(5, 4)
+    with directory.held(ABC, {}, 5, fresh=False) as earlier:
+        pass
+    with directory.held(DEF, {}, 5, fresh=True) as claim:
+        with pytest.raises(FileNotFoundError):
+            write_partial(earlier.partials, range(5), range(5), found, certificate, "cpu")
+        assert find_partials(claim.partials, range(5)) == ({}, [])
+
+
+def test_nothing_is_thrown_away_that_cannot_be_read_just_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    found, certificate = neighbors(5, 4)
+    with directory.held(ABC, {}, 5, fresh=False) as claim:
+        write_partial(claim.partials, range(5), range(5), found, certificate, "cpu")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", fail)
+        with pytest.raises(OSError, match="Input/output"), directory.held(ABC, {}, 5, fresh=False):
+            pass
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "fromfile", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            find_partials(claim.partials, range(5))
+    assert list(find_partials(claim.partials, range(5))[0]) == [range(5)]
 
 
 def test_files_of_others_in_the_run_directory_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "n=100K-queries.h5").write_text("precious")
     directory = RunDirectory(tmp_path)
     for fresh in (False, True):
-        with pytest.raises(InputError, match="it holds n=100K-queries"), directory.held("abc", {}, 1, fresh):
+        with pytest.raises(InputError, match="it holds n=100K-queries"), directory.held(ABC, {}, 1, fresh):
             pass
     directory.remove()
     assert [p.name for p in tmp_path.iterdir()] == ["n=100K-queries.h5"]
@@ -274,23 +324,24 @@ def test_files_of_others_in_the_run_directory_are_left_alone(tmp_path: Path) -> 
 def test_remains_of_killed_workers_are_swept(tmp_path: Path) -> None:
     found, certificate = neighbors(10, 4)
     directory = RunDirectory(tmp_path)
-    with directory.held("abc", {}, 10, fresh=False):
-        write_partial(tmp_path, range(10), range(5), found, certificate, "cpu")
-        write_partial(tmp_path, range(10), range(5, 9), found, certificate, "cpu")
-    sorted(tmp_path.glob("*.json"))[1].unlink()
-    (tmp_path / "0000000000-0000000010.000000000009-000000000010.bin.77.part").write_text("half")
-    with directory.held("abc", {}, 10, fresh=False):
-        kept = sorted(p.name for p in tmp_path.iterdir())
+    with directory.held(ABC, {}, 10, fresh=False) as claim:
+        write_partial(claim.partials, range(10), range(5), found, certificate, "cpu")
+        write_partial(claim.partials, range(10), range(5, 9), found, certificate, "cpu")
+    sorted(claim.partials.glob("*.json"))[1].unlink()
+    (claim.partials / "0000000000-0000000010.000000000009-000000000010.bin.77.part").write_text("half")
+    (tmp_path / "manifest.json.0a.part").write_text("half")
+    with directory.held(ABC, {}, 10, fresh=False):
+        kept = sorted(p.name for p in tmp_path.rglob("*"))
     stem = "0000000000-0000000010.000000000000-000000000005"
-    assert kept == [f"{stem}.bin", f"{stem}.json", "gpuknn.lock", "manifest.copy.json", "manifest.json"]
+    assert kept == [f"{stem}.bin", f"{stem}.json", ABC, "gpuknn.lock", "manifest.copy.json", "manifest.json"]
     (tmp_path / "manifest.json").write_text("[1]")
-    with directory.held("abc", {}, 7, fresh=False) as (block, _):
-        assert block == 10  # as the copy says
+    with directory.held(ABC, {}, 11, fresh=False) as claim:
+        assert claim.block == 10  # as the copy says
     (tmp_path / "manifest.json").write_text("[1]")
-    (tmp_path / "manifest.copy.json").write_text(json.dumps({"fingerprint": "abc"}))
-    with directory.held("abc", {}, 7, fresh=False) as (block, _):
-        assert block == 7
-        assert not find_partials(tmp_path, range(10))[0]
+    (tmp_path / "manifest.copy.json").write_text(json.dumps({"fingerprint": ABC}))
+    with directory.held(ABC, {}, 7, fresh=False) as claim:
+        assert claim.block == 7
+        assert not find_partials(claim.partials, range(10))[0]
 
 
 def test_a_database_changed_during_the_run_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +352,7 @@ def test_a_database_changed_during_the_run_is_noticed(tmp_path: Path, monkeypatc
     def compute_meanwhile(_feed: object, _done: object, shards: list[tuple[range, range]]) -> dict[range, list[range]]:
         for queries, rows in shards:
             found, certificate = neighbors(len(queries), 3)
-            write_partial(tmp_path / "run", queries, rows, found, certificate, "cpu")
+            write_partial(tmp_path / "run" / job.fingerprint(), queries, rows, found, certificate, "cpu")
         os.utime(tmp_path / "db.npy")
         return {queries: [rows] for queries, rows in shards}
 
@@ -322,6 +373,7 @@ def test_nothing_is_kept_of_what_was_found_in_changed_files(tmp_path: Path, monk
     state = job.file_state()
     os.utime(tmp_path / "db.npy")
     monkeypatch.setattr(shard, "tell", lambda *_, **__: None)
+    monkeypatch.setattr(shard, "get_worker", lambda: SimpleNamespace(state=SimpleNamespace(nthreads=1)))
     task = range(50), range(50), np.full(50, np.inf), tmp_path, CpuDevice(1)
     with pytest.raises(RunError, match="was changed while it was searched"):
         shard.scan_shard(job, state, *task)
@@ -357,7 +409,8 @@ def test_a_client_killed_at_the_very_end_had_finished(
     (tmp_path / "gold.h5").write_bytes(b"of somebody else")
     assert main([*words, "4"]) == 2
     assert "exists already; --force replaces it" in capsys.readouterr().err
-    assert list(run.glob("*-*.json"))  # what was finished is not thrown away
+    assert main([*words, "4", "--fresh"]) == 2
+    assert list(run.glob("*/*-*.json"))  # what was finished is not thrown away
 
 
 def test_what_is_left_to_do_is_cut_evenly() -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,24 @@ def test_where_the_system_knows_no_locks_heartbeats_tell(path: Path, monkeypatch
     with lock(path), pytest.raises(RunError, match=f"process {os.getpid()}"), lock(path):
         pass
     assert not is_held(path)
+
+
+def test_what_happens_under_the_lock_is_not_the_locks_affair(path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="an output's folder"), lock(path):
+        raise FileNotFoundError("an output's folder")
+    assert not is_held(path)
+
+
+def test_a_folder_that_does_not_answer_for_a_moment_costs_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    with lock(path) as held:
+        with monkeypatch.context() as patched:
+            patched.setattr(locks, "_read", fail)
+            held.check()
+            assert not held.stop.wait(0.2)  # several heartbeats
+        seen = path.stat().st_mtime_ns
+        deadline = time.monotonic() + 30
+        while path.stat().st_mtime_ns == seen:
+            assert time.monotonic() < deadline

@@ -121,7 +121,7 @@ def test_many_large_partials_are_merged_in_bounded_memory(tmp_path: Path) -> Non
         [sys.executable, "-c", MERGE_MANY, str(tmp_path)], capture_output=True, text=True, check=True, timeout=300
     )
     grown, answer = map(int, measured.stdout.split())
-    assert grown < 4 * answer + merge.MERGE_BYTES * 2
+    assert grown < 3 * answer  # with all parts read at once it is seven of them
 
 
 MERGE_MANY = """
@@ -133,6 +133,7 @@ from gpuknn.exact.neighbors import Neighbors
 from gpuknn.jobs import merge
 from gpuknn.jobs.partial import write_partial
 merge.tell = lambda *_, **__: None
+merge.MERGE_BYTES = 2**23
 folder, queries, k = Path(sys.argv[1]), range(2000), 1000
 dists = np.sort(np.random.default_rng(0).random((2000, k), np.float32), axis=1)
 def write(rows):

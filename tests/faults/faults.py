@@ -156,11 +156,11 @@ def _limit(pids: list[int], size: int) -> None:
 
 
 def damage_partial(run: Run) -> None:
-    _damage(run, "*-*.bin")
+    _damage(run, "*/*-*.bin")
 
 
 def damage_receipt(run: Run) -> None:
-    _damage(run, "*-*.json")
+    _damage(run, "*/*-*.json")
 
 
 def damage_manifest(run: Run) -> None:

@@ -14,6 +14,9 @@ MOVED_TO, CREATED = 0x80, 0x100
 EVENT = struct.Struct("iIII")
 RECEIPT = re.compile(r"\d{10}-\d{10}\.(\d{12})-(\d{12})\.json")
 
+JOB = re.compile(r"[0-9a-f]{32}")
+"""The folder of a job's partial results."""
+
 
 def rows_of(name: str) -> range | None:
     """The rows that a partial's receipt speaks of; None for other files."""
@@ -74,6 +77,8 @@ class Watch:
             if name == self.run_dir.name:
                 self._add(self.run_dir)
             return
+        if JOB.fullmatch(name):
+            self._add(self.run_dir / name)
         rows = rows_of(name)
         if mask & MOVED_TO and rows is not None and len(rows) == self.shard:
             self.computed[rows.start] += 1

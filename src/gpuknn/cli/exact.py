@@ -119,7 +119,8 @@ def run(chosen: argparse.Namespace) -> int:
     check_question(database, queries, job.searched_k, chosen.metric, chosen.dists, self_join is not SelfJoin.NO)
     _check_output(output, [database_path, queries_path])
     run_dir = chosen.run_dir or output.with_name(output.name + ".run")
-    if output.exists() and not chosen.force and not run_dir.is_dir():  # beside a run it may be that run's own
+    resumes = run_dir.is_dir() and not chosen.fresh  # then the output may be that run's own
+    if output.exists() and not chosen.force and not resumes:
         raise InputError(f"{output}: exists already; --force replaces it")
     if chosen.report:
         from gpuknn.jobs.watch import check_report

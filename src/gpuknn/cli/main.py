@@ -36,22 +36,23 @@ def main(arguments: list[str] | None = None) -> int:
     for command in COMMANDS:
         command.add_parser(commands)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    chosen = argparse.Namespace()
+    chosen, code = argparse.Namespace(), 3
     try:
         words = sys.argv[1:] if arguments is None else arguments
         chosen = parser.parse_args(words)
         if config := getattr(chosen, "config", None):
             chosen = parser.parse_args([words[0], *options_from(config), *words[1:]])
         chosen.words = words
-        code: int = chosen.run(chosen)
+        code = int(chosen.run(chosen))
         sys.stdout.flush()
     except InputError as error:
         return _say(chosen, f"error: {error}", 2)
     except RunError as error:
         return _say(chosen, f"failed: {error}", 3)
-    except BrokenPipeError:  # whoever reads our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:  # whoever read our output has seen enough
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return code
     except OSError as error:
         return _say(chosen, f"failed: {error}; set that right and run the same command again", 3)
     except KeyboardInterrupt:

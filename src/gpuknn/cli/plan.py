@@ -85,7 +85,7 @@ def check_space(job: "Job", workers: "Workers", plan: Plan, run_dir: Path, outpu
     """Raise InputError where the disks cannot hold the partial results still to come, or the answer."""
     from gpuknn.jobs.merge import most_parts
 
-    kept = sum(file.stat().st_size for file in run_dir.glob("*.bin")) if run_dir.is_dir() else 0
+    kept = sum(file.stat().st_size for file in run_dir.glob("*/*.bin")) if run_dir.is_dir() else 0
     partial = max(0, job.answer_bytes * most_parts(plan.facts["shards"], workers.count) - kept)
     parent = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.is_dir())
     same = os.stat(parent).st_dev == os.stat(output.parent).st_dev

@@ -1,5 +1,7 @@
 """What `gpuknn doctor` and `gpuknn bench` have measured, kept for `gpuknn exact` to predict with."""
 
+import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +21,14 @@ NAMES = {"product", "reading", "upload"}
 
 def keep_rates(device: str, **rates: float) -> None:
     """Remember rates of a device of this machine; a folder that cannot be written to is no reason to fail."""
-    path = _kept()
-    try:
-        found = _read(path) if path.exists() else {}
+    path, found = _kept(), {}
+    with contextlib.suppress(InputError):  # missing or damaged: begun anew
+        found = _read(path)
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(found | {device: found.get(device, {}) | rates}))
-    except (OSError, InputError):
-        pass
+        new = path.with_name(f"{path.name}.{os.getpid()}")
+        new.write_text(yaml.safe_dump(found | {device: found.get(device, {}) | rates}))
+        os.replace(new, path)
 
 
 def rates_for(device: str, database: "Vectors", file: Path | None) -> "Rates | None":

@@ -72,7 +72,7 @@ def _only(path: Path) -> "RunFound":
 def _resume(found: "RunFound") -> int:
     from gpuknn.cli.main import main
 
-    if not found.command or not Path(found.folder).is_dir():
+    if found.command[:1] != ["exact"] or not Path(found.folder).is_dir():
         raise InputError(f"{found.path}: does not say by which command it was begun; give that command again")
     os.chdir(found.folder)
     return main(found.command)

@@ -5,6 +5,7 @@ to query i, nearest first.  What describes the run stands in root attributes, so
 the answer alone.
 """
 
+import glob
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,8 @@ import numpy as np
 from gpuknn.errors import InputError
 from gpuknn.exact.neighbors import Neighbors
 from gpuknn.gold.formats import reader_of
-from gpuknn.gold.parquet import is_neighbors_parquet
+from gpuknn.gold.parquet import is_neighbors_parquet, read_neighbors_parquet
+from gpuknn.vectors.hdf5 import refuse_outside
 from gpuknn.vectors.source import KNOWN_NAMES, is_folder
 
 Attributes = Mapping[str, str | int | float]
@@ -28,7 +30,9 @@ class GoldWriter:
 
     def __init__(self, path: str | Path, nq: int, k: int, rows: int, dists: np.dtype) -> None:
         self._path = Path(path)
-        self._part = self._path.with_name(f"{self._path.name}.part")
+        for stale in self._path.parent.glob(f"{glob.escape(self._path.name)}.????????.part"):
+            stale.unlink(missing_ok=True)  # of a process that was killed
+        self._part = self._path.with_name(f"{self._path.name}.{os.urandom(4).hex()}.part")
         self._file = h5py.File(self._part, "w")
         id_type = np.int32 if rows <= np.iinfo(np.int32).max else np.int64
         self._knns = self._file.create_dataset("knns", (nq, k), id_type)
@@ -132,7 +136,7 @@ def read_result(path: str | Path, key: str | None = None) -> tuple[Neighbors, di
             for name in file:
                 if file.get(name, getclass=True, getlink=True) is h5py.HardLink:
                     item = file[name]
-                    if isinstance(item, h5py.Dataset) and item.shape == ():
+                    if isinstance(item, h5py.Dataset) and item.shape == () and item.external is None:
                         said[name] = _plain(item[()])
     except InputError:
         raise
@@ -145,13 +149,21 @@ def read_result(path: str | Path, key: str | None = None) -> tuple[Neighbors, di
     return Neighbors(ids.astype(np.int64) - first_id, dists), said
 
 
+def read_attributes(path: Path) -> dict[str, Any]:
+    """What an HDF5 file says of itself in its root attributes; nothing where it is no HDF5 file."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return {name: _plain(value) for name, value in file.attrs.items()}
+    except (OSError, RuntimeError, ValueError):
+        return {}
+
+
 def holds_gold(path: str | Path, key: str | None = None) -> bool:
     """Whether a file, or the named group of an HDF5 file, holds a gold standard and nothing that could be rows."""
     path = Path(path)
-    if path.suffix.lower() == ".parquet":
-        return is_neighbors_parquet(path)
-    if reader_of(path) is not None:
-        return True
+    reader = reader_of(path)
+    if reader is not None:
+        return reader is not read_neighbors_parquet or is_neighbors_parquet(path)
     try:
         with h5py.File(path, "r", locking=False) as file:
             group = file.get(key or "/")
@@ -175,6 +187,7 @@ def _group(file: h5py.File, key: str, path: Path) -> h5py.Group:
     item = file.get(key)
     if not isinstance(item, h5py.Group):
         raise InputError(f"{path}: has no group {key!r} that would hold knns and dists")
+    refuse_outside(item, file, f"{path}:{key}")
     return item
 
 
@@ -182,6 +195,7 @@ def _matrix(file: h5py.Group, name: str, path: Path) -> np.ndarray:
     item = file.get(name)
     if not isinstance(item, h5py.Dataset) or item.ndim != 2:
         raise InputError(f"{path}: has no matrix {name!r}; a gold-standard file holds knns and dists, (queries, k)")
+    refuse_outside(item, file.file, f"{path}:{name}")
     values: np.ndarray = item[:]
     return values
 

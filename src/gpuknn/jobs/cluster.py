@@ -1,5 +1,6 @@
 """Where workers come from."""
 
+import json
 import logging
 import signal
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 
 import dask
 from distributed import Client, LocalCluster
+from distributed.comm.addressing import parse_host_port
 
 from gpuknn.errors import InputError, RunError
 from gpuknn.exact.cpu import CpuDevice
@@ -28,9 +30,12 @@ SETTINGS = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": False,
-    # A shard may fail with its worker this often before the run gives up; at most two are assigned to a worker.
+    # A shard may fail with its worker this often before the run gives up.  A scheduler that was there already has a
+    # setting of its own.
     "distributed.scheduler.allowed-failures": 5,
     "distributed.comm.timeouts.connect": "30s",
+    # A floor of a million queries is worth its 8 MB in a task; Dask would warn.
+    "distributed.admin.large-graph-warning-threshold": "1 GiB",
 }
 
 
@@ -61,20 +66,38 @@ def connect(where: str, patience: float = 10) -> Iterator[Client]:
 
     Raises InputError where there is none, or where its Python, Dask or gpuknn are not this process's.
     """
-    named = {"scheduler_file": where} if where.endswith(".json") else {"address": where}
-    if "scheduler_file" in named and not Path(where).is_file():  # Dask would wait for it without end
-        raise InputError(f"--cluster {where}: there is no such file; start a scheduler with --scheduler-file {where}")
+    address = _address_in(Path(where)) if where.endswith(".json") else where
+    try:
+        parse_host_port(address.partition("://")[2])
+    except ValueError as error:
+        raise InputError(f"--cluster {where}: {address} is no scheduler's address, as tcp://HOST:PORT") from error
     # What Dask logs of a scheduler that is lost is for Dask's developers; `feed.py` says it in one line.
     for name in ("distributed", "distributed.client"):  # Dask gives the second a level of its own
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with dask.config.set(SETTINGS):
         try:
-            client = Client(**named, set_as_default=False, timeout=patience)
+            client = Client(address, set_as_default=False, timeout=patience)
         except (OSError, ValueError) as error:
             raise InputError(f"--cluster {where}: no Dask scheduler answers there ({error})") from error
         with client:
             _check_versions(client, where)
             yield client
+
+
+def _address_in(scheduler_file: Path) -> str:
+    """The address that a scheduler has written to its file: Dask would wait for one without end."""
+    where = f"--cluster {scheduler_file}"
+    try:
+        found = json.loads(scheduler_file.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{where}: there is no such file; start a scheduler with --scheduler-file {scheduler_file}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{where}: is no scheduler's file ({error})") from error
+    if not isinstance(found, dict) or not isinstance(found.get("address"), str):
+        raise InputError(f"{where}: is no scheduler's file; it names no address")
+    return str(found["address"])
 
 
 def workers_of(where: str, cores: int, device: str, expected: Expected, said: Callable[[str], None]) -> Workers:

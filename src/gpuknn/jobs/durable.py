@@ -33,13 +33,15 @@ def write_sealed(path: Path, said: dict[str, Any]) -> None:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """What `write_sealed` wrote; empty where it is damaged.  Raises FileNotFoundError where it is missing."""
+    """What `write_sealed` wrote; empty where it is damaged.
+
+    Raises OSError where it cannot be read: that may pass, and is no reason to throw anything away.
+    """
+    content = path.read_bytes()
     try:
-        said: dict[str, Any] = json.loads(path.read_bytes())
+        said: dict[str, Any] = json.loads(content)
         return said if said.pop("seal") == digest(_plain(said)) else {}
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         return {}
 
 

@@ -18,7 +18,7 @@ from gpuknn.exact.device import Certificate
 from gpuknn.exact.metric import Metric
 from gpuknn.exact.self_join import put_self_first
 from gpuknn.gold import GoldWriter
-from gpuknn.gold.file import read_result
+from gpuknn.gold.file import read_attributes
 from gpuknn.jobs.cluster import cluster
 from gpuknn.jobs.events import Event
 from gpuknn.jobs.feed import Block, Feed
@@ -92,13 +92,13 @@ def run_exact(
     nq, n = len(job.queries), len(job.database)
     state = job.file_state()  # before the fingerprint: a change between the two is noticed by the first shard
     fingerprint = job.fingerprint()
-    with directory.held(fingerprint, _description(job), block_size, fresh, command, progress.said) as (size, held):
+    with directory.held(fingerprint, _description(job), block_size, fresh, command, progress.said) as claim:
         if output.exists() and not replace:  # looked at before, but another client may have been at work since
-            return _finished(output, fingerprint, directory)
+            return _finished(output, fingerprint, n, directory)
         _check(job, directory, workers.cores, progress)
         found: dict[range, dict[range, np.ndarray]] = {}
-        for block in blocks(nq, size):
-            found[block], damaged = find_partials(run_dir, block)
+        for block in blocks(nq, claim.block):
+            found[block], damaged = find_partials(claim.partials, block)
             for rows in damaged:
                 progress.said(str(Damaged(rows)))
         rows_done = RowsDone(found, progress)
@@ -108,12 +108,12 @@ def run_exact(
             known = {block: Block(_floor(block, done), Tree(rows_per_shard)) for block, done in found.items()}
             with cluster(where, dataclasses.replace(workers, count=min(workers.count, len(shards)))) as client:
                 progress.happened({"event": "watch", "address": page_address(client)})
-                folder = run_dir.absolute()
+                folder = claim.partials.absolute()
                 work = _everywhere(job), state, workers, folder, rows_per_shard, known
                 with watched(client, folder, _title(job), shards, report):
-                    parts = Feed(client, *work, held, rows_done.hear).run(parts, shards)
+                    parts = Feed(client, *work, claim.held, rows_done.hear).run(parts, shards)
         # By their names, since network folders list new files late.
-        every = {block: [find_partial(run_dir, block, rows) for rows in done] for block, done in parts.items()}
+        every = {block: [find_partial(claim.partials, block, rows) for rows in done] for block, done in parts.items()}
         if job.file_state() != state:
             raise RunError(changed(job))
         certificate = reduce(add, (p.certificate for partials in every.values() for p in partials))
@@ -123,24 +123,21 @@ def run_exact(
                 _write(job, block, partials, gold)
             seconds = time.monotonic() - started
             gold.describe(_attributes(job, certificate, devices, seconds) | {JOB: fingerprint})
-            held.check()
+            claim.held.check()
         directory.remove()
     return Outcome(certificate, ", ".join(devices), len(shards), rows_done.resumed, seconds)
 
 
-def _finished(output: Path, fingerprint: str, directory: RunDirectory) -> Outcome:
+def _finished(output: Path, fingerprint: str, rows: int, directory: RunDirectory) -> Outcome:
     """What there is to say where the output is there: perhaps it is this job's, which was killed at its very end."""
-    try:
-        found, said = read_result(output)
-    except InputError:
-        found, said = None, {}
-    if found is None or said.get(JOB) != fingerprint:
+    said = read_attributes(output)
+    if said.get(JOB) != fingerprint:
         if not directory.has_partials():
             directory.remove()
         raise InputError(f"{output}: exists already; --force replaces it")
     directory.remove()
     proof = (said[f"certificate{name}"] for name in ("", "_bound", "_pairs_refined", "_smallest_margin"))
-    return Outcome(Certificate(*proof), said["device"], 0, len(found.ids), said["seconds"])
+    return Outcome(Certificate(*proof), said["device"], 0, rows, said["seconds"])
 
 
 def _check(job: Job, directory: RunDirectory, threads: int, progress: Progress) -> None:
@@ -212,6 +209,7 @@ def _description(job: Job) -> dict[str, str | int]:
         "database": job.database.where,
         "rows": len(job.database),
         "queries": job.queries.where,
+        "number of queries": len(job.queries),
         "k": job.k,
         "metric": job.metric.value,
         "dists": job.dists,

@@ -31,6 +31,8 @@ WINDOW = 2
 """Shards assigned to a worker: one at work, one waiting."""
 LOST_AFTER = 60.0
 """Seconds without a fitting worker, or without the scheduler, after which a run gives up."""
+ANSWER_WITHIN = 10.0
+"""Seconds for the scheduler to tell its workers."""
 LOOK_EVERY = 2.0
 """Seconds between looks at who is there, where nothing else happens."""
 
@@ -166,8 +168,9 @@ class Feed:
 
     def _fitting(self) -> int:
         """Workers that can take a shard."""
-        try:
-            workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        ask = self._client.scheduler.identity
+        try:  # not scheduler_info(), which waits without end for a scheduler that was stopped
+            workers = self._client.sync(ask, n_workers=-1, callback_timeout=ANSWER_WITHIN)["workers"].values()
         except (OSError, TimeoutError):
             return 0
         need = self._workers.need.items()

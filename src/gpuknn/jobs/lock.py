@@ -51,7 +51,10 @@ class Held:
 
     def check(self) -> None:
         """Raise RunError where another client has taken the lock over."""
-        now = owner_of(self.path)
+        try:
+            now = _read(self.path)
+        except OSError:  # a network folder that does not answer may do so the next time
+            return
         if now != self.owner:
             who = f"taken over by {now}" if now else "removed"
             raise RunError(f"{self.path.parent}: the run was {who} meanwhile; the same command goes on later")
@@ -59,8 +62,8 @@ class Held:
     def beat(self) -> None:
         """Show signs of life until `stop` is set or the lock is another's."""
         while not self.stop.wait(HEARTBEAT):
-            with contextlib.suppress(OSError):  # a network folder that does not answer may do so the next time
-                if owner_of(self.path) != self.owner:
+            with contextlib.suppress(OSError):
+                if _read(self.path) != self.owner:
                     return
                 os.utime(self.path)
 
@@ -81,20 +84,19 @@ def lock(path: Path, say: Callable[[str], None] = lambda _: None) -> Iterator[He
             earlier = owner_of(path)
             here = _lock(file, path)
             # Another client may have finished and removed the folder between our opening the file and locking it.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                    if earlier and not (here and earlier.kernel == _kernel()):
-                        _wait_for_silence(path, earlier, say)
-                    with _beating(path, file) as held:
-                        yield held
-                    return
+            if _is_at(file, path):
+                if earlier and not (here and earlier.kernel == _kernel()):
+                    _wait_for_silence(path, earlier, say)
+                with _beating(path, file) as held:
+                    yield held
+                return
 
 
 def owner_of(path: Path) -> Owner | None:
-    """The owner that a lock file names, alive or not; None where there is none."""
+    """The owner that a lock file names, alive or not; None where there is none, or the file cannot be read."""
     try:
-        return Owner(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        return _read(path)
+    except OSError:
         return None
 
 
@@ -112,6 +114,21 @@ def is_held(path: Path) -> bool:
                 return True
         return time.time() - os.fstat(file.fileno()).st_mtime < SILENCE
     return False
+
+
+def _read(path: Path) -> Owner | None:
+    """The same; raises OSError where the file is there and cannot be read."""
+    try:
+        return Owner(**json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file: TextIO, path: Path) -> bool:

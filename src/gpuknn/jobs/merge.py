@@ -16,6 +16,7 @@ import numpy as np
 from gpuknn.exact.neighbors import Neighbors, merge
 from gpuknn.jobs.events import count, tell
 from gpuknn.jobs.partial import Damaged, Partial, find_partial, remove_partial, write_partial
+from gpuknn.jobs.shard import AT_WORK
 
 FAN_IN = 8
 """Partial results that become one."""
@@ -85,6 +86,11 @@ def merge_partials(folder: Path, queries: range, parts: list[range]) -> np.ndarr
     Returns the (nq,) float64 k-th distances; or, where parts are damaged or gone, the rows of these, which are to be
     computed again, and leaves the others as they are.
     """
+    with AT_WORK:
+        return _merge_partials(folder, queries, parts)
+
+
+def _merge_partials(folder: Path, queries: range, parts: list[range]) -> np.ndarray | list[range]:
     began = time.monotonic()
     whole = range(parts[0].start, parts[-1].stop)
     try:

@@ -63,7 +63,7 @@ class Partial:
             ids = np.fromfile(self.path, np.int64, count, offset=first * self.k * 8)
             start = len(self.queries) * self.k * 8 + first * self.k * self.dists.itemsize
             dists = np.fromfile(self.path, self.dists, count, offset=start)
-        except OSError as error:
+        except FileNotFoundError as error:
             raise Damaged(self.rows) from error
         if self.digests[first // self.stripe] != _digest(ids, dists):
             raise Damaged(self.rows)

@@ -2,12 +2,14 @@
 
 manifest.json           whose it is: the job's fingerprint, and for a reader what it was, the command and its folder
 gpuknn.lock             held while a client works on the run (`lock.py`)
-Q-Q.R-R.bin, .json      partial results and their receipts (`partial.py`)
+FINGERPRINT/            partial results and their receipts (`partial.py`); the job's own folder, since a task that was
+                        given up on may still be at work, and must not write among those of another job
 """
 
 import contextlib
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +24,20 @@ LOCK = "gpuknn.lock"
 Description = dict[str, str | int]
 
 MANIFESTS = ("manifest.json", "manifest.copy.json")
-OURS = re.compile(re.escape(LOCK) + r"|manifest(\.copy)?\.json(\.[0-9a-f]+\.part)?|" + PARTIAL_NAME)
-"""Names of the files in a run directory; nothing else is ever removed."""
+OURS = re.compile(re.escape(LOCK) + r"|manifest(\.copy)?\.json(\.[0-9a-f]+\.part)?|[0-9a-f]{32}")
+"""Names of what is in a run directory; nothing else is ever removed."""
+PARTIALS = re.compile(PARTIAL_NAME)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run directory that this process holds for a job."""
+
+    block: int
+    """Queries at once."""
+    partials: Path
+    """The folder of the job's partial results."""
+    held: Held
 
 
 class RunDirectory:
@@ -41,23 +55,23 @@ class RunDirectory:
         fresh: bool,
         command: Sequence[str] = (),
         say: Callable[[str], None] = lambda _: None,
-    ) -> Iterator[tuple[int, Held]]:
+    ) -> Iterator[Claim]:
         """Make or take over the folder for the job of this fingerprint; no other client may work on it meanwhile.
 
-        Yields the number of queries in a block, `block` for a new run, for an earlier one what it began with, and the
-        lock.  With `fresh` earlier partial results are thrown away.  `command` is kept for whoever finds the folder.
-        Raises InputError where the folder holds another job or files of somebody else's, RunError where another client
-        holds it.
+        `block`: the number of queries that fit into memory at once; a run that has finished something goes on with what
+        it began with.  With `fresh` earlier partial results are thrown away.  `command` is kept for whoever finds the
+        folder.  Raises InputError where the folder holds another job, files of somebody else's, or blocks that do not
+        fit; RunError where another client holds it.
         """
         self._refuse_strangers()
         with lock(self.path / LOCK, say) as held:
             if fresh:
                 self._remove_files()
-            yield self._claim(fingerprint, description, block, command), held
+            yield Claim(self._claim(fingerprint, description, block, command), self.path / fingerprint, held)
 
     def has_partials(self) -> bool:
         """Whether something was finished."""
-        return any(self.path.glob("*-*.json"))
+        return any(self.path.glob("*/*-*.json"))
 
     def discard(self) -> None:
         """The same as `remove`, unless another client is at work there (RunError) or it is none (InputError)."""
@@ -75,18 +89,28 @@ class RunDirectory:
     def _refuse_strangers(self) -> None:
         """Raise InputError where the folder holds files that no run has left there."""
         for file in self.path.iterdir() if self.path.is_dir() else ():
-            if not OURS.fullmatch(file.name):
+            inside = file.iterdir() if file.is_dir() else ()
+            if not OURS.fullmatch(file.name) or not all(PARTIALS.fullmatch(one.name) for one in inside):
                 raise InputError(f"{self.path}: is not a run directory, it holds {file.name}; name an empty one")
 
     def _remove_files(self) -> None:
         for file in self.path.iterdir():
-            if OURS.fullmatch(file.name) and file.name != LOCK:
+            if file.is_dir() and OURS.fullmatch(file.name):
+                shutil.rmtree(file, ignore_errors=True)  # a task that was given up on may be writing there
+            elif OURS.fullmatch(file.name) and file.name != LOCK:
                 file.unlink(missing_ok=True)
 
     def _claim(self, fingerprint: str, description: Description, block: int, command: Sequence[str]) -> int:
         found = _read_manifest(self.path)
         if found.get("fingerprint") == fingerprint:
-            self._sweep()
+            self._sweep(self.path / fingerprint)
+            if not self.has_partials():
+                found["queries_at_once"] = block
+            elif found["queries_at_once"] > block:
+                raise InputError(
+                    f"{self.path}: was begun with {found['queries_at_once']:,} queries at once, and --memory has room "
+                    f"for {block:,} now; give it more or, to begin anew, --fresh"
+                )
         elif found:
             earlier = found["job"]
             changed = [name for name, value in description.items() if earlier.get(name) != value]
@@ -99,16 +123,17 @@ class RunDirectory:
             self._remove_files()
             found = {"fingerprint": fingerprint, "queries_at_once": block, "job": description}
             found |= {"command": list(command), "folder": os.getcwd()}
+        (self.path / fingerprint).mkdir(exist_ok=True)
         for name in MANIFESTS:
-            if not _sound_manifest(self.path / name):
+            if _sound_manifest(self.path / name) != found:
                 write_sealed(self.path / name, found)
         return int(found["queries_at_once"])
 
-    def _sweep(self) -> None:
+    def _sweep(self, partials: Path) -> None:
         """Remove what killed workers have left: unfinished files, and partial results without a receipt."""
-        for file in self.path.iterdir():
+        for file in [*self.path.glob("*.part"), *partials.glob("*")]:
             orphan = file.suffix == ".bin" and not file.with_suffix(".json").exists()
-            if OURS.fullmatch(file.name) and (orphan or file.suffix == ".part"):
+            if orphan or file.suffix == ".part":
                 file.unlink(missing_ok=True)
 
 
@@ -125,7 +150,7 @@ class RunFound:
     shards: int
     """Partial results there are."""
     rows: int
-    """Rows of the database that they cover, counted for each block of queries."""
+    """Rows of the database that they cover, each pass over it counting in part."""
     bytes: int
     at_work: bool
     """Whether a client holds it at the moment."""
@@ -141,11 +166,12 @@ def _found(path: Path) -> RunFound | None:
     manifest = _read_manifest(path)
     if not manifest:
         return None
-    names = [file.stem for file in path.glob("*-*.json")]
+    names = [file.stem for file in path.glob("*/*-*.json") if PARTIALS.fullmatch(file.name)]
     ends = [tuple(map(int, name.split(".")[1].split("-"))) for name in names]
-    rows = sum(stop - start for start, stop in ends)
+    passes = -(-int(manifest["job"]["number of queries"]) // int(manifest["queries_at_once"]))
+    rows = sum(stop - start for start, stop in ends) // passes
     size = 0
-    for file in path.iterdir():
+    for file in path.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # a run at work replaces its files
             size += file.stat().st_size
     command, began = manifest["command"], manifest["folder"]

@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +43,18 @@ def scan_shard(
 
 
 AT_WORK = threading.Lock()
-"""A worker with several threads is given several shards; each uses all its cores, or its GPU, so they take turns."""
+"""A worker with several threads is given several tasks; each uses all its cores, or its GPU, and the memory that the
+plan counts, so they take turns."""
 
 
 def _scan_shard(
     job: Job, state: str, queries: range, rows: range, floor: np.ndarray, folder: Path, device: Device
 ) -> ShardDone:
+    worker = get_worker()
     if not isinstance(device, CpuDevice):
-        device = open_device("cuda", number=gpu_number(get_worker().name))
+        device = open_device("cuda", number=gpu_number(worker.name))
+    elif worker.state.nthreads > device.threads:  # the plan counts on the least that any worker has
+        device = replace(device, threads=worker.state.nthreads)
     report = Report(job, queries, rows, folder, device.name)
     report.begun()
     search = Search(

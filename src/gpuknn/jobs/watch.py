@@ -1,12 +1,14 @@
 """Watching a run from outside: where its page is, and Dask's performance report of it."""
 
 import os
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from distributed import Client, performance_report
 
@@ -37,9 +39,24 @@ def watched(
 
 def page_address(client: Client) -> str:
     """Where a browser finds the run's page, and Dask's dashboard where there is Bokeh to draw it."""
-    dashboard: str = client.dashboard_link
+    dashboard, before = _reachable(client.dashboard_link)
     page = dashboard.removesuffix("/status") + PATH
-    return f"{page} and {dashboard}" if _draws(client) else page
+    return (f"{page} and {dashboard}" if _draws(client) else page) + before
+
+
+def _reachable(dashboard: str) -> tuple[str, str]:
+    """The dashboard's address for a browser on this machine, and what has to be done before.
+
+    On another host it often is on loopback there, since Dask's pages have no password; Dask's link does not tell.
+    """
+    place = urlsplit(dashboard)
+    port = place.port or 80
+    try:
+        socket.create_connection((place.hostname or "", port), timeout=2).close()
+        return dashboard, ""
+    except OSError:
+        here = urlunsplit(place._replace(netloc=f"127.0.0.1:{port}"))
+        return here, f" after ssh -L {port}:127.0.0.1:{port} {place.hostname}"
 
 
 def check_report(report: Path) -> None:
