@@ -1,5 +1,6 @@
 """Which shards were computed, and how often: told by the kernel, so that none is missed however short it is there."""
 
+import contextlib
 import ctypes
 import os
 import re
@@ -60,6 +61,10 @@ class Watch:
         watch: int = self._libc.inotify_add_watch(self._inotify, os.fsencode(folder), MOVED_TO | CREATED)
         return watch
 
+    def _add_job(self, name: str) -> None:
+        if JOB.fullmatch(name):
+            self._add(self.run_dir / name)
+
     def _listen(self) -> None:
         while True:
             ready, _, _ = select.select([self._inotify, self._stop], [], [])
@@ -76,9 +81,11 @@ class Watch:
         if watch == self._parent:
             if name == self.run_dir.name:
                 self._add(self.run_dir)
+                with contextlib.suppress(FileNotFoundError):  # what was made before we listened
+                    for path in self.run_dir.iterdir():
+                        self._add_job(path.name)
             return
-        if JOB.fullmatch(name):
-            self._add(self.run_dir / name)
+        self._add_job(name)
         rows = rows_of(name)
         if mask & MOVED_TO and rows is not None and len(rows) == self.shard:
             self.computed[rows.start] += 1
