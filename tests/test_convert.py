@@ -118,6 +118,7 @@ def test_zarr(compression: str, version: int, cut: list[object], capsys: pytest.
     assert same(array[:], values)
     assert array.nchunks_initialized >= array.nchunks
     assert array.chunks[1] == D
+    assert Path("a.zarr/c").exists() == (version == 3)
     assert dict(array.attrs)["gpuknn"]["source"] == "source.npy"  # type: ignore[index,call-overload]
     if cut:
         assert json.loads(out)["pieces"] == -(-ROWS // (array.shards or (150, 0) if len(cut) > 2 else array.chunks)[0])
@@ -221,6 +222,14 @@ def test_ann_benchmarks_and_sisap() -> None:
     for name, key in (("ann.hdf5", "train"), ("sisap.h5", "train")):
         assert main(["convert", name, f"{name}.npy", "--key", key, "--quiet"]) == 0
         assert Path(f"{name}.npy").read_bytes() == Path("source.npy").read_bytes()
+        assert main(["convert", "--check", name]) == 0
+        assert main(["convert", "--check", name, "--key", key]) == 0
+    for taken in ("queries.npy", "gold.h5"):
+        assert main(["convert", "source.npy", taken, "--to", "sisap", *beside, "--force"]) == 2
+    for key in ("", "/", ".", "a/../b", "itest", "itest/queries", "/itest/queries/", "itest/knns/x"):
+        assert main(["convert", "source.npy", "bad.h5", "--to", "sisap", *beside, "--dst-key", key]) == 2
+        assert main(["convert", "source.npy", "bad.h5", "--dst-key", key]) == (0 if key.startswith(("i", "/i")) else 2)
+        Path("bad.h5").unlink(missing_ok=True)
     assert main(["convert", "source.npy", "bad.h5", "--to", "sisap", "--gold", "gold.h5"]) == 2
     assert not list(Path().glob("bad*"))
 
@@ -313,9 +322,43 @@ def test_check_by_its_own_checksums(name: str, capsys: pytest.CaptureFixture[str
     assert code == 1
     first, stop = (int(word) for word in out.split() if word.isdecimal())
     assert first <= 750 < stop
+    assert main(["convert", "--check", name, "--key", "other"]) == 2
+    code, out = said(["convert", "--check", "missing.h5"], capsys)
+    assert (code, "there is no such file" in out) == (2, True)
     code, out = said(["convert", "--check", "source.npy"], capsys)
     assert (code, "holds no checksums of gpuknn convert" in out) == (2, True)
     assert main(["convert", "source.npy"]) == 2
+
+
+@pytest.mark.parametrize("notes", [{"piece_rows": "5"}, {"piece_rows": 4.0}, {"piece_rows": 0}, {"key": 5}, []])
+def test_notes_of_somebody_else(notes: object, capsys: pytest.CaptureFixture[str]) -> None:
+    if isinstance(notes, dict):
+        notes = {"crc32c": ["0"], "piece_rows": 4} | notes
+    with h5py.File("a.h5", "w") as file:
+        file["emb"] = np.ones((4, 3), np.float32)
+        file.attrs["gpuknn"] = json.dumps(notes)
+    code, out = said(["convert", "--check", "a.h5"], capsys)
+    assert (code, "holds no checksums of gpuknn convert" in out, out.count("\n")) == (2, True, 1)
+
+
+def test_names_without_suffix(capsys: pytest.CaptureFixture[str]) -> None:
+    source(rows("float32"))
+    for name in ("target", "pieces", "manifest.json", "replaced", "gpuknn.lock", "store"):
+        to = "zarr" if name == "store" else "npy"
+        assert main(["convert", "source.npy", name, "--to", to, "--quiet"]) == 0
+        assert open_vectors(name)[:].tobytes() == rows("float32").tobytes()
+    assert main(["convert", "--check", "source.npy", "store"]) == 0
+    code, out = said(["convert", "--check", "source.npy", "target"], capsys)
+    assert (code, "its name tells no format" in out) == (2, True)
+
+
+def test_a_store_replaces_a_file_and_a_file_a_store() -> None:
+    source(rows("float32"))
+    Path("a.zarr").write_text("a file")
+    for to in ("zarr", "npy", "zarr"):
+        assert main(["convert", "source.npy", "a.zarr", "--to", to, "--force", "--quiet"]) == 0
+        assert open_vectors("a.zarr")[:].tobytes() == rows("float32").tobytes()
+        assert sorted(p.name for p in Path().iterdir()) == ["a.zarr", "source.npy"]
 
 
 def test_existing_and_impossible_targets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,7 +377,7 @@ def test_existing_and_impossible_targets(capsys: pytest.CaptureFixture[str], mon
     assert (code, "is not one Zarr array, it holds notes.txt" in out) == (2, True)
     for words in (["a.h5", "a.h5"], ["a.zarr", "a.zarr"], ["a.zarr", "a.zarr/b.npy"]):
         code, out = said(["convert", *words, "--force"], capsys)
-        assert (code, "source of this very command" in out) == (2, True)
+        assert (code, "a source of this very command" in out) == (2, True)
     assert len(open_vectors("a.zarr")) == 10
     shutil.copytree("a.zarr", "outer/a.zarr")
     assert said(["convert", "outer/a.zarr", "outer", "--to", "zarr", "--force"], capsys)[0] == 2

@@ -7,14 +7,24 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future
+from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
+from threading import Semaphore
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
 from gpuknn.cli.main import main
+from gpuknn.convert import target as target_module
+from gpuknn.convert.rows import Converted
+from gpuknn.convert.target import Piece, Target, write_piece
+from gpuknn.errors import InputError, RunError
 from gpuknn.exact.device import usable_cores
+from gpuknn.jobs import convert as conversion
 from gpuknn.jobs.conversion_record import ConversionRecord
 from gpuknn.vectors import open_vectors
 from gpuknn.vectors.location import listing
@@ -38,8 +48,14 @@ def add_or_end(self, piece):
     if left == 0:
         os.kill(os.getpid(), getattr(signal, "SIG" + sys.argv[2]))
 ConversionRecord.add = add_or_end
-if left < 0:  # when all is written and nothing has its name
-    ConversionRecord.publish = ConversionRecord.remove = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+def end(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+if left == -1:  # when all is written and nothing has its name
+    ConversionRecord.publish = ConversionRecord.remove = end
+if left == -2:  # when it has its name
+    ConversionRecord.remove = end
+if left == -3:  # when what had the name before is put aside
+    os.replace = lambda a, b, replace=os.replace: end() if str(b) == "a.zarr" else replace(a, b)
 sys.exit(main(sys.argv[3:]))
 """
 
@@ -60,7 +76,7 @@ def convert(name: str, *options: object, ends_after: int = 0, by: str = "KILL") 
 
 
 def receipts(name: str) -> int:
-    return (Path(f"{name}.part") / "pieces").read_text().count("crc32c")
+    return (ConversionRecord(name).folder / "pieces").read_text().count("crc32c")
 
 
 def finish(name: str, kept: int, values: np.ndarray, *options: object) -> None:
@@ -82,7 +98,7 @@ def test_killed(name: str, values: np.ndarray) -> None:
         assert receipts(name) == kept
         assert not Path(name).exists()
         if name == "a.zarr":
-            on_disk = list(Path("a.zarr.part/a.zarr/c").glob("*/0"))
+            on_disk = list(Path("a.zarr.part/target/c").glob("*/0"))
             in_flight = 2 * usable_cores()
             assert kept < len(on_disk) <= kept + 1 + in_flight
             assert not list(Path().rglob("zarr.json"))
@@ -95,7 +111,7 @@ def test_killed(name: str, values: np.ndarray) -> None:
 def test_killed_at_the_very_end(name: str, where: str, values: np.ndarray, request: pytest.FixtureRequest) -> None:
     path = f"{request.getfixturevalue(where)}/{name}" if where else name
     assert convert(path, ends_after=-1).returncode == -9
-    assert receipts(name) == PIECES
+    assert receipts(path) == PIECES
     done = convert(path, "--json")
     assert json.loads(done.stdout)["written"] == 0
     assert open_vectors(path)[:].tobytes() == values.tobytes()
@@ -103,10 +119,59 @@ def test_killed_at_the_very_end(name: str, where: str, values: np.ndarray, reque
     assert [p.name for p in Path().glob("*.part")] == []
 
 
+@pytest.mark.parametrize("options", [[], ["--force"]])
+def test_killed_when_only_the_record_was_left(options: list[str], values: np.ndarray) -> None:
+    if options:
+        assert convert("a.zarr", "--rows", "0:2000").returncode == 0
+    assert convert("a.zarr", *options, ends_after=-2).returncode == -9
+    assert Path("a.zarr.part").is_dir()
+    refused = convert("a.zarr", "--fresh")
+    assert (refused.returncode, "exists already" in refused.stderr) == (2, True)
+    finish("a.zarr", PIECES, values)
+    assert convert("a.zarr").returncode == 2
+
+
+def test_killed_between_the_two_renames(values: np.ndarray) -> None:
+    """What is to be replaced has no name then: going on and beginning anew bring back one of the two."""
+    assert convert("a.zarr", "--rows", "0:2000").returncode == 0
+    for options, rows in ((["--fresh", "--dtype", "uint8"], 2000), ([], ROWS)):
+        assert convert("a.zarr", "--force", ends_after=-3).returncode == -9
+        assert not Path("a.zarr").exists()
+        assert convert("a.zarr", *options).returncode == (2 if options else 0)
+        assert open_vectors("a.zarr")[:].tobytes() == values[:rows].tobytes()
+        assert sorted(p.name for p in Path().iterdir()) == ["a.zarr", "source.npy"]
+
+
+def test_two_stores_of_one_name(bucket: str, values: np.ndarray) -> None:
+    """A conversion to one is not taken for one to the other, nor its remains for the right to replace it."""
+    urls = [f"{bucket}/{place}/a.zarr" for place in ("one", "two")]
+    np.save("source.npy", -values)
+    assert convert(urls[1], "--rows", "0:2000").returncode == 0
+    np.save("source.npy", values)
+    assert convert(urls[0], ends_after=8).returncode == -9
+    other = convert(urls[1])
+    assert (other.returncode, "--force replaces them" in other.stderr) == (2, True)
+    os.rename(ConversionRecord(urls[0]).folder, ConversionRecord(urls[1]).folder)  # as if the hashes were equal
+    other = convert(urls[1], "--force")
+    assert (other.returncode, "holds what another conversion has left" in other.stderr) == (2, True)
+    ConversionRecord(urls[1])._clear()
+    other = convert(urls[1])
+    assert (other.returncode, "--force replaces them" in other.stderr) == (2, True)
+    assert open_vectors(urls[1])[:].tobytes() == (-values[:2000]).tobytes()
+
+
+def test_a_store_is_not_written_over_its_source(bucket: str, values: np.ndarray) -> None:
+    url = f"{bucket}/some/a.zarr"
+    assert convert(url).returncode == 0
+    for destination in (url, f"{url}/", f"{bucket}/some", f"{url}/b.zarr"):
+        assert main(["convert", url, destination, "--to", "zarr", "--force", "--dtype", "float32"]) == 2
+    assert open_vectors(url)[:].tobytes() == values.tobytes()
+
+
 def test_killed_on_the_way_to_an_object_store(bucket: str, values: np.ndarray) -> None:
     url = f"{bucket}/some/a.zarr"
     assert convert(url, ends_after=8).returncode == -9
-    assert receipts("a.zarr") == 7
+    assert receipts(url) == 7
     there = [stored.name for stored in listing(url)]
     assert 7 < len(there) <= 8 + 2 * usable_cores()
     assert "zarr.json" not in there
@@ -138,10 +203,66 @@ def test_interrupted(how: str, values: np.ndarray) -> None:
     finish("a.zarr", receipts("a.zarr"), values)
 
 
-def test_worker_processes_and_their_death(values: np.ndarray) -> None:
-    """Tasks in other processes, in the middle of which the client is killed; another cut of the work goes on."""
+def test_worker_processes_whose_client_is_killed(values: np.ndarray) -> None:
     assert convert("a.zarr", "--workers", 2, ends_after=6).returncode == -9
     finish("a.zarr", receipts("a.zarr"), values, "--workers", 2)
+
+
+WHERE_A_WORKER_DIES = f"""
+import os, signal, sys
+from gpuknn.cli.main import main
+from gpuknn.jobs import convert
+write_piece = convert.write_piece
+def write_or_die(rows, target, piece):
+    if piece.start == {7 * PIECE} and not os.path.exists("died"):
+        os.mkdir("died")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write_piece(rows, target, piece)
+convert.write_piece = write_or_die
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_death_of_a_worker(values: np.ndarray) -> None:
+    cut = ["--shard-rows", str(PIECE), "--chunk-rows", "100", "--workers", "2", "--json"]
+    words = [sys.executable, "-c", WHERE_A_WORKER_DIES, "convert", "source.npy", "a.zarr", *cut]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["written"] == PIECES
+    assert Path("died").is_dir()
+    assert open_vectors("a.zarr")[:].tobytes() == values.tobytes()
+
+
+def test_no_worker_is_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Nobody(Executor):
+        def submit(self, *task: object, **options: object) -> "Future[Any]":
+            return Future()
+
+    monkeypatch.setattr(conversion, "_pool", lambda *_: nullcontext((Nobody(), lambda: 0)))
+    monkeypatch.setattr(conversion, "LOST_AFTER", 0.1)
+    monkeypatch.setattr(conversion, "LOOK_EVERY", 0.01)
+    assert main(["convert", "source.npy", "a.zarr"]) == 3
+    assert "no worker was there for" in capsys.readouterr().err
+
+
+def test_pieces_beside_a_failed_one_have_their_receipts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first fails when all others that were begun are on disk."""
+    others, ended = 3, Semaphore(0)
+
+    def write(rows: Converted, target: Target, piece: range) -> Piece:
+        if piece.start == PIECE:
+            for _ in range(others):
+                assert ended.acquire(timeout=60)
+            raise OSError(5, "a bad disk")
+        receipt = write_piece(rows, target, piece)
+        ended.release()
+        return receipt
+
+    monkeypatch.setattr(conversion, "write_piece", write)
+    monkeypatch.setattr(conversion, "usable_cores", lambda: (others + 1) // conversion.THREADS)
+    cut = ["--shard-rows", str(PIECE), "--chunk-rows", "100", "--rows", f"0:{(others + 1) * PIECE}"]
+    assert main(["convert", "source.npy", "a.zarr", *cut]) == 3
+    assert receipts("a.zarr") == others
 
 
 def test_replacing_an_existing_store_is_resumed(values: np.ndarray) -> None:
@@ -160,8 +281,63 @@ def test_remains_of_another_conversion_are_refused(values: np.ndarray) -> None:
     )
     os.utime("source.npy")
     changed = convert("a.zarr")
-    assert (changed.returncode, "the source was changed since" in changed.stderr) == (2, True)
+    assert (changed.returncode, "a source, or gpuknn, was changed since" in changed.stderr) == (2, True)
     finish("a.zarr", 0, values, "--fresh")
+
+
+@pytest.mark.parametrize("name", ["queries", "gold"])
+def test_files_beside_the_rows_are_known_again(name: str, values: np.ndarray) -> None:
+    np.save("queries.npy", values[:20])
+    search = ["exact", "source.npy", "queries.npy", "--metric", "l2", "-k", "5", "-o", "gold.h5", "--quiet"]
+    assert main(search) == 0
+    words = ["a.h5", "--to", "sisap", "--queries", "queries.npy", "--gold", "gold.h5"]
+    assert convert(*words, ends_after=4).returncode == -9
+    os.utime({"queries": "queries.npy", "gold": "gold.h5"}[name], (1, 1))
+    other = convert(*words)
+    assert (other.returncode, "a source, or gpuknn, was changed since" in other.stderr) == (2, True)
+    assert convert(*words, "--fresh").returncode == 0
+
+
+def test_pieces_of_another_size_are_not_taken(monkeypatch: pytest.MonkeyPatch, values: np.ndarray) -> None:
+    assert convert("a.npy", ends_after=4).returncode == -9
+    monkeypatch.setattr(target_module, "PIECE_BYTES", 3 * PIECE * D * 2)
+    assert main(["convert", "source.npy", "a.npy"]) == 2
+    assert main(["convert", "source.npy", "a.npy", "--fresh", "--quiet"]) == 0
+    assert open_vectors("a.npy")[:].tobytes() == values.tobytes()
+
+
+@pytest.mark.skipif(not find_spec("pyarrow"), reason="needs pyarrow")
+def test_parquet_is_on_disk_before_its_receipt(monkeypatch: pytest.MonkeyPatch) -> None:
+    brought: set[tuple[int, int]] = set()
+    add, fsync = ConversionRecord.add, os.fsync
+
+    def fsync_and_tell(handle: int) -> None:
+        fsync(handle)
+        brought.add((os.fstat(handle).st_ino, os.fstat(handle).st_size))
+
+    def check_and_add(self: ConversionRecord, piece: Piece) -> None:
+        status = os.stat(self.unfinished)
+        assert (status.st_ino, status.st_size) in brought
+        add(self, piece)
+
+    monkeypatch.setattr(os, "fsync", fsync_and_tell)
+    monkeypatch.setattr(ConversionRecord, "add", check_and_add)
+    assert main(["convert", "source.npy", "a.parquet", "--quiet"]) == 0
+
+
+@pytest.mark.parametrize("kind", [InputError, RunError])
+def test_a_source_that_cannot_be_read_at_the_end(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written is kept."""
+    looks = iter(["as it was"])
+
+    def identity(_: object) -> str:
+        if (said := next(looks, None)) is None:
+            raise kind("s3://bucket: cannot be listed (timeout)")
+        return said
+
+    monkeypatch.setattr(conversion, "file_identity", identity)
+    assert main(["convert", "source.npy", "a.npy"]) == 3
+    assert receipts("a.npy") == 1
 
 
 def test_a_folder_of_somebody_else_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,7 +63,8 @@ def test_the_same_recall_before_and_after(name: str, gold: Neighbors) -> None:
 
 @pytest.mark.parametrize("name", IDS_ONLY)
 def test_formats_without_distances(name: str, gold: Neighbors, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(words("gold.h5", name)) == 0
+    assert main([word for word in words("gold.h5", name) if word != "--quiet"]) == 0
+    assert capsys.readouterr().out == f"{name}: {NQ} x {K} neighbours; distances are left out\n"
     there = read_gold(name)
     assert np.array_equal(there.ids, gold.ids)
     assert not has_distances(there)
@@ -135,7 +136,25 @@ def test_bad_files_are_refused(gold: Neighbors, capsys: pytest.CaptureFixture[st
     assert "exists already" in capsys.readouterr().err
     assert main(["convert", "gold.h5", "out2.ibin", "--normalize"]) == 2
     assert "--normalize: gold.h5 is a gold standard" in capsys.readouterr().err
-    assert not list(Path().glob("*.part"))
+    for options, line in (
+        (["out2.ibin", "--dst-key", "x"], "--dst-key: ibin files have a place"),
+        (["out2.h5", "--to", "sisap", "--dst-key", "/"], "--dst-key '/': is no name"),
+        (["out2.ibin", "--cluster", "tcp://nowhere:1"], "--cluster: a gold standard"),
+        (["out2.ibin", "--dtype", "float64"], "ibin holds float32 only"),
+        (["out2.ivecs", "--dtype", "float32"], "ivecs holds no distances"),
+        (["s3://bucket/out2.ibin"], "into an object store only Zarr is written"),
+    ):
+        assert main(["convert", "gold.h5", *options]) == 2
+        assert line in capsys.readouterr().err
+    huge = gold.dists.astype(np.float64)
+    huge[3, K - 1] = 1e300
+    write_gold("huge.h5", Neighbors(gold.ids, huge))
+    for target in (["out2.ibin"], ["out2.h5", "--dtype", "float32"]):
+        assert main(["convert", "huge.h5", *target]) == 2
+        assert "query 3 has a distance of 1e+300, which float32 cannot hold" in capsys.readouterr().err
+    assert main(["convert", "huge.h5", "out.ivecs", "--quiet"]) == 0
+    assert main(["convert", "huge.h5", "out3.ibin", "--rows", "4:9", "--quiet"]) == 0
+    assert not [*Path().glob("*.part"), *Path().glob("out2*")]
 
 
 def test_real_gold_standard() -> None:

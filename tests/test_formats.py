@@ -96,6 +96,14 @@ def test_a_row_of_another_length_is_named(tmp_path: Path) -> None:
         vectors[50:]
 
 
+def test_rows_that_are_too_long(tmp_path: Path) -> None:
+    with open(tmp_path / "a.fvecs", "wb") as file:
+        file.write(struct.pack("<i", 2**29))
+        file.truncate(4 + 4 * 2**29)  # takes no room on the disk
+    with pytest.raises(InputError, match="row 0 says it has 536,870,912 components, too many"):
+        open_vectors(tmp_path / "a.fvecs")
+
+
 def test_rows_that_only_add_up_to_equal_length(tmp_path: Path) -> None:
     """Two rows of 1 and 3 components have the size of two rows of 2."""
     (tmp_path / "a.fvecs").write_bytes(struct.pack("<if", 1, 1) + struct.pack("<ifff", 3, 1, 2, 3))
@@ -181,6 +189,8 @@ def test_parquet(kind: str, dtype: str, tmp_path: Path) -> None:
         ([[1.0, 2.0], None], "row 1 .* has 0 components"),
         ([[1.0, 2.0], [3.0, None]], "row 1 .* null"),
         ([[1.0, 2.0], [3.0, 4.0, 5.0]], "row 1 .* has 3 components"),
+        ([None, [1.0, 2.0]], "row 0 .* is null"),
+        ([[], [1.0, 2.0]], "row 0 .* has no components"),
         ([[], []], r"no array of vectors, but id \(2,\) int64, emb \(2, 0\) object"),
         ([None, None], "no array of vectors"),
         ([["a"], ["b"]], "no array of vectors"),

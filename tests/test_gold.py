@@ -7,6 +7,8 @@ import pytest
 import gpuknn
 from gpuknn.errors import InputError
 from gpuknn.gold import GoldWriter, compare_gold, read_gold, read_result, tie_aware_recall, write_gold
+from gpuknn.gold.file import holds_gold
+from gpuknn.gold.parquet import write_neighbors_parquet
 
 
 def neighbors(ids: object, dists: object) -> gpuknn.Neighbors:
@@ -86,6 +88,76 @@ def test_differences_are_told_apart() -> None:
     assert not compare_gold(GOLD, neighbors([[1]], [[0]])).equal
     nan = neighbors(GOLD.ids, np.full((2, 4), np.nan))
     assert compare_gold(nan, nan).real == 8
+
+
+@pytest.mark.parametrize("kind", ["link", "storage", "virtual", "group", "scalar"])
+def test_nothing_is_read_from_other_files(kind: str, tmp_path: Path) -> None:
+    write_gold(tmp_path / "other.h5", GOLD)
+    (tmp_path / "secret").write_bytes(bytes(32))
+    with h5py.File(tmp_path / "g.h5", "w") as file:
+        file["dists"] = GOLD.dists
+        if kind == "link":
+            file["knns"] = h5py.ExternalLink("other.h5", "knns")
+        elif kind == "storage":
+            file.create_dataset("knns", (2, 4), "i4", external=[(str(tmp_path / "secret"), 0, 32)])
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout((2, 4), "i4")
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "knns", (2, 4))
+            file.create_virtual_dataset("knns", layout)
+        elif kind == "group":
+            file["itest"] = h5py.ExternalLink("other.h5", "/")
+        else:
+            file["knns"] = GOLD.ids + 1
+            stored = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            stored.set_external(str(tmp_path / "secret").encode(), 0, 32)
+            h5py.h5d.create(file.id, b"params", h5py.h5t.NATIVE_INT32, h5py.h5s.create(h5py.h5s.SCALAR), stored)
+    if kind == "scalar":
+        assert read_result(tmp_path / "g.h5")[1] == {}
+        return
+    with pytest.raises(InputError, match=r"g.h5:(knns|itest): keeps its .* in another file"):
+        read_gold(tmp_path / "g.h5", "itest" if kind == "group" else None)
+
+
+def gold_parquet(path: Path, ids: object, lists: object) -> Path:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"id": ids, "neighbors_id": lists}), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["g.parquet", "g.pq", "G.PQ"])
+def test_parquet_in_any_order(name: str, tmp_path: Path) -> None:
+    path = gold_parquet(tmp_path / name, [2, 0, 1], [[5, 6], [1, 2], [3, 4]])
+    assert holds_gold(path)
+    assert read_gold(path).ids.tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert not holds_gold(tmp_path / "none.pq")
+
+
+@pytest.mark.parametrize(
+    ("ids", "lists", "words"),
+    [
+        ([str(i) for i in range(11)], [[i] for i in range(11)], "its ids are not .* each of 0 to 10 once"),
+        ([0, None, 2], [[1], [2], [3]], "its ids are not"),
+        ([0, 0, 2], [[1], [2], [3]], "its ids are not"),
+        ([1, 2, 3], [[1], [2], [3]], "its ids are not"),
+        ([0.0, 1.0, 2.0], [[1], [2], [3]], "its ids are not"),
+        ([0, 1, 2], [[1], None, [3]], r"row 1 \(counted from 0\) has no list"),
+        ([0, 1, 2], [[1], [None], [3]], "not integers of one length"),
+        ([0, 1, 2], [[1], [], [3]], "not integers of one length"),
+        ([], [], "not integers of one length|its ids are not|cannot be read"),
+    ],
+)
+def test_parquet_whose_answers_would_go_to_other_queries(
+    ids: object, lists: object, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=words):
+        read_gold(gold_parquet(tmp_path / "g.parquet", ids, lists))
+
+
+def test_parquet_is_written_with_wide_offsets(tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    write_neighbors_parquet(tmp_path / "g.parquet", GOLD)
+    assert str(pq.read_schema(tmp_path / "g.parquet").field("neighbors_id").type).startswith("large_list")
+    assert np.array_equal(read_gold(tmp_path / "g.parquet").ids, GOLD.ids)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 import pickle
 import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -96,6 +99,46 @@ def test_what_is_wrong_is_said_in_one_line(bucket: str, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "obstore.store", None)
     with pytest.raises(InputError, match=r"install gpuknn\[cloud\]"):
         open_vectors(f"{bucket}/rows")
+
+
+class Answers(BaseHTTPRequestHandler):
+    """A store that answers every request with the status that its server was given."""
+
+    def do_GET(self) -> None:
+        self.send_response(self.server.status)  # type: ignore[attr-defined]
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def broken_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[HTTPServer]:
+    pytest.importorskip("obstore")
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        settings = {"ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}", "ALLOW_HTTP": "true"}
+        for name, value in {**settings, "ACCESS_KEY_ID": "name", "SECRET_ACCESS_KEY": "secret"}.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(301, InputError), (400, InputError), (403, InputError), (404, InputError), (409, RunError)]
+)
+def test_a_store_that_does_not_answer_is_asked_again(
+    status: int, kind: type[Exception], broken_store: HTTPServer
+) -> None:
+    broken_store.status = status  # type: ignore[attr-defined]
+    with pytest.raises(kind, match="s3://bucket/rows: cannot be listed"):
+        open_vectors("s3://bucket/rows")
+    opened = ZarrVectors("s3://bucket/rows", None, (9, 2), np.dtype("f4"), 3)
+    with pytest.raises(RunError, match="cannot be listed"):
+        file_state(opened)
 
 
 def test_paths_and_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

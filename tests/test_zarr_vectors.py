@@ -5,6 +5,7 @@ import pickle
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import google_crc32c
@@ -280,8 +281,63 @@ def test_any_reads_in_any_order(reads: list[tuple[int, int]], threads: int) -> N
         patch.setattr(decoded, "HELD_BYTES", 2 * 7 * 8)
         for (first, length), rows in zip(reads, pool.map(read, reads), strict=True):
             assert rows[:, 1].tolist() == list(range(first, min(first + length, 48)))
-    assert len(vectors.held._bands) <= 2
+    assert len(vectors.held._bands) <= max(2, threads)
     assert vectors.held._bands.keys() == vectors.held._left.keys()
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("length", [1, 3, 14])
+def test_threads_far_apart_do_not_push_out_each_others_bands(
+    length: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each thread reads a stretch of its own, a little at a time, and no more than half a band may be kept."""
+    monkeypatch.setattr(decoded, "HELD_BYTES", 7 * 8 // 2)
+    vectors = Sevens("memory", None, (84 * threads, 2), np.dtype("f4"))
+    seen = np.zeros(len(vectors), int)
+    held: list[int] = []
+    together = Barrier(threads)
+
+    def counted(self: DecodedVectors, rows: range, out: np.ndarray) -> None:
+        seen[rows.start : rows.stop] += 1
+        held.append(len(vectors.held._bands))
+        out[...] = np.array(rows)[:, None]
+
+    def read(start: int) -> bool:
+        together.wait()
+        right = True
+        for first in range(start, start + 84, length):
+            right &= vectors[first : first + length][:, 0].tolist() == list(range(first, first + length))
+            together.wait()  # no thread gets ahead: each time all of the others have asked
+        return right
+
+    monkeypatch.setattr(Sevens, "decode", counted)
+    with ThreadPoolExecutor(threads) as pool:
+        assert all(pool.map(read, range(0, len(vectors), 84)))
+    assert (seen == 1).all()
+    assert max(held) <= threads
+    assert not vectors.held._bands
+
+
+def test_bands_that_nobody_reads_in_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = Sevens("memory", None, (70, 2), np.dtype("f4"))
+    band = 7 * 2 * 4
+    monkeypatch.setattr(decoded, "HELD_BYTES", 2 * band)
+    for first in range(0, 70, 7):
+        vectors[first : first + 3]
+    assert list(vectors.held._bands) == [range(56, 63), range(63, 70)]
+    assert [vectors.held_bytes(readers) for readers in (1, 2, 5, 99)] == [2 * band, 2 * band, 5 * band, 10 * band]
+
+
+def test_the_largest_row_group_counts(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(40, dtype="f4")), 2)
+    table = pa.table({"emb": lists})
+    with pq.ParquetWriter(tmp_path / "a.parquet", table.schema) as file:
+        for first, rows in ((0, 2), (2, 15), (17, 3)):
+            file.write_table(table.slice(first, rows))
+    vectors = open_vectors(tmp_path / "a.parquet")
+    assert isinstance(vectors, DecodedVectors)
+    assert vectors.band_rows == 15
 
 
 def test_a_band_that_could_not_be_decoded_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

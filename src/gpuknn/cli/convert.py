@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,9 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     how.add_argument(
         "--cluster", metavar="WHERE", default="local", help="local, or a Dask scheduler's address or file (.json)"
     )
-    how.add_argument("--force", action="store_true", help="replace an existing DST")
+    how.add_argument(
+        "--force", action="store_true", help="replace an existing DST; one at a URL is removed before the first row"
+    )
     how.add_argument("--fresh", action="store_true", help="discard what an earlier, unfinished conversion has left")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--json", action="store_true", help="the outcome as JSON on standard output")
@@ -83,7 +86,8 @@ def run(chosen: argparse.Namespace) -> int:
         if not chosen.check:
             raise InputError("name the file or store to write")
         return _check_alone(chosen)
-    target = choose_format(chosen.destination, chosen.to)
+    store = is_url(chosen.destination) or os.path.isdir(chosen.destination)
+    target = choose_format(chosen.destination, chosen.to or ("zarr" if chosen.check and store else None))
     gold = target.gold and not target.vectors
     if target.gold and target.vectors:
         gold = not is_url(chosen.source) and holds_gold(chosen.source, chosen.key)
@@ -104,7 +108,8 @@ def _convert_vectors(chosen: argparse.Namespace, target: "Format") -> int:
 
     source = open_vectors(chosen.source, chosen.key)
     rows = _rows(chosen, source, choose_dtype(target, chosen.dtype, source.dtype.name, chosen.destination))
-    check_destination(chosen.destination, chosen.source, chosen.force)
+    beside = tuple(path for path in (chosen.queries, chosen.gold) if path)
+    check_destination(chosen.destination, [chosen.source, *beside], chosen.force, chosen.fresh)
     wishes = Wishes(
         chosen.dst_key,
         chosen.compression,
@@ -116,7 +121,8 @@ def _convert_vectors(chosen: argparse.Namespace, target: "Format") -> int:
     )
     unfinished = ConversionRecord(chosen.destination).unfinished
     writer = choose_target(target, unfinished, rows.shape, rows.dtype, wishes)
-    conversion = Conversion(rows, writer, chosen.destination, {name: getattr(chosen, name) for name in DECIDE})
+    options = {name: getattr(chosen, name) for name in DECIDE}
+    conversion = Conversion(rows, writer, chosen.destination, options, beside)
     n, d = rows.shape
     with Bar(Rate(d * rows.dtype.itemsize, 0), chosen.quiet or chosen.json).shown() as bar:
         bar.title(f"gpuknn convert: {n:,} rows x {d} {source.dtype} to {target.name}, {rows.dtype}")
@@ -124,23 +130,20 @@ def _convert_vectors(chosen: argparse.Namespace, target: "Format") -> int:
         done = run_convert(conversion, chosen.workers, chosen.cluster, chosen.fresh, step.at)
     facts = {"format": target.name, "rows": n, "components": d, "dtype": rows.dtype.name, **vars(done)}
     rate = rows.nbytes * done.written / done.pieces / done.seconds / 1e9
-    _say(
-        chosen,
-        facts,
-        f"{chosen.destination}: {n:,} x {d} {rows.dtype}, {done.seconds:.1f} s, {rate:.2f} GB/s",
-        "components",
-    )
+    line = f"{chosen.destination}: {n:,} x {d} {rows.dtype}, {done.seconds:.1f} s, {rate:.2f} GB/s"
+    _say(chosen, facts, f"{line}; {_rounded('components', done.error)}")
     return 0
 
 
-def _say(chosen: argparse.Namespace, facts: dict[str, Any], line: str, rounded: str) -> None:
+def _say(chosen: argparse.Namespace, facts: dict[str, Any], line: str) -> None:
     if chosen.json:
         sys.stdout.write(json.dumps(facts) + "\n")
     elif not chosen.quiet:
-        largest = (
-            f"rounding has changed {rounded} by up to {facts['error']:.3g}" if facts["error"] else "nothing was rounded"
-        )
-        sys.stdout.write(f"{line}; {largest}\n")
+        sys.stdout.write(f"{line}\n")
+
+
+def _rounded(what: str, error: float) -> str:
+    return f"rounding has changed {what} by up to {error:.3g}" if error else "nothing was rounded"
 
 
 def _rows(chosen: argparse.Namespace, source: "Vectors", dtype: str) -> "Converted":
@@ -167,17 +170,24 @@ def _range(words: str | None, length: int) -> range:
 
 def _convert_gold(chosen: argparse.Namespace, target: "Format") -> int:
     import gpuknn
-    from gpuknn.convert.gold import save_gold
+    from gpuknn.convert.formats import choose_dtype
+    from gpuknn.convert.gold import IDS_ONLY, save_gold
     from gpuknn.jobs.convert import check_destination
+    from gpuknn.vectors.location import is_url
 
-    gold, said, error = _gold(chosen, "float32" if target.name == "ibin" else None)
-    check_destination(chosen.destination, chosen.source, chosen.force)
+    if is_url(chosen.destination):
+        raise InputError(f"{chosen.destination}: into an object store only Zarr is written")
+    if target.name in IDS_ONLY and chosen.dtype:
+        raise InputError(f"--dtype: {target.name} holds no distances; leave it out")
+    gold, said, error = _gold(chosen, choose_dtype(target, chosen.dtype, "", chosen.destination) or None)
+    check_destination(chosen.destination, [chosen.source], chosen.force, chosen.fresh)
     plain = {name: value for name, value in said.items() if isinstance(value, str | int | float)}
     notes = plain | {"gpuknn": gpuknn.__version__, "converted_from": Path(chosen.source).name}
     save_gold(gold, target, Path(chosen.destination), chosen.dst_key, notes)
     nq, k = gold.ids.shape
     facts = {"format": target.name, "queries": nq, "k": k, "error": error}
-    _say(chosen, facts, f"{chosen.destination}: {nq:,} x {k} neighbours", "distances")
+    dists = "distances are left out" if target.name in IDS_ONLY else _rounded("distances", error)
+    _say(chosen, facts, f"{chosen.destination}: {nq:,} x {k} neighbours; {dists}")
     return 0
 
 
@@ -192,11 +202,12 @@ def _gold(chosen: argparse.Namespace, dists: str | None) -> tuple[Any, dict[str,
         if getattr(chosen, name):
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"{option}: {chosen.source} is a gold standard, not vectors; leave it out")
+    if chosen.cluster != "local":
+        raise InputError("--cluster: a gold standard is converted by this process alone; leave it out")
     if chosen.dtype not in (None, "float32", "float64"):
         raise InputError(f"--dtype {chosen.dtype}: distances are float32 or float64")
     gold, said = read_result(chosen.source, chosen.key)
-    dtype = chosen.dtype or dists
-    kept, error = cut_gold(gold, _range(chosen.rows, len(gold.ids)), np.dtype(dtype) if dtype else None)
+    kept, error = cut_gold(gold, _range(chosen.rows, len(gold.ids)), np.dtype(dists) if dists else None)
     return kept, said, error
 
 
@@ -223,22 +234,21 @@ def _check_vectors(chosen: argparse.Namespace) -> int:
 
 def _check_alone(chosen: argparse.Namespace) -> int:
     from gpuknn.cli.progress import Bar, Rate
-    from gpuknn.convert.notes import first_damage
-    from gpuknn.vectors import open_vectors
+    from gpuknn.convert.notes import first_damage, open_noted
 
-    rows = open_vectors(chosen.source, chosen.key)
+    rows, notes = open_noted(chosen.source, chosen.key)
     with Bar(Rate(rows.nbytes // len(rows), 0), chosen.quiet or chosen.json).shown() as bar:
-        found, damaged = first_damage(chosen.source, bar.step("reading", len(rows), computes=False).at)
+        damaged = first_damage(rows, notes, bar.step("reading", len(rows), computes=False).at)
     if damaged is not None:
         return _verdict(chosen, f"rows {damaged.start} to {damaged.stop} are not what was written")
-    return _verdict(chosen, None, f"{len(found):,} x {found.shape[1]} {found.dtype}, as they were written")
+    return _verdict(chosen, None, f"{len(rows):,} x {rows.shape[1]} {rows.dtype}, as they were written")
 
 
 def _check_gold(chosen: argparse.Namespace) -> int:
     from gpuknn.convert.gold import check_gold
     from gpuknn.gold import read_gold
 
-    ours, _, _ = _gold(chosen, None)
+    ours, _, _ = _gold(chosen, chosen.dtype)
     found = check_gold(ours, read_gold(chosen.destination, chosen.dst_key))
     if found.equal:
         return _verdict(chosen, None, f"{found.entries:,} neighbours")

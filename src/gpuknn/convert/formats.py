@@ -15,7 +15,7 @@ class Format:
     vectors: bool
     gold: bool
     dtype: str | None = None
-    """The only type of components that it holds, where there is but one."""
+    """The only type of components, or of distances, that it holds, where there is but one."""
 
 
 FORMATS = (
@@ -31,7 +31,7 @@ FORMATS = (
     Format("parquet", (".parquet", ".pq"), vectors=True, gold=True),
     Format("ann-benchmarks", (), vectors=True, gold=True),
     Format("sisap", (), vectors=True, gold=True),
-    Format("ibin", (".ibin", ".bin"), vectors=False, gold=True),
+    Format("ibin", (".ibin", ".bin"), vectors=False, gold=True, dtype="float32"),
     Format("ivecs", (".ivecs",), vectors=False, gold=True),
 )
 NAMES = tuple(f.name for f in FORMATS)

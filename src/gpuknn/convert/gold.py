@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from gpuknn.convert.formats import Format
-from gpuknn.convert.hdf5 import ANN_BENCHMARKS, DISTANCES, Layout, put_gold
+from gpuknn.convert.hdf5 import ANN_BENCHMARKS, DISTANCES, Layout, check_key, put_gold
 from gpuknn.errors import InputError
 from gpuknn.exact.neighbors import Neighbors
 from gpuknn.gold import Comparison, compare_gold, write_gold
@@ -23,9 +23,17 @@ IDS_ONLY = {"ivecs": 2**31, "parquet": 2**63}
 
 
 def cut_gold(gold: Neighbors, queries: range, dists: np.dtype | None) -> tuple[Neighbors, float]:
-    """The answers to some queries, distances as `dists`; and the largest error that rounding has made."""
+    """The answers to some queries, distances as `dists`; and the largest error that rounding has made.
+
+    Raises InputError where a distance is not rounded but lost.
+    """
     ids, exact = gold.ids[queries.start : queries.stop], gold.dists[queries.start : queries.stop]
-    rounded = exact.astype(dists or exact.dtype)
+    with np.errstate(over="ignore"):
+        rounded = exact.astype(dists or exact.dtype)
+    lost = np.argwhere(np.isfinite(exact) & ~np.isfinite(rounded))
+    if len(lost):
+        i, j = (int(x) for x in lost[0])
+        raise InputError(f"query {queries.start + i} has a distance of {exact[i, j]:g}, which {dists} cannot hold")
     error = np.abs(exact - rounded, dtype=np.float64)
     return Neighbors(ids, rounded), float(error[np.isfinite(error)].max(initial=0))
 
@@ -37,6 +45,10 @@ def save_gold(
 
     `key`: the group for SISAP's files.  Raises InputError where the format cannot hold it.
     """
+    if key is not None:
+        if target.name != "sisap":
+            raise InputError(f"--dst-key: {target.name} files have a place for the gold standard; leave it out")
+        check_key(key)
     if target.name not in IDS_ONLY and target.name != "ibin" and not has_distances(gold):
         raise InputError(f"{path}: {target.name} holds distances, and the source has none; gpuknn exact finds them")
     least, most = int(gold.ids.min(initial=0)), IDS_ONLY.get(target.name, 2**32 if target.name == "ibin" else 2**63)
@@ -68,13 +80,15 @@ def check_gold(ours: Neighbors, theirs: Neighbors) -> Comparison:
     if ours.ids.shape == theirs.ids.shape and not (has_distances(ours) and has_distances(theirs)):
         none = np.zeros(ours.ids.shape, np.float32)
         ours, theirs = Neighbors(ours.ids, none), Neighbors(theirs.ids, none)
-    return compare_gold(Neighbors(ours.ids, ours.dists.astype(theirs.dists.dtype)), theirs)
+    with np.errstate(over="ignore"):
+        ours = Neighbors(ours.ids, ours.dists.astype(theirs.dists.dtype))
+    return compare_gold(ours, theirs)
 
 
 def _write_layout(
     path: Path, gold: Neighbors, target: Format, key: str | None, said: Mapping[str, str | int | float]
 ) -> None:
-    group = key or "itest"
+    group = "itest" if key is None else key
     layout = ANN_BENCHMARKS if target.name == "ann-benchmarks" else Layout("", "", f"{group}/knns", f"{group}/dists", 1)
     with h5py.File(path, "w") as file:
         put_gold(file, gold, layout)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import h5py
@@ -113,12 +113,24 @@ def hdf5_target(
 ) -> Hdf5:
     """A bundle, or a file of the given layout with queries and a gold standard beside the rows.
 
-    Raises InputError where queries and rows differ in their components.
+    Raises InputError where queries and rows differ in their components, or `key` is no name.
     """
     usual = layout.rows if layout else "hamming" if dtype == np.uint64 else "emb"
+    if key is not None:
+        check_key(key, (layout.queries, layout.ids, layout.dists) if layout else ())
     if queries is not None and queries.shape[1] != shape[1]:
         raise InputError(f"{queries.where}: has {queries.shape[1]} components, the rows have {shape[1]}")
-    return Hdf5(path, shape, dtype, b"", key=key or usual, layout=layout, queries=queries, gold=gold)
+    return Hdf5(path, shape, dtype, b"", key=usual if key is None else key, layout=layout, queries=queries, gold=gold)
+
+
+def check_key(key: str, taken: tuple[str, ...] = ()) -> None:
+    """Raise InputError where no array can have this path, or one of those that are `taken` is in its way."""
+    plain = key.strip("/")
+    path = PurePosixPath(plain)
+    if any(part in ("", ".", "..") for part in plain.split("/")) or any(
+        path.is_relative_to(other) or PurePosixPath(other).is_relative_to(path) for other in taken
+    ):
+        raise InputError(f"--dst-key {key!r}: is no name for an array, or another's; choose one such as emb")
 
 
 def choose_layout(name: str, queries: bool) -> Layout | None:

@@ -10,15 +10,19 @@ import h5py
 import numpy as np
 
 from gpuknn.convert.target import BLOCK_BYTES
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, RunError
 from gpuknn.vectors import Vectors, open_vectors
-from gpuknn.vectors.location import is_url
+from gpuknn.vectors.location import is_url, listing
+from gpuknn.vectors.source import is_folder
 
 
 def read_notes(path: str) -> dict[str, Any]:
     """What `Target.finish` was given; raises InputError where there is nothing of the kind."""
+    if is_url(path) and not listing(path):
+        raise InputError(f"{path}: there is nothing of that name")
+    folder = is_url(path) or is_folder(Path(path))
     try:
-        if is_url(path) or Path(path).is_dir():
+        if folder:
             import zarr
 
             from gpuknn.vectors.zarr import store_of
@@ -27,23 +31,34 @@ def read_notes(path: str) -> dict[str, Any]:
         else:
             with h5py.File(path, "r", locking=False) as file:
                 found = json.loads(file.attrs["gpuknn"])
-        if all(isinstance(crc, str) for crc in found["crc32c"]) and int(found["piece_rows"]) > 0:
+        kinds = isinstance(found["piece_rows"], int), isinstance(found.get("key", ""), str)
+        if all(kinds) and all(isinstance(crc, str) for crc in found["crc32c"]) and found["piece_rows"] > 0:
             return dict(found)
         raise ValueError("other things")
+    except RunError:
+        raise
     except Exception as error:  # of damaged files the libraries raise what they like
         raise InputError(f"{path}: holds no checksums of gpuknn convert; name its source, too, to compare") from error
 
 
-def first_damage(path: str, checked: Callable[[int], None]) -> tuple[Vectors, range | None]:
-    """The rows at `path`, and the first piece of them that is not what was written; None where all are.
+def open_noted(path: str, key: str | None) -> tuple[Vectors, dict[str, Any]]:
+    """The rows at `path` that its notes are about, and these; raises InputError where `key` names others."""
+    notes = read_notes(path)
+    noted = notes.get("key") or None
+    if key not in (None, noted):
+        raise InputError(f"--key {key}: the checksums in {path} are those of {noted or 'its only array'}; leave it out")
+    vectors = open_vectors(path, noted)
+    if len(notes["crc32c"]) != -(-len(vectors) // notes["piece_rows"]):
+        raise InputError(f"{path}: holds {len(vectors):,} rows, and checksums of another number")
+    return vectors, notes
+
+
+def first_damage(vectors: Vectors, notes: dict[str, Any], checked: Callable[[int], None]) -> range | None:
+    """The first piece of the rows that is not what was written; None where all are.
 
     `checked` is told how many rows have been read.
     """
-    notes = read_notes(path)
-    vectors = open_vectors(path, notes.get("key") or None)
     size, checksums = notes["piece_rows"], notes["crc32c"]
-    if len(checksums) != -(-len(vectors) // size):
-        raise InputError(f"{path}: holds {len(vectors):,} rows, and checksums of another number")
     step = max(1, BLOCK_BYTES // (vectors.nbytes // len(vectors)))
     for number, expected in enumerate(checksums):
         piece, checksum = range(number * size, min((number + 1) * size, len(vectors))), 0
@@ -51,6 +66,6 @@ def first_damage(path: str, checked: Callable[[int], None]) -> tuple[Vectors, ra
             block = vectors[first : min(first + step, piece.stop)]
             checksum = google_crc32c.extend(checksum, block.reshape(-1).view(np.uint8))
         if f"{checksum:08x}" != expected:
-            return vectors, piece
+            return piece
         checked(piece.stop)
-    return vectors, None
+    return None

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpuknn.convert.target import Target
 from gpuknn.errors import InputError
+from gpuknn.gold.file import sync
 from gpuknn.gold.parquet import pyarrow_parquet
 
 GROUP_BYTES = 2**26
@@ -47,6 +49,7 @@ class Parquet(Target):
                 ids = pa.array(np.arange(first, first + len(group)))
                 file.write_table(pa.Table.from_arrays([ids, lists], schema=schema), row_group_size=len(group))
                 first += len(group)
+        sync(Path(self.path))
 
     def finish(self, notes: Mapping[str, Any]) -> None:
         """Nothing is left to do."""

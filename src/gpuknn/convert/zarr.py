@@ -60,7 +60,7 @@ class Zarr(Target):
         """Make the folder; in an object store remove what is to be replaced."""
         self.discard()
         if not is_url(self.path):
-            Path(self.path, "c").mkdir(parents=True)
+            Path(self.path, "c" if self.version == 3 else "").mkdir(parents=True)
 
     def discard(self) -> None:
         """Remove all objects, the metadata first; a folder is removed with the one it is in."""

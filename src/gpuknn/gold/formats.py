@@ -13,6 +13,7 @@ READERS: dict[str, Callable[[Path], Neighbors]] = {
     ".bin": read_ibin,
     ".ivecs": read_ivecs,
     ".parquet": read_neighbors_parquet,
+    ".pq": read_neighbors_parquet,
 }
 
 

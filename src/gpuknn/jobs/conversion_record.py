@@ -3,11 +3,14 @@
     manifest.json    whose it is: the conversion's fingerprint, and for a reader what it was
     pieces           a line for each piece that is on disk, its rows and their checksum; only the client writes it
     gpuknn.lock      held while a client is at work
-    NAME             the target; in an object store it is at its place, and the folder in the working folder
+    target           what is being written; in an object store it is at its place, and the folder, whose name has a
+                     hash of the URL, in the working folder
+    replaced         what had the final name before, while the target is given it
 
 A piece that is not in the list is written again.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -26,20 +29,36 @@ from gpuknn.vectors.location import is_url
 LOCK = "gpuknn.lock"
 MANIFEST = "manifest.json"
 PIECES = "pieces"
+TARGET = "target"
 REPLACED = "replaced"
-"""The name for what was under the final name before."""
+OURS = {LOCK, MANIFEST, f"{MANIFEST}.new", PIECES, TARGET, REPLACED}
 
 
 class ConversionRecord:
     """One conversion's folder."""
 
     def __init__(self, destination: str) -> None:
-        name = destination.rstrip("/").rpartition("/")[2]
-        remote = is_url(destination)
-        self.folder = Path(f"{name}.part") if remote else Path(destination).with_name(f"{Path(destination).name}.part")
-        self.unfinished = destination if remote else str(self.folder / Path(destination).name)
+        self._destination = Path(destination)
+        if is_url(destination):
+            url = destination.rstrip("/")
+            told = hashlib.blake2b(url.encode(), digest_size=4).hexdigest()
+            self.folder = Path(f"{url.rpartition('/')[2]}.{told}.part")
+        else:
+            self.folder = self._destination.with_name(f"{self._destination.name}.part")
+        self.unfinished = destination if is_url(destination) else str(self.folder / TARGET)
         """Where the target is written."""
-        self._ours = {LOCK, MANIFEST, f"{MANIFEST}.new", PIECES, REPLACED, Path(destination).name}
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a conversion to go on with."""
+        return bool(self._manifest())
+
+    @property
+    def published(self) -> bool:
+        """Whether what has the final name is this conversion's target; never so in an object store."""
+        with suppress(OSError):
+            return bool(self._manifest().get("published") == os.stat(self._destination).st_ino)
+        return False
 
     @contextmanager
     def held(self, fingerprint: str, description: dict[str, Any], fresh: bool) -> Iterator[list[Piece]]:
@@ -48,7 +67,7 @@ class ConversionRecord:
         With `fresh` what is there is thrown away.  Raises InputError where the folder holds another conversion or
         somebody else's files, RunError where another client is at work in it.
         """
-        strangers = {file.name for file in self.folder.iterdir()} - self._ours if self.folder.is_dir() else set()
+        strangers = {file.name for file in self.folder.iterdir()} - OURS if self.folder.is_dir() else set()
         if strangers or (self.folder.exists() and not self.folder.is_dir()):
             raise InputError(f"{self.folder}: is in the way and not of gpuknn's making; remove it, or name another DST")
         with lock(self.folder / LOCK):
@@ -57,7 +76,7 @@ class ConversionRecord:
             found = self._manifest()
             if found and found["fingerprint"] != fingerprint:
                 other = [name for name, value in description.items() if found["conversion"].get(name) != value]
-                what = ", ".join(other) or "the source was changed since"
+                what = ", ".join(other) or "a source, or gpuknn, was changed since"
                 raise InputError(
                     f"{self.folder}: holds what another conversion has left (other: {what}); --fresh discards it"
                 )
@@ -75,16 +94,18 @@ class ConversionRecord:
 
     def begin_anew(self) -> None:
         """Forget all pieces and remove the unfinished target."""
-        for name in (PIECES, Path(self.unfinished).name):
+        for name in (PIECES, TARGET):
             _remove(self.folder / name)
 
-    def publish(self, destination: Path) -> None:
+    def publish(self) -> None:
         """Give the finished target its name; what had it before goes."""
-        sync(Path(self.unfinished))
-        if destination.is_dir():
+        target, destination = self.folder / TARGET, self._destination
+        sync(target)
+        self._claim(self._manifest() | {"published": target.stat().st_ino})  # which a new name does not change
+        if os.path.lexists(destination) and (destination.is_dir() or target.is_dir()):
             _remove(self.folder / REPLACED)
             os.rename(destination, self.folder / REPLACED)
-        os.replace(self.unfinished, destination)
+        os.replace(target, destination)
         sync(destination.absolute().parent)
 
     def remove(self) -> None:
@@ -119,8 +140,13 @@ class ConversionRecord:
         sync(self.folder)
 
     def _clear(self) -> None:
-        """The manifest goes first: without it nothing else is believed."""
-        for name in (MANIFEST, *sorted(self._ours - {MANIFEST, LOCK})):
+        """The manifest goes first: without it nothing else is believed.
+
+        What a conversion killed while it published had put aside gets its name back.
+        """
+        if os.path.lexists(self.folder / REPLACED) and not os.path.lexists(self._destination):
+            os.rename(self.folder / REPLACED, self._destination)
+        for name in (MANIFEST, *sorted(OURS - {MANIFEST, LOCK})):
             _remove(self.folder / name)
 
 

@@ -7,11 +7,11 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import gpuknn
@@ -31,6 +31,10 @@ THREADS = 2
 """For each core: while one waits for the disk another reads."""
 PATIENCE = 30
 """Seconds that a cluster's first worker is waited for."""
+LOST_AFTER = 60.0
+"""Seconds without any worker after which a conversion gives up."""
+LOOK_EVERY = 2.0
+"""Seconds between looks at who is there, where nothing else happens."""
 ONE_ARRAY = re.compile(r"zarr\.json|\.zarray|\.zattrs|c(/\d+){0,2}|\d+\.\d+")
 """Names in a Zarr store of one matrix: nothing else is ever replaced."""
 
@@ -44,11 +48,20 @@ class Conversion:
     destination: str
     options: dict[str, str | int | bool | None]
     """What was asked for, for the record and the target's attributes."""
+    beside: tuple[str, ...] = ()
+    """Other files that the target takes something from."""
 
-    def fingerprint(self, identity: str) -> str:
-        """Of everything that decides the target's bytes; `identity` is the source files'."""
-        target = repr(replace(self.target, path=""))
-        parts = VERSION, identity, self.rows.first, self.rows.normalize, target, sorted(self.options.items())
+    def identities(self) -> dict[str, str]:
+        """What tells that the source, or a file beside it, was changed."""
+        source = self.rows.source
+        return {path: repr(listing(path)) for path in self.beside} | {source.where: file_identity(source)}
+
+    def fingerprint(self, identities: dict[str, str]) -> str:
+        """Of everything that decides the target's bytes, where they are written, and the pieces."""
+        place = self.destination.rstrip("/") if is_url(self.destination) else ""
+        target = repr(replace(self.target, path=place)), self.target.piece_rows
+        rows = self.rows.first, self.rows.normalize
+        parts = VERSION, sorted(identities.items()), rows, target, sorted(self.options.items())
         return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -79,65 +92,106 @@ def run_convert(
     """
     started = time.monotonic()
     record = ConversionRecord(conversion.destination)
-    target, source = conversion.target, conversion.rows.source
-    identity = file_identity(source)
-    with record.held(conversion.fingerprint(identity), conversion.options, fresh) as done:
-        try:
-            if not done or not (is_url(target.path) or os.path.exists(target.path)):
-                done = []
-                record.begin_anew()
-                _check_room(target, record.folder)
-                target.create()
-            todo = _todo(target, done)
-            progress(target.shape[0] - sum(map(len, todo)))
-            with closing(_written(conversion, todo, workers, where)) as written:
-                for piece in written:
-                    record.add(piece)
-                    done.append(piece)
-                    progress(sum(p.stop - p.first for p in done))
-            if file_identity(source) != identity:
-                raise RunError(f"{source.where}: was changed while it was converted; run the same command with --fresh")
-            target.finish(_notes(conversion, done))
-            if not is_url(conversion.destination):
-                record.publish(Path(conversion.destination))
-        except BaseException as error:
-            if isinstance(error, InputError) or not done:
-                with suppress(InputError, RunError):
-                    target.discard()
-                record.remove()
-            raise
+    identities = conversion.identities()
+    with record.held(conversion.fingerprint(identities), conversion.options, fresh) as done:
+        there = len(done)
+        if not record.published:  # else killed as only the record was left to remove
+            there = _finish(conversion, identities, record, done, workers, where, progress)
         record.remove()
-    return Outcome(len(done), len(todo), max(p.error for p in done), time.monotonic() - started)
+    error = max((piece.error for piece in done), default=0.0)
+    pieces = -(-conversion.target.shape[0] // conversion.target.piece_rows)
+    return Outcome(pieces, len(done) - there, error, time.monotonic() - started)
 
 
-def check_destination(destination: str, source: str, force: bool) -> None:
-    """Raise InputError where the destination cannot or should not be written."""
+def _finish(
+    conversion: Conversion,
+    identities: dict[str, str],
+    record: ConversionRecord,
+    done: list[Piece],
+    workers: int | None,
+    where: str,
+    progress: Callable[[int], None],
+) -> int:
+    """Write what is not `done`, to which it is added, and publish; how many pieces were there."""
+    target = conversion.target
+    try:
+        if not done or not (is_url(target.path) or os.path.exists(target.path)):
+            done.clear()
+            record.begin_anew()
+            _check_room(target, record.folder)
+            target.create()
+        there, todo = len(done), _todo(target, done)
+        progress(target.shape[0] - sum(map(len, todo)))
+        with closing(_written(conversion, todo, workers, where)) as written:
+            for piece in written:
+                record.add(piece)
+                done.append(piece)
+                progress(sum(p.stop - p.first for p in done))
+        try:
+            now = conversion.identities()
+        except InputError as error:  # it could be read before: what was written stays
+            raise RunError(str(error)) from error
+        for path, identity in identities.items():
+            if now[path] != identity:
+                raise RunError(f"{path}: was changed while it was converted; run the same command with --fresh")
+        target.finish(_notes(conversion, done))
+        if not is_url(conversion.destination):
+            record.publish()
+    except BaseException as error:
+        if isinstance(error, InputError) or not done:
+            with suppress(InputError, RunError):
+                target.discard()
+            record.remove()
+        raise
+    return there
+
+
+def check_destination(destination: str, sources: list[str], force: bool, fresh: bool) -> None:
+    """Raise InputError where the destination cannot or should not be written; `sources` are read meanwhile."""
     if is_url(destination):
+        _refuse_source(destination, sources)
         there = [stored.name for stored in listing(destination)]
-        begun = ConversionRecord(destination).folder.is_dir()
-        if there and not force and not begun:
+        if there and not force and not ConversionRecord(destination).begun:
             raise InputError(f"{destination}: {len(there)} objects are there already; --force replaces them")
         _refuse_others(destination, there)
         return
     path = Path(destination)
+    real = _place(destination)
     try:
-        exists, real = path.exists(), path.resolve()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: is no name for a file ({getattr(error, 'strerror', error)})") from error
+        exists = path.exists()
+    except OSError as error:
+        raise InputError(f"{path}: is no name for a file ({error.strerror})") from error
     if not path.name:
         raise InputError(f"{destination or 'DST'}: is no name for a file")
-    if not real.parent.is_dir():
+    if not Path(real.parent).is_dir():
         raise InputError(f"{path.parent}: there is no such folder to write {path.name} to")
-    if not is_url(source):
-        origin = Path(source).resolve()
-        if real.is_relative_to(origin) or origin.is_relative_to(real):
-            raise InputError(f"{path}: is, holds or lies in the source of this very command; name another output")
-    if exists and not force:
+    _refuse_source(destination, sources)
+    if exists and not force and (fresh or not ConversionRecord(destination).published):
         raise InputError(f"{path}: exists already; --force replaces it")
     if path.is_dir():
         _refuse_others(destination, [stored.name for stored in listing(destination)])
     if not os.access(real.parent, os.W_OK):
         raise InputError(f"{path}: cannot be written; its folder is read-only")
+
+
+def _refuse_source(destination: str, sources: list[str]) -> None:
+    place = _place(destination)
+    for source in sources:
+        origin = _place(source)
+        if place.is_relative_to(origin) or origin.is_relative_to(place):
+            raise InputError(
+                f"{destination}: is, holds or lies in {source}, a source of this very command; name another output"
+            )
+
+
+def _place(path: str) -> PurePath:
+    """The same for two names of one file or prefix."""
+    if is_url(path):
+        return PurePosixPath(path)
+    try:
+        return Path(path).resolve()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: is no name for a file ({getattr(error, 'strerror', error)})") from error
 
 
 def _refuse_others(destination: str, names: list[str]) -> None:
@@ -175,32 +229,49 @@ def _written(
         return
     waiting = deque(todo)
     running: dict[Future[Piece], int] = {}
-    most = min(len(todo), _fitting(conversion.target))
+    failed: dict[int, Future[Piece]] = {}
+    most = min(len(todo), _fitting(conversion))
     with _pool(workers, where, most) as (pool, window):
         everywhere = _everywhere(conversion)
         try:
-            while waiting or running:
-                while waiting and len(running) < window():
+            while running or (waiting and not failed):
+                while waiting and not failed and len(running) < max(1, window()):
                     piece = waiting.popleft()
                     running[pool.submit(write_piece, everywhere.rows, everywhere.target, piece)] = piece.start
-                finished = wait(running, return_when=FIRST_COMPLETED).done
-                if any(future.exception() for future in finished):
-                    finished = wait(running).done
-                for future in sorted(finished, key=running.__getitem__):
-                    yield _result(future)
-                    del running[future]
+                for future in _ended(running, window):
+                    first = running.pop(future)
+                    if future.cancelled() or future.exception():
+                        failed[first] = future
+                    else:
+                        yield future.result()
         finally:
             for future in running:
                 future.cancel()
+    if failed:
+        _tell(failed[min(failed)])
 
 
-def _fitting(target: Target) -> int:
-    """How many pieces may be in memory at once."""
-    if not target.piece_memory:
+def _ended(running: Iterable["Future[Piece]"], window: Callable[[], int]) -> set["Future[Piece]"]:
+    """Those that have ended, once there are some; raises RunError where there is nobody to end them."""
+    seen = time.monotonic()
+    while not (ended := wait(running, LOOK_EVERY, FIRST_COMPLETED).done):
+        if window():
+            seen = time.monotonic()
+        elif time.monotonic() - seen > LOST_AFTER:
+            raise RunError(
+                f"no worker was there for {LOST_AFTER:.0f} s; finished pieces are kept, the same command goes on"
+            )
+    return ended
+
+
+def _fitting(conversion: Conversion) -> int:
+    """How many pieces may be in memory at once, each with the rows that its reader holds decoded."""
+    each = conversion.target.piece_memory + conversion.rows.source.held_bytes(1)
+    if not each:
         return sys.maxsize
     from gpuknn.jobs.memory import memory_budget  # which loads Dask
 
-    return max(1, memory_budget(None) // target.piece_memory)
+    return max(1, memory_budget(None) // each)
 
 
 @contextmanager
@@ -224,12 +295,13 @@ def _pool(workers: int | None, where: str, most: int) -> Iterator[tuple[Executor
             client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError as error:
             raise InputError(f"--cluster {where}: no worker is there, and none came in {PATIENCE} s") from error
-        yield client.get_executor(pure=False, retries=1), lambda: WINDOW * max(1, len(client.nthreads()))
+        yield client.get_executor(pure=False, retries=1), lambda: WINDOW * len(client.nthreads())
 
 
-def _result(future: "Future[Piece]") -> Piece:
+def _tell(future: "Future[Piece]") -> None:
+    """Raise what the future has failed with, in words for the person at the terminal."""
     try:
-        return future.result()
+        future.result()
     except (InputError, RunError, OSError):
         raise
     except Exception as error:

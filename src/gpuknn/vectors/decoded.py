@@ -1,12 +1,19 @@
-"""Rows that a library must decode: a band of rows at a time, each about once however finely it is asked for."""
+"""Rows that a library must decode, a band of rows at a time.
+
+However finely rows are asked for and by however many threads, a band is decoded once for those that read in it at the
+same time, and again only for one that comes when they have all gone on and there was no room to keep it.
+"""
 
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, fields
-from threading import Lock
+from functools import cached_property
+from itertools import islice
+from threading import Lock, Thread, current_thread
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -14,7 +21,7 @@ from gpuknn.errors import InputError
 from gpuknn.vectors.source import Vectors
 
 HELD_BYTES = 2**27
-"""Of bands that have been read in part; more than one is held only within it."""
+"""Of bands that have been read in part; those that no thread is reading in are kept only within it."""
 
 
 class Held:
@@ -24,18 +31,24 @@ class Held:
         self._lock = Lock()
         self._bands: OrderedDict[range, Future[np.ndarray]] = OrderedDict()
         self._left: dict[range, int] = {}
+        self._read_in: WeakKeyDictionary[Thread, range] = WeakKeyDictionary()
+        """Where each thread asked last; a thread that has ended is forgotten."""
 
-    def rows(self, band: range, wanted: int, decode: Callable[[range], np.ndarray]) -> np.ndarray:
+    def rows(self, band: range, wanted: int, most: int, decode: Callable[[range], np.ndarray]) -> np.ndarray:
         """The band's rows, decoded unless they are here; threads that ask meanwhile wait.
 
-        The band is let go once as many rows were `wanted` as it has, or when it is the oldest of too many.
+        The band is let go once as many rows were `wanted` as it has, or when it is the oldest of more than `most` and
+        every thread that read in it has gone on to another.
         """
         with self._lock:
+            self._read_in[current_thread()] = band
             found = self._bands.pop(band, None)
             rows = Future[np.ndarray]() if found is None else found
             left = self._left.pop(band, len(band)) - wanted
             if left > 0:
                 self._bands[band], self._left[band] = rows, left
+            if found is None:
+                self._make_room(most)
         if found is None:
             try:
                 decoded = decode(band)
@@ -44,13 +57,13 @@ class Held:
                 self._let_go(band)
                 raise
             rows.set_result(decoded)
-            self._make_room(decoded.nbytes)
         return rows.result()
 
-    def _make_room(self, band_bytes: int) -> None:
-        with self._lock:
-            while len(self._bands) > max(1, HELD_BYTES // band_bytes):
-                del self._left[self._bands.popitem(last=False)[0]]
+    def _make_room(self, most: int) -> None:
+        used = set(self._read_in.values())
+        unused = (band for band in self._bands if band not in used)
+        for band in list(islice(unused, max(0, len(self._bands) - most))):
+            del self._bands[band], self._left[band]
 
     def _let_go(self, band: range) -> None:
         with self._lock:
@@ -67,6 +80,18 @@ class DecodedVectors(Vectors):
     @abstractmethod
     def band(self, row: int) -> range:
         """The rows that are decoded together with `row`."""
+
+    @property
+    def band_rows(self) -> int:
+        """Rows of the largest band."""
+        return len(self.band(0))
+
+    def held_bytes(self, readers: int) -> int:
+        """Bytes of decoded rows that are held at most while so many threads read: a band for each, or `HELD_BYTES`.
+
+        What the library takes while it decodes comes on top.
+        """
+        return min(self.nbytes, max(HELD_BYTES, readers * self._band_bytes))
 
     @abstractmethod
     def decode(self, rows: range, out: np.ndarray) -> None:
@@ -85,8 +110,14 @@ class DecodedVectors(Vectors):
             if stop > here:
                 self.decode(range(here, stop), into)
             else:
-                into[...] = self.held.rows(band, len(into), self._decoded)[here - band.start :][: len(into)]
+                most = HELD_BYTES // self._band_bytes
+                rows = self.held.rows(band, len(into), most, self._decoded)
+                into[...] = rows[here - band.start :][: len(into)]
             here += len(into)
+
+    @cached_property
+    def _band_bytes(self) -> int:
+        return self.band_rows * self.shape[1] * self.dtype.itemsize
 
     def _whole_bands_until(self, band: range, here: int, end: int) -> int:
         """Where the last of the whole bands ends that begin at `here` and fit before `end`; `here` if none does."""

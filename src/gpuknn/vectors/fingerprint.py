@@ -6,6 +6,7 @@ from copy import copy
 
 import numpy as np
 
+from gpuknn.errors import InputError, RunError
 from gpuknn.vectors.location import listing
 from gpuknn.vectors.source import Vectors
 
@@ -38,8 +39,15 @@ def file_identity(vectors: Vectors) -> str:
 
 
 def file_state(vectors: Vectors) -> str:
-    """The files' sizes and times of change (of objects in a store their tags), hashed: cheap to look at again."""
+    """The files' sizes and times of change (of objects in a store their tags), hashed: cheap to look at again.
+
+    Raises RunError where they cannot be looked at: they could when they were opened.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    for stored in listing(vectors.path):
+    try:
+        files = listing(vectors.path)
+    except InputError as error:
+        raise RunError(str(error)) from error
+    for stored in files:
         digest.update(f"{stored.name} {stored.size} {stored.stamp}\n".encode())
     return digest.hexdigest()

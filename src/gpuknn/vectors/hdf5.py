@@ -63,6 +63,13 @@ def open_hdf5(path: Path, key: str | None) -> Vectors:
     return Hdf5Vectors(str(path), key, shape, dtype, chunk_rows)
 
 
+def refuse_outside(item: h5py.Dataset | h5py.Group, file: h5py.File, where: str) -> None:
+    """Raise InputError where a link led out of the file, or an array keeps its content in others."""
+    elsewhere = isinstance(item, h5py.Dataset) and (item.external is not None or item.is_virtual)
+    if elsewhere or item.file.filename != file.filename:
+        raise InputError(f"{where}: keeps its rows in another file; name that file instead")
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[h5py.File]:
     """The file for reading, without locks, so that read-only and network folders work."""
@@ -118,9 +125,7 @@ def _dataset(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
         _refuse_sparse(dataset, path)
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
         raise InputError(f"{path}:{key}: is not an array; the file holds {', '.join(_arrays(file)) or 'nothing'}")
-    outside = dataset.file.filename != file.filename or dataset.external is not None or dataset.is_virtual
-    if outside:
-        raise InputError(f"{path}:{key}: keeps its rows in another file; name that file instead")
+    refuse_outside(dataset, file, f"{path}:{key}")
     return dataset
 
 

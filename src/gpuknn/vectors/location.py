@@ -1,16 +1,20 @@
 """Where files are: on this machine's disks, or in an object store by URL."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuknn.errors import InputError, one_line
+from gpuknn.errors import InputError, RunError, one_line
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 SCHEMES = ("s3", "gs", "az")
+REFUSED = re.compile(r"status code: 40[0134]|configured region|//169\.254\.")
+"""How obstore tells of what will be refused the next time, too: a bad request, one that is not allowed, no such bucket,
+the wrong region, and no credentials in the environment (it then asks a cloud's own machines at 169.254.169.254)."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ def absolute(path: str) -> str:
 def listing(path: str) -> list[Stored]:
     """The file `path`, or all files below a folder or a URL's prefix, by name.
 
-    Raises InputError where something there cannot be looked at, or the object store does not answer.
+    Raises InputError where something there cannot be looked at, or the object store refuses or knows no such bucket;
+    RunError where it does not answer, as it may the next time.
     """
     return sorted(_objects(path) if is_url(path) else _files(Path(path)), key=lambda stored: stored.name)
 
@@ -73,8 +78,11 @@ def _objects(url: str) -> Iterator[Stored]:
             for found in page:
                 stamp = found["e_tag"] or f"{found['last_modified']:%s.%f}"
                 yield Stored(found["path"], found["size"], stamp)
-    except Exception as error:
-        raise InputError(f"{url}: cannot be listed ({one_line(error)})") from error
+    except Exception as error:  # obstore has one kind for all that goes wrong in a listing
+        said = f"{url}: cannot be listed ({one_line(error)})"
+        if REFUSED.search(str(error)):
+            raise InputError(said) from error
+        raise RunError(f"{said}; run the same command again") from error
 
 
 def _files(path: Path) -> Iterator[Stored]:

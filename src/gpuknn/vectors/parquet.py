@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,11 @@ class ParquetVectors(DecodedVectors):
         """The rows of the row group that holds `row`."""
         group = bisect_right(self.edges, row) - 1
         return range(self.edges[group], self.edges[group + 1])
+
+    @property
+    def band_rows(self) -> int:
+        """Rows of the largest row group."""
+        return max(b - a for a, b in pairwise(self.edges))
 
     def decode(self, rows: range, out: np.ndarray) -> None:
         """Decode row groups into `out`, batch by batch."""
@@ -85,7 +90,11 @@ def open_parquet(path: Path, key: str | None) -> ParquetVectors:
             (_, *d), dtype = _layout(columns[key], n)
             if d == [0]:
                 first = next(file.iter_batches(1, columns=[key]), None)
-                d = [len(first.column(0)[0].as_py() or ()) if first else 0]
+                row = first.column(0)[0].as_py() if first else ()
+                if first and not row:
+                    what = "is null" if row is None else "has no components"
+                    raise InputError(f"{path}:{key}: row 0 (counted from 0) {what}")
+                d = [len(row)]
     except InputError:
         raise
     except Exception as error:  # of a damaged file Arrow raises what it likes

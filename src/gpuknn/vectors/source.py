@@ -57,6 +57,10 @@ class Vectors(ABC):
         """Bytes of all rows."""
         return self.shape[0] * self.shape[1] * self.dtype.itemsize
 
+    def held_bytes(self, readers: int) -> int:
+        """Bytes that are held at most, beside the callers' buffers, while so many threads read."""
+        return 0
+
 
 @dataclass(frozen=True)
 class ArrayVectors(Vectors):

@@ -17,6 +17,8 @@ from gpuknn.vectors.source import Vectors, check_layout, refuse_key
 COMPONENTS = {".fvecs": "<f4", ".bvecs": "u1"}
 PIECE_BYTES = 2**22
 """Of rows with their numbers, read at once: they are looked at and copied while the processor's cache holds them."""
+LARGEST_ROW = 2**31 - 1
+"""Bytes of a row with its number; NumPy's records cannot be larger."""
 
 
 @dataclass(frozen=True)
@@ -57,5 +59,7 @@ def open_vecs(path: Path, key: str | None) -> VecsVectors:
             f"{path}: {size:,} bytes are no whole number of rows of {d} {dtype.name}, {row_bytes:,} bytes each; "
             "it is truncated, of another type, or its rows are not of equal length"
         )
+    if row_bytes > LARGEST_ROW:
+        raise InputError(f"{path}: row 0 says it has {d:,} components, too many to be read; is the suffix right?")
     check_layout((rows, d), dtype, str(path))
     return VecsVectors(str(path), None, (rows, d), dtype)

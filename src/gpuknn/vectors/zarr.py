@@ -58,7 +58,10 @@ def store_of(path: str | Path) -> Store:
 
 
 def open_zarr(path: str | Path, key: str | None) -> Vectors:
-    """Open a Zarr array, or an array of a Zarr group; raises InputError where there is none that fits."""
+    """Open a Zarr array, or an array of a Zarr group.
+
+    Raises InputError where there is none that fits, RunError where the object store does not answer.
+    """
     where = f"{path}:{key}" if key else str(path)
     if is_url(path) and not listing(str(path)):  # one request, before Zarr makes many
         raise InputError(f"{path}: there is nothing of that name")
@@ -74,7 +77,7 @@ def open_zarr(path: str | Path, key: str | None) -> Vectors:
         _check_files(array, f"{path}/{key}" if key else str(path), where)
         raw = None if is_url(path) else raw_zarr(array, Path(path), key)
         chunk_rows = array.chunks[0]
-    except InputError:
+    except (InputError, RunError):
         raise
     except Exception as error:  # of damaged metadata, and of stores, there is no end of kinds
         raise InputError(f"{path}: is not a readable Zarr array or group ({one_line(error)})") from error
