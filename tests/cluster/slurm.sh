@@ -127,7 +127,7 @@ refused "cores: 1000" "squeue tells what jobs wait for"
 echo "== a client killed by kill -9 leaves no jobs"
 gpuknn exact "${job[@]}" --shard-rows 50 -o killed.h5 --cluster slurm.yaml --quiet &
 client=$!
-await sh -c 'ls killed.h5.run/*-*.json'
+await sh -c 'ls killed.h5.run/*/*-*.json'
 kill -9 $client
 time await sh -c '[ -z "$(squeue -h)" ]'
 gpuknn exact "${job[@]}" -o killed.h5 --cluster slurm.yaml --quiet
