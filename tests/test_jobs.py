@@ -274,7 +274,7 @@ def test_a_run_keeps_to_the_memory_of_today(tmp_path: Path) -> None:
     write_partial(claim.partials, range(5), range(5), found, certificate, "cpu")
     with directory.held(ABC, {}, 9, fresh=False) as claim:
         assert claim.block == 5
-    with pytest.raises(InputError, match="has room for 4 now"), directory.held(ABC, {}, 4, fresh=False):
+    with pytest.raises(InputError, match="is memory for 4 now"), directory.held(ABC, {}, 4, fresh=False):
         pass
     with directory.held(ABC, {}, 4, fresh=True) as claim:
         assert claim.block == 4

@@ -108,8 +108,8 @@ class RunDirectory:
                 found["queries_at_once"] = block
             elif found["queries_at_once"] > block:
                 raise InputError(
-                    f"{self.path}: was begun with {found['queries_at_once']:,} queries at once, and --memory has room "
-                    f"for {block:,} now; give it more or, to begin anew, --fresh"
+                    f"{self.path}: was begun with {found['queries_at_once']:,} queries at once, and there is memory "
+                    f"for {block:,} now; give it more (--memory) or, to begin anew, --fresh"
                 )
         elif found:
             earlier = found["job"]
