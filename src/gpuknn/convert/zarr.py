@@ -16,7 +16,7 @@ import google_crc32c
 import numpy as np
 import zarr
 from numcodecs import Blosc, Zstd  # type: ignore[import-untyped]
-from zarr.codecs import BloscCodec, BloscShuffle, ZstdCodec
+from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.storage import MemoryStore, StorePath
 
 from gpuknn.convert.flat import write_all
@@ -185,7 +185,7 @@ def _compressors(compression: str, version: int, itemsize: int) -> Any:
     if compression == "blosc":
         if version == 2:
             return Blosc(cname="lz4", clevel=5, shuffle=Blosc.SHUFFLE)
-        return BloscCodec(cname="lz4", clevel=5, shuffle=BloscShuffle.shuffle, typesize=itemsize)
+        return BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", typesize=itemsize)
     return None
 
 
