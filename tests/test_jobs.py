@@ -246,6 +246,12 @@ def test_partials_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert np.array_equal(part.dists, found.dists[3:9])
     assert np.array_equal(partials[range(5, 9)], found.dists[:, -1])
     assert partial.certificate == certificate
+    receipt = tmp_path / "0000000100-0000000110.000000000005-000000000009.json"
+    for other in (".000000000005-000000000010", ".000000000009-000000000013"):  # as if it were about other rows
+        taken = receipt.with_name(f"0000000100-0000000110{other}.json")
+        taken.write_bytes(receipt.read_bytes())
+        taken.with_suffix(".bin").write_bytes(receipt.with_suffix(".bin").read_bytes())
+    assert find_partials(tmp_path, block)[1] == [range(5, 10), range(9, 13)]
 
 
 ABC, DEF = "abc0" * 8, "def0" * 8

@@ -41,11 +41,9 @@ def rates_for(device: str, database: "Vectors", file: Path | None) -> "Rates | N
 
     device = CPU if device.startswith(CPU) else device
     known = _read(file).get(device, {}) if file else {}
-    if not known and _kept().exists():
-        try:
+    if not known:
+        with contextlib.suppress(InputError):  # missing or damaged: measured again
             known = _read(_kept()).get(device, {})
-        except InputError:  # of a cache: measure again
-            known = {}
     if "product" not in known:
         if device != CPU:
             return None

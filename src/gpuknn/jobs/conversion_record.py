@@ -23,10 +23,9 @@ from typing import Any
 from gpuknn.convert.target import Piece
 from gpuknn.errors import InputError
 from gpuknn.gold.file import sync
-from gpuknn.jobs.lock import lock
+from gpuknn.jobs.lock import LOCK, lock
 from gpuknn.vectors.location import is_url
 
-LOCK = "gpuknn.lock"
 MANIFEST = "manifest.json"
 PIECES = "pieces"
 TARGET = "target"

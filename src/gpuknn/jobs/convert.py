@@ -1,6 +1,5 @@
 """The conversion job: pieces to workers, receipts to the record, the finished target to its name."""
 
-import hashlib
 import os
 import re
 import shutil
@@ -20,21 +19,17 @@ from gpuknn.convert.target import Piece, Target, write_piece
 from gpuknn.errors import InputError, RunError
 from gpuknn.exact.device import usable_cores
 from gpuknn.jobs.conversion_record import ConversionRecord
+from gpuknn.jobs.durable import digest
+from gpuknn.jobs.workers import LOOK_EVERY, LOST_AFTER, WINDOW, choose_workers
 from gpuknn.vectors import content_fingerprint, file_identity
 from gpuknn.vectors.location import absolute, is_url, listing
 
 VERSION = 1
 """Raised when the same options come to write other bytes."""
-WINDOW = 2
-"""Pieces given to a Dask worker: one at work, one waiting."""
 THREADS = 2
 """For each core: while one waits for the disk another reads."""
 PATIENCE = 30
 """Seconds that a cluster's first worker is waited for."""
-LOST_AFTER = 60.0
-"""Seconds without any worker after which a conversion gives up."""
-LOOK_EVERY = 2.0
-"""Seconds between looks at who is there, where nothing else happens."""
 ONE_ARRAY = re.compile(r"zarr\.json|\.zarray|\.zattrs|c(/\d+){0,2}|\d+\.\d+")
 """Names in a Zarr store of one matrix: nothing else is ever replaced."""
 
@@ -62,7 +57,7 @@ class Conversion:
         target = repr(replace(self.target, path=place)), self.target.piece_rows
         rows = self.rows.first, self.rows.normalize
         parts = VERSION, sorted(identities.items()), rows, target, sorted(self.options.items())
-        return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+        return digest(repr(parts).encode())
 
 
 @dataclass(frozen=True)
@@ -287,7 +282,6 @@ def _pool(workers: int | None, where: str, most: int) -> Iterator[tuple[Executor
             yield pool, lambda: width
         return
     from gpuknn.jobs.cluster import cluster
-    from gpuknn.jobs.workers import choose_workers
 
     chosen = choose_workers("cpu", min(workers or 1, most), usable_cores())
     with cluster(where, chosen) as client:

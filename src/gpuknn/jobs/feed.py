@@ -25,16 +25,10 @@ from gpuknn.jobs.lock import Held
 from gpuknn.jobs.merge import Tree, merge_partials
 from gpuknn.jobs.plan import Job, cut
 from gpuknn.jobs.shard import scan_shard
-from gpuknn.jobs.workers import Workers
+from gpuknn.jobs.workers import LOOK_EVERY, LOST_AFTER, WINDOW, Workers
 
-WINDOW = 2
-"""Shards assigned to a worker: one at work, one waiting."""
-LOST_AFTER = 60.0
-"""Seconds without a fitting worker, or without the scheduler, after which a run gives up."""
 ANSWER_WITHIN = 10.0
 """Seconds for the scheduler to tell its workers."""
-LOOK_EVERY = 2.0
-"""Seconds between looks at who is there, where nothing else happens."""
 
 
 @dataclass

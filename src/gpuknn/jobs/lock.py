@@ -21,6 +21,8 @@ from typing import TextIO
 
 from gpuknn.errors import InputError, RunError
 
+LOCK = "gpuknn.lock"
+"""The file's name, in whichever folder."""
 HEARTBEAT = 5.0
 """Seconds between an owner's signs of life."""
 SILENCE = 30.0

@@ -110,7 +110,8 @@ def find_partial(folder: Path, queries: range, rows: range) -> Partial:
         said = read_sealed(path.with_suffix(".json"))
     except FileNotFoundError as error:
         raise Damaged(rows) from error
-    if not said:
+    named = [queries.start, queries.stop], [rows.start, rows.stop]
+    if (said.get("queries"), said.get("rows")) != named:  # also where it is damaged, or another's under this name
         raise Damaged(rows)
     certificate, dists = Certificate(**said["certificate"]), np.dtype(said["dists"])
     return Partial(path, queries, rows, said["k"], dists, certificate, said["device"], said["stripe"], said["digests"])

@@ -1,6 +1,5 @@
 """What is to be done, and how it is cut: a job, its blocks of queries, its shards of rows."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,6 +10,7 @@ import numpy as np
 from gpuknn.errors import InputError
 from gpuknn.exact.device import Device
 from gpuknn.exact.metric import Metric
+from gpuknn.jobs.durable import digest
 from gpuknn.vectors import Vectors, file_identity, file_state
 
 RESULT_VERSION = 1
@@ -49,7 +49,7 @@ class Job:
         """32 hexadecimal digits of everything that decides the answer: equal for equal answers."""
         files = file_identity(self.database), file_identity(self.queries)
         parts = RESULT_VERSION, *files, self.k, self.metric.value, self.dists, self.self_join.value
-        return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+        return digest(repr(parts).encode())
 
     def file_state(self) -> str:
         """Differs once something was written to the files."""

@@ -17,10 +17,9 @@ from typing import Any
 
 from gpuknn.errors import InputError
 from gpuknn.jobs.durable import read_sealed, write_sealed
-from gpuknn.jobs.lock import Held, is_held, lock
+from gpuknn.jobs.lock import LOCK, Held, is_held, lock
 from gpuknn.jobs.partial import PARTIAL_NAME
 
-LOCK = "gpuknn.lock"
 Description = dict[str, str | int]
 
 MANIFESTS = ("manifest.json", "manifest.copy.json")

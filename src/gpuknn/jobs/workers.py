@@ -15,6 +15,13 @@ LOCAL = "local"
 GPU = {"GPU": 1}
 """The resource of a worker that has a GPU, and of a task that needs one."""
 
+WINDOW = 2
+"""Tasks given to a worker: one at work, one waiting."""
+LOST_AFTER = 60.0
+"""Seconds without a fitting worker, or without the scheduler, after which a run or conversion gives up."""
+LOOK_EVERY = 2.0
+"""Seconds between looks at who is there, where nothing else happens."""
+
 
 @dataclass(frozen=True)
 class Workers:
