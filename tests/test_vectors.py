@@ -61,21 +61,21 @@ def test_contiguous_files_are_read_past_the_library_and_others_are_not(tmp_path:
     assert np.array_equal(open_vectors(tmp_path / "c.h5")[:], rows)
 
 
-def test_an_array_that_was_never_written_reads_as_its_fill_value(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "a.h5", "w", userblock_size=512) as file:
-        file.create_dataset("emb", (5, 3), "f4")
-    assert np.array_equal(open_vectors(tmp_path / "a.h5")[:], np.zeros((5, 3), np.float32))
-
-
 def test_keys(tmp_path: Path) -> None:
     rows = rows_of("float32")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["train"], file["deep/queries"], file["neighbors"] = rows, rows[:5], rows[:5, 0]
     assert open_vectors(tmp_path / "a.h5").key == "train"
     assert open_vectors(tmp_path / "a.h5", "deep/queries").shape == (5, 6)
+    assert open_vectors(f"{tmp_path}/a.h5:deep/queries").key == "deep/queries"
     group = zarr.open_group(str(tmp_path / "g.zarr"), mode="w")
     group.create_array("emb", data=rows)
     assert np.array_equal(open_vectors(tmp_path / "g.zarr")[:], rows)
+    assert open_vectors(f"{tmp_path}/g.zarr:emb").key == "emb"
+    (tmp_path / "a.h5:train").write_bytes((tmp_path / "a.h5").read_bytes())  # a name is taken as it stands if it is one
+    assert open_vectors(f"{tmp_path}/a.h5:train").path.endswith("a.h5:train")
+    with pytest.raises(InputError, match=r"none.h5: there is no such file"):
+        open_vectors(f"{tmp_path}/none.h5:emb")
 
 
 def broken(kind: str, folder: Path) -> tuple[Path, str | None]:

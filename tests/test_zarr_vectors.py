@@ -128,15 +128,6 @@ def test_shards_in_another_order_are_decoded(tmp_path: Path) -> None:
     assert_holds(vectors)
 
 
-def test_shards_that_leave_out_chunks_of_zeros_are_decoded(tmp_path: Path) -> None:
-    array = zarr.open_array(str(write(tmp_path / "a.zarr", shards=(500, D), compressors=None)))
-    array[100:150] = 0
-    vectors = open_vectors(tmp_path / "a.zarr")
-    assert isinstance(vectors, ZarrVectors)
-    assert not vectors[100:150].any()
-    assert np.array_equal(vectors[150:], ROWS[150:])
-
-
 @pytest.mark.parametrize("key", ["emb", "deep/emb", "7{}7"])
 def test_an_array_of_a_group(key: str, tmp_path: Path) -> None:
     group = zarr.open_group(str(tmp_path / "7{0}.zarr"), mode="w")
@@ -213,7 +204,7 @@ def test_metadata_that_promise_too_much(tmp_path: Path) -> None:
     metadata = json.loads((path / "zarr.json").read_text())
     metadata["shape"] = [2**31, D]
     (path / "zarr.json").write_text(json.dumps(metadata))
-    with pytest.raises(InputError, match="of 42949673 chunks are missing"):
+    with pytest.raises(InputError, match="of 42,949,673 chunks are missing"):
         open_vectors(path)
 
 

@@ -1,6 +1,6 @@
 """What becomes of rows on their way: a range of them, another type, unit length."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,6 +31,10 @@ class Converted(Vectors):
             raise InputError(f"{source.where}: {dtype} cannot hold rows of unit length; choose --dtype float32")
         shape = len(rows), source.shape[1]
         return cls(source.path, source.key, shape, dtype, source, rows.start, normalize)
+
+    def absolute(self) -> "Converted":
+        """The same rows, for a process with another working folder."""
+        return replace(self, source=self.source.absolute())
 
     def read(self, first: int, out: np.ndarray) -> None:
         """Fill `out` with the converted rows from `first` on; raises InputError where one cannot be converted."""

@@ -306,9 +306,8 @@ def _tell(future: "Future[Piece]") -> None:
 
 def _everywhere(conversion: Conversion) -> Conversion:
     """The same where the working folder is another."""
-    source = replace(conversion.rows.source, path=absolute(conversion.rows.source.path))
     target = replace(conversion.target, path=absolute(conversion.target.path))
-    return replace(conversion, rows=replace(conversion.rows, source=source), target=target)
+    return replace(conversion, rows=conversion.rows.absolute(), target=target)
 
 
 def _notes(conversion: Conversion, pieces: list[Piece]) -> dict[str, Any]:

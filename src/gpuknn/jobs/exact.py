@@ -30,7 +30,6 @@ from gpuknn.jobs.shard import changed
 from gpuknn.jobs.watch import page_address, watched
 from gpuknn.jobs.workers import LOCAL, Workers
 from gpuknn.vectors import content_fingerprint
-from gpuknn.vectors.location import absolute
 
 JOB = "job_fingerprint"
 """The attribute of a gold-standard file that tells which job it answers."""
@@ -184,8 +183,7 @@ class RowsDone:
 
 def _everywhere(job: Job) -> Job:
     """The same job where the working folder is another."""
-    database, queries = (dataclasses.replace(v, path=absolute(v.path)) for v in (job.database, job.queries))
-    return dataclasses.replace(job, database=database, queries=queries)
+    return dataclasses.replace(job, database=job.database.absolute(), queries=job.queries.absolute())
 
 
 def _write(job: Job, block: range, partials: list[Partial], gold: GoldWriter) -> None:

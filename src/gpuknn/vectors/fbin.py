@@ -12,12 +12,13 @@ import numpy as np
 from gpuknn.errors import InputError
 from gpuknn.vectors.raw import RawVectors, check_extent
 from gpuknn.vectors.source import check_layout, refuse_key
+from gpuknn.vectors.written import Missing
 
 COMPONENTS = {".fbin": "<f4", ".f16bin": "<f2", ".u8bin": "u1", ".i8bin": "i1"}
 HEADER = struct.Struct("<II")
 
 
-def open_fbin(path: Path, key: str | None) -> RawVectors:
+def open_fbin(path: Path, key: str | None, missing: Missing) -> RawVectors:
     """Open a file of this kind; raises InputError where its size is not what its header says."""
     refuse_key(path, key)
     dtype = np.dtype(COMPONENTS[path.suffix.lower()])
@@ -27,7 +28,7 @@ def open_fbin(path: Path, key: str | None) -> RawVectors:
         raise InputError(f"{path}: has no header; {path.suffix} files begin with the numbers of rows and components")
     shape = HEADER.unpack(header)
     check_layout(shape, dtype, str(path))
-    vectors = check_extent(RawVectors(str(path), None, shape, dtype, HEADER.size))
+    vectors = check_extent(RawVectors(str(path), None, shape, dtype, HEADER.size), missing)
     left = os.path.getsize(path) - HEADER.size - vectors.nbytes
     if left:
         raise InputError(

@@ -4,18 +4,27 @@ Contiguous arrays are read past the HDF5 library, which would serialise all thre
 compressed ones go through h5py.
 """
 
+import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from gpuknn.errors import InputError
+from gpuknn.vectors.bits import PackedBits
 from gpuknn.vectors.decoded import DecodedVectors
+from gpuknn.vectors.ids import IDS_AT_ONCE, RowIds
 from gpuknn.vectors.raw import RawVectors, check_extent
-from gpuknn.vectors.source import Vectors, check_layout, choose_key
+from gpuknn.vectors.source import Vectors, check_layout, choose_ids, choose_key
+from gpuknn.vectors.written import ADVICE, Missing, first_hole, has_holes
+
+READ_BYTES = 2**22
+"""Of rows that lie one after another, read at once through the library."""
 
 SPARSE = {"data", "indices", "indptr"}
 """What a group of sparse rows (CSR) holds in the challenges' files."""
@@ -26,7 +35,9 @@ class Hdf5Vectors(DecodedVectors):
     """Rows that only the HDF5 library can read: chunked, compressed, or of foreign byte order."""
 
     chunk_rows: int
-    """Rows of a chunk; 1 where there are none."""
+    """Rows of a chunk, or of what is read at once if there are none."""
+    zeros: bool = False
+    """Whether some rows were never written and are read as zeros."""
 
     def band(self, row: int) -> range:
         """The rows of the chunk, or of the chunks side by side, that hold `row`."""
@@ -37,37 +48,121 @@ class Hdf5Vectors(DecodedVectors):
         """Fill `out` through h5py."""
         try:
             with h5py.File(self.path, "r", locking=False) as file:
-                file[self.key].read_direct(out, np.s_[rows.start : rows.stop])
+                if self.zeros:
+                    out[...] = 0  # HDF5 leaves alone what it need not fill
+                dataset = file[self.key]
+                into = out.view(np.bool_) if dataset.dtype == np.bool_ else out
+                dataset.read_direct(into, np.s_[rows.start : rows.stop])
         except (OSError, RuntimeError, KeyError) as error:
             raise InputError(f"{self.where}: rows {rows.start} to {rows.stop} cannot be read ({error})") from error
 
 
-def open_hdf5(path: Path, key: str | None) -> Vectors:
-    """Open an array of an HDF5 file; raises InputError where there is none that fits."""
+@dataclass(frozen=True)
+class Hdf5Ids(RowIds):
+    """Ids in an array beside the rows."""
+
+    path: str
+    key: str
+
+    def read(self) -> Iterator[np.ndarray]:
+        """Some ids at a time."""
+        try:
+            with h5py.File(self.path, "r", locking=False) as file:
+                dataset = file[self.key]
+                for first in range(0, len(dataset), IDS_AT_ONCE):
+                    yield dataset[first : first + IDS_AT_ONCE]
+        except (OSError, RuntimeError, KeyError, TypeError) as error:
+            raise InputError(f"{self.where}: cannot be read ({error})") from error
+
+
+def open_hdf5(path: Path, key: str | None, missing: Missing) -> Vectors:
+    """Open an array of an HDF5 file; raises InputError if there is none that fits."""
     try:
         with _open(path) as file:
+            arrays = _arrays(file)
             if key is None:
                 _refuse_sparse(file, path)
-                key = choose_key(_arrays(file), path)
+                key = choose_key(arrays, path)
             dataset = _dataset(file, key, path)
-            check_layout(dataset.shape, dataset.dtype, f"{path}:{key}")
-            shape, dtype = (dataset.shape[0], dataset.shape[1]), dataset.dtype.newbyteorder("=")
+            where, boolean = f"{path}:{key}", dataset.dtype == np.bool_
+            kept = np.dtype(np.uint8) if boolean else dataset.dtype
+            check_layout(dataset.shape, kept, where)
+            n, d = dataset.shape
+            id_key = choose_ids(key.strip("/"), n, arrays)
+            if id_key is not None:
+                refuse_outside(file[id_key], file, f"{path}:{id_key}")
+                check_written(file[id_key], f"{path}:{id_key}")
+            zeros = missing == "zeros" and not _all_allocated(dataset)
+            if zeros and dataset.fillvalue not in (0, None):
+                raise InputError(
+                    f"{where}: what was never written reads as {dataset.fillvalue}, not as zeros; write it"
+                )
+            if missing == "refuse":
+                check_written(dataset, where)
             offset = _raw_offset(dataset)
-            chunk_rows = (dataset.chunks or (1,))[0]
+            chunk_rows = dataset.chunks[0] if dataset.chunks else max(1, READ_BYTES // (d * kept.itemsize))
     except InputError:
         raise
     except Exception as error:  # of a damaged file h5py raises what it likes
         raise InputError(f"{path}: is a damaged HDF5 file ({error})") from error
+    ids = None if id_key is None else Hdf5Ids(f"{path}:{id_key}", range(n), str(path), id_key)
+    dtype = kept.newbyteorder("=")
+    rows: Vectors
     if offset is not None:
-        return check_extent(RawVectors(str(path), key, shape, dtype, offset))
-    return Hdf5Vectors(str(path), key, shape, dtype, chunk_rows)
+        rows = check_extent(RawVectors(str(path), key, (n, d), dtype, offset, ids=ids), missing)
+    else:
+        rows = Hdf5Vectors(str(path), key, (n, d), dtype, chunk_rows, zeros, ids=ids)
+    return PackedBits.of(rows) if boolean else rows
 
 
 def refuse_outside(item: h5py.Dataset | h5py.Group, file: h5py.File, where: str) -> None:
-    """Raise InputError where a link led out of the file, or an array keeps its content in others."""
+    """Raise InputError if a link led out of the file, or an array keeps its content in others."""
     elsewhere = isinstance(item, h5py.Dataset) and (item.external is not None or item.is_virtual)
     if elsewhere or item.file.filename != file.filename:
         raise InputError(f"{where}: keeps its rows in another file; name that file instead")
+
+
+def check_written(dataset: h5py.Dataset, where: str, advice: str = ADVICE) -> None:
+    """Raise InputError, naming the first rows, if some of the array was never written.
+
+    HDF5 reads what was never allocated as its fill value, or not at all: with FILL_TIME_NEVER the reader's memory shows
+    through.  What was allocated and never written is a hole in the file.
+    """
+    path, chunks = dataset.file.filename, dataset.chunks
+    if chunks is None:
+        if not _all_allocated(dataset):
+            raise InputError(f"{where}: none of its {dataset.shape[0]:,} rows was ever written; {advice}")
+        return
+    holes = has_holes(path)
+    if _all_allocated(dataset) and not holes:
+        return
+    written: Counter[int] = Counter()
+
+    def see(chunk: h5py.h5d.StoreInfo) -> None:
+        start = chunk.byte_offset
+        if not holes or first_hole(path, start, start + chunk.size) is None:
+            written[chunk.chunk_offset[0]] += 1
+
+    dataset.id.chunk_iter(see)
+    total, step = _chunks(dataset), chunks[0]
+    if written.total() < total:
+        abreast = total // -(-dataset.shape[0] // step)
+        first = next(row for row in count(0, step) if written[row] < abreast)
+        raise InputError(
+            f"{where}: {total - written.total():,} of {total:,} chunks were never written, first of rows "
+            f"{first} to {min(first + step, dataset.shape[0]) - 1} (counted from 0); {advice}"
+        )
+
+
+def _all_allocated(dataset: h5py.Dataset) -> bool:
+    if dataset.chunks is not None:
+        return bool(dataset.id.get_num_chunks() >= _chunks(dataset))
+    return bool(dataset.id.get_storage_size() >= dataset.size * dataset.id.get_type().get_size())
+
+
+def _chunks(dataset: h5py.Dataset) -> int:
+    """How many chunks the array has, written or not."""
+    return math.prod(-(-n // piece) for n, piece in zip(dataset.shape, dataset.chunks, strict=True))
 
 
 @contextmanager

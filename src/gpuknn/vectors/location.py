@@ -38,6 +38,15 @@ def location(path: str | Path) -> str | Path:
     return path if is_url(path) else Path(path)
 
 
+def split_key(name: str | Path) -> tuple[str | Path, str | None]:
+    """`FILE:KEY` as its place and its key; a name without a key, or of a file that has a colon in it, as its place."""
+    place = location(name)
+    path, colon, key = str(name).rpartition(":")
+    if not colon or not path or not key or key.startswith("//") or _there(place):
+        return place, None
+    return location(path), key
+
+
 def absolute(path: str) -> str:
     """The same place where the working folder is another."""
     return path if is_url(path) else str(Path(path).absolute())
@@ -69,6 +78,14 @@ def object_store(url: str) -> "ObjectStore":
         return from_url(url)
     except Exception as error:  # obstore's own kinds, and ValueError
         raise InputError(f"{url}: {one_line(error)}") from error
+
+
+def _there(place: str | Path) -> bool:
+    """Whether a local file has this very name; nothing is asked of an object store."""
+    try:
+        return isinstance(place, Path) and place.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _objects(url: str) -> Iterator[Stored]:

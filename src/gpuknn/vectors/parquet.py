@@ -1,6 +1,7 @@
 """Vectors in a column of a Parquet file: lists of numbers of one length, as VectorDBBench and many others keep them."""
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 
 from gpuknn.errors import InputError, one_line
 from gpuknn.vectors.decoded import DecodedVectors
-from gpuknn.vectors.source import check_layout, choose_key
+from gpuknn.vectors.ids import ADVICE, IDS_AT_ONCE, RowIds
+from gpuknn.vectors.source import check_layout, choose_ids, choose_key
+from gpuknn.vectors.written import Missing
 
 BATCH_ROWS = 2**14
 """Rows decoded at once."""
@@ -71,8 +74,38 @@ class ParquetVectors(DecodedVectors):
         return len(lists)
 
 
-def open_parquet(path: Path, key: str | None) -> ParquetVectors:
-    """Open a column of a Parquet file; raises InputError where there is none that fits, or pyarrow is not installed."""
+@dataclass(frozen=True)
+class ParquetIds(RowIds):
+    """Ids in a column beside the rows."""
+
+    path: str
+    key: str
+
+    def read(self) -> Iterator[np.ndarray]:
+        """Some ids at a time; raises InputError if one is null."""
+        import pyarrow.parquet
+
+        try:
+            with pyarrow.parquet.ParquetFile(self.path) as file:
+                first = 0
+                for batch in file.iter_batches(IDS_AT_ONCE, columns=[self.key]):
+                    column = batch.column(0)
+                    if column.null_count:
+                        row = first + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+                        raise InputError(f"{self.where}: row {row} (counted from 0) has no id, but null; {ADVICE}")
+                    first += len(column)
+                    yield column.to_numpy(zero_copy_only=False)
+        except InputError:
+            raise
+        except Exception as error:  # of a damaged file Arrow raises what it likes
+            raise InputError(f"{self.where}: cannot be read ({one_line(error)})") from error
+
+
+def open_parquet(path: Path, key: str | None, missing: Missing) -> ParquetVectors:
+    """Open a column of a Parquet file; raises InputError if there is none that fits, or pyarrow is not installed.
+
+    Nothing is `missing` in Parquet: what nobody wrote is null, and refused.
+    """
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -100,7 +133,9 @@ def open_parquet(path: Path, key: str | None) -> ParquetVectors:
     except Exception as error:  # of a damaged file Arrow raises what it likes
         raise InputError(f"{path}: is a damaged Parquet file ({one_line(error)})") from error
     check_layout((n, *d), dtype, f"{path}:{key}")
-    return ParquetVectors(str(path), key, (n, d[0]), dtype, edges)
+    id_key = choose_ids(key, n, {name: ((n,), np.dtype(object)) for name in columns})
+    ids = None if id_key is None else ParquetIds(f"{path}:{id_key}", range(n), str(path), id_key)
+    return ParquetVectors(str(path), key, (n, d[0]), dtype, edges, ids=ids)
 
 
 def _layout(column: Any, rows: int) -> tuple[tuple[int, ...], np.dtype]:

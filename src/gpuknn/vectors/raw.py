@@ -7,6 +7,7 @@ import numpy as np
 
 from gpuknn.errors import InputError
 from gpuknn.vectors.source import Vectors
+from gpuknn.vectors.written import Missing, check_holes
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,12 @@ class RawVectors(Vectors):
             os.close(file)
 
 
-def check_extent(vectors: RawVectors) -> RawVectors:
-    """The same vectors; raises InputError where the file ends before its last row."""
+def check_extent(vectors: RawVectors, missing: Missing) -> RawVectors:
+    """The same vectors; raises InputError if the file ends before its last row, or rows were never written."""
     have, need = os.path.getsize(vectors.path), vectors.offset + vectors.nbytes
     if have < need:
         raise InputError(f"{vectors.where}: {need:,} bytes are promised, {have:,} are there; the file is truncated")
+    if missing == "refuse":
+        row_bytes = vectors.shape[1] * vectors.dtype.itemsize
+        check_holes(vectors.path, vectors.where, range(len(vectors)), vectors.offset, row_bytes)
     return vectors

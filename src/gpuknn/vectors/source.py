@@ -2,14 +2,16 @@
 
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from gpuknn.errors import InputError
-from gpuknn.vectors.location import is_url
+from gpuknn.vectors.ids import ID_NAMES, QUERY_ARRAYS, QUERY_ID_NAMES, RowIds
+from gpuknn.vectors.location import absolute, is_url, split_key
+from gpuknn.vectors.written import Missing
 
 ROW_TYPES = ("float16", "float32", "float64", "uint8", "int8", "uint64")
 KNOWN_NAMES = ("emb", "hamming", "pca32", "pca96", "train", "test", "vector", "embedding")
@@ -27,6 +29,13 @@ class Vectors(ABC):
     shape: tuple[int, int]
     """(n, d); for sketches d counts uint64 words."""
     dtype: np.dtype
+    ids: RowIds | None = field(default=None, kw_only=True)
+    """What the file calls its rows, if it has ids; they may be the rows' numbers (`ids.own_ids`)."""
+
+    @property
+    def bits(self) -> int | None:
+        """Bits of a sketch; None if the rows are no sketches."""
+        return 64 * self.shape[1] if self.dtype == np.uint64 else None
 
     @abstractmethod
     def read(self, first: int, out: np.ndarray) -> None:
@@ -34,6 +43,10 @@ class Vectors(ABC):
 
         Raises InputError where the file has become shorter than it said.
         """
+
+    def absolute(self) -> "Vectors":
+        """The same rows, for a process with another working folder."""
+        return replace(self, path=absolute(self.path))
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -81,43 +94,50 @@ class ArrayVectors(Vectors):
         out[...] = self.array[first : first + len(out)]
 
 
-def open_vectors(path: str | Path, key: str | None = None) -> Vectors:
-    """Open a database or a set of queries; nothing but its header is read.
+def open_vectors(path: str | Path, key: str | None = None, missing: Missing = "refuse") -> Vectors:
+    """Open a database or a set of queries; little but its header is read.
 
     Parameters
     ----------
     path
         An HDF5 file (.h5, .hdf5, .jld2), an .npy file, a Parquet file, a file of raw vectors (.fbin, .f16bin, .u8bin,
         .i8bin, .fvecs, .bvecs; by suffix), or a Zarr array or group (v2 or v3), which may also be given by the URL of
-        an object store (s3://bucket/prefix).
+        an object store (s3://bucket/prefix).  `FILE:KEY` names an array within a file.
     key
-        The array within an HDF5 file or Zarr group, or the column.  Without it, the only array of vectors there is
-        taken, or the only one of the known names (emb, hamming, pca32, pca96, train, test, vector, embedding).
+        The array within an HDF5 file or Zarr group, or the column, if `path` does not name it.  Without it, the only
+        array of vectors there is taken, or the only one of the known names (emb, hamming, pca32, pca96, train, test,
+        vector, embedding).
+    missing
+        What becomes of rows that nobody wrote (chunks that were never allocated, holes in a file): they are refused,
+        or read as `zeros`.
 
     Returns
     -------
     Vectors
-        Rows of float16, float32, float64, uint8, int8 or uint64, shape (n, d).
+        Rows of float16, float32, float64, uint8, int8 or uint64, shape (n, d).  A matrix of booleans becomes sketches:
+        64 components in a uint64, the first in the lowest bit.
 
     Raises
     ------
     InputError
-        The file is missing, damaged, of another format, ambiguous, or holds something else.
+        The file is missing, damaged, of another format, ambiguous, holds something else, or was written in part.
     """
+    if key is None:
+        path, key = split_key(path)
     if is_url(path) or is_folder(Path(path)):
         from gpuknn.vectors.zarr import open_zarr
 
-        return open_zarr(path, key)
+        return open_zarr(path, key, missing)
     file = Path(path)
     try:
         with open(file, "rb") as opened:
             head = opened.read(8)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    return _reader(file, head)(file, key)
+    return _reader(file, head)(file, key, missing)
 
 
-def _reader(path: Path, head: bytes) -> Callable[[Path, str | None], Vectors]:
+def _reader(path: Path, head: bytes) -> Callable[[Path, str | None, Missing], Vectors]:
     """What opens a file of this name that begins so."""
     from gpuknn.vectors import fbin, vecs
 
@@ -167,20 +187,31 @@ def refuse_key(path: Path, key: str | None) -> None:
         raise InputError(f"{path}: a file of this kind holds one array without a name; leave out the key {key!r}")
 
 
-def choose_key(arrays: dict[str, tuple[tuple[int, ...], np.dtype]], path: str | Path) -> str:
-    """The one array of vectors among the named ones; raises InputError where there is none or more than one."""
+def choose_key(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], path: str | Path) -> str:
+    """The one array of vectors among the named ones; raises InputError if there is none or more than one."""
     fitting = [
         name
         for name, (shape, dtype) in arrays.items()
-        if len(shape) == 2 and dtype.name in ROW_TYPES and name.rpartition("/")[2] not in ("dists", "distances")
+        if len(shape) == 2
+        and (dtype.name in ROW_TYPES or dtype == np.bool_)
+        and name.rpartition("/")[2] not in ("dists", "distances")
     ]
     known = [name for name in fitting if name in KNOWN_NAMES]
     for names in (fitting, known):
         if len(names) == 1:
             return names[0]
     if fitting:
-        raise InputError(f"{path}: holds several arrays of vectors ({', '.join(fitting)}); name one by its key")
+        listed = ", ".join(f"{path}:{name}" for name in fitting)
+        raise InputError(f"{path}: holds several arrays of vectors; name one of them: {listed}")
     if len(arrays) == 1:
         return next(iter(arrays))  # the caller's checks then say what is wrong with it
     listed = ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in arrays.items()) or "nothing"
     raise InputError(f"{path}: holds no array of vectors, but {listed}")
+
+
+def choose_ids(key: str, rows: int, arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> str | None:
+    """The array or column beside the one called `key` that holds the ids of its rows; None if there is none."""
+    folder, slash, name = key.rpartition("/")
+    names = QUERY_ID_NAMES if name in QUERY_ARRAYS else ID_NAMES
+    beside = (f"{folder}{slash}{name}" for name in names)
+    return next((found for found in beside if found in arrays and arrays[found][0] == (rows,)), None)

@@ -13,6 +13,7 @@ import numpy as np
 from gpuknn.errors import InputError
 from gpuknn.vectors.raw import RawVectors
 from gpuknn.vectors.source import Vectors, check_layout, refuse_key
+from gpuknn.vectors.written import Missing, check_holes
 
 COMPONENTS = {".fvecs": "<f4", ".bvecs": "u1"}
 PIECE_BYTES = 2**22
@@ -43,7 +44,7 @@ class VecsVectors(Vectors):
             part[...] = piece["row"]
 
 
-def open_vecs(path: Path, key: str | None) -> VecsVectors:
+def open_vecs(path: Path, key: str | None, missing: Missing) -> VecsVectors:
     """Open a file of this kind; raises InputError where its size is not that of rows as long as the first."""
     refuse_key(path, key)
     dtype = np.dtype(COMPONENTS[path.suffix.lower()])
@@ -62,4 +63,6 @@ def open_vecs(path: Path, key: str | None) -> VecsVectors:
     if row_bytes > LARGEST_ROW:
         raise InputError(f"{path}: row 0 says it has {d:,} components, too many to be read; is the suffix right?")
     check_layout((rows, d), dtype, str(path))
+    if missing == "refuse":
+        check_holes(str(path), str(path), range(rows), 0, row_bytes)
     return VecsVectors(str(path), None, (rows, d), dtype)

@@ -3,10 +3,11 @@
 Uncompressed chunks and shards of whole rows are read past the library (`zarr_raw.py`); others are decoded by it.
 """
 
-import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -15,9 +16,13 @@ from zarr.buffer.cpu import NDBuffer
 from zarr.storage import LocalStore, ObjectStore
 
 from gpuknn.errors import InputError, RunError, one_line
+from gpuknn.vectors.bits import PackedBits
 from gpuknn.vectors.decoded import DecodedVectors
+from gpuknn.vectors.ids import IDS_AT_ONCE, RowIds
 from gpuknn.vectors.location import is_url, listing, object_store
-from gpuknn.vectors.source import Vectors, check_layout, choose_key
+from gpuknn.vectors.source import Vectors, check_layout, choose_ids, choose_key
+from gpuknn.vectors.written import Missing
+from gpuknn.vectors.zarr_chunks import refuse_unwritten, unwritten
 from gpuknn.vectors.zarr_raw import raw_zarr
 
 
@@ -36,7 +41,7 @@ class ZarrVectors(DecodedVectors):
     def decode(self, rows: range, out: np.ndarray) -> None:
         """Decode chunks into `out`."""
         try:
-            into = NDBuffer.from_numpy_array(out)
+            into = NDBuffer.from_numpy_array(out if self._array.dtype != np.bool_ else out.view(np.bool_))
             self._array.get_basic_selection(slice(rows.start, rows.stop), out=into)
         except Exception as error:  # codecs and stores raise what they like
             # A store that was there when it was opened is likely to be there again; a file stays damaged.
@@ -57,10 +62,27 @@ def store_of(path: str | Path) -> Store:
     return ObjectStore(object_store(str(path))) if is_url(path) else LocalStore(path)
 
 
-def open_zarr(path: str | Path, key: str | None) -> Vectors:
+@dataclass(frozen=True)
+class ZarrIds(RowIds):
+    """Ids in an array beside the rows."""
+
+    path: str
+    key: str
+
+    def read(self) -> Iterator[Any]:
+        """Some ids at a time."""
+        try:
+            array = zarr.open_array(store_of(self.path), path=self.key, mode="r")
+            for first in range(0, array.shape[0], IDS_AT_ONCE):
+                yield array[first : first + IDS_AT_ONCE]
+        except Exception as error:  # codecs and stores raise what they like
+            raise InputError(f"{self.where}: cannot be read ({one_line(error)})") from error
+
+
+def open_zarr(path: str | Path, key: str | None, missing: Missing) -> Vectors:
     """Open a Zarr array, or an array of a Zarr group.
 
-    Raises InputError where there is none that fits, RunError where the object store does not answer.
+    Raises InputError if there is none that fits, RunError if the object store does not answer.
     """
     where = f"{path}:{key}" if key else str(path)
     if is_url(path) and not listing(str(path)):  # one request, before Zarr makes many
@@ -68,21 +90,44 @@ def open_zarr(path: str | Path, key: str | None) -> Vectors:
     try:
         array = _array(path, key)
         if isinstance(array, zarr.Group):
-            key = choose_key({name: (a.shape, a.dtype) for name, a in array.arrays()}, path)
+            key = choose_key({name: (a.shape, np.dtype(a.dtype)) for name, a in array.arrays()}, path)
             where, array = f"{path}:{key}", array[key]
         if not isinstance(array, zarr.Array):
             raise InputError(f"{where}: is a group, not an array")
-        dtype = np.dtype(array.dtype)
+        boolean = np.dtype(array.dtype) == np.bool_
+        dtype = np.dtype(np.uint8) if boolean else np.dtype(array.dtype)
         check_layout(array.shape, dtype, where)
-        _check_files(array, f"{path}/{key}" if key else str(path), where)
-        raw = None if is_url(path) else raw_zarr(array, Path(path), key)
+        id_key = _ids_beside(path, key, array.shape[0])
+        folder = f"{path}/{key}" if key else str(path)
+        gaps = unwritten(array, folder)
+        if missing == "refuse":
+            refuse_unwritten(where, gaps)
+        if gaps and array.fill_value:
+            raise InputError(f"{where}: what was never written reads as {array.fill_value}, not as zeros; write it")
+        raw = None if is_url(path) or gaps else raw_zarr(array, Path(path), key)
         chunk_rows = array.chunks[0]
     except (InputError, RunError):
         raise
     except Exception as error:  # of damaged metadata, and of stores, there is no end of kinds
         raise InputError(f"{path}: is not a readable Zarr array or group ({one_line(error)})") from error
-    shape = (array.shape[0], array.shape[1])
-    return raw or ZarrVectors(str(path), key, shape, dtype.newbyteorder("="), chunk_rows)
+    n, d = array.shape
+    ids = None if id_key is None else ZarrIds(f"{path}:{id_key}", range(n), str(path), id_key)
+    decoded = ZarrVectors(str(path), key, (n, d), dtype.newbyteorder("="), chunk_rows, ids=ids)
+    rows = replace(raw, ids=ids) if raw else decoded
+    return PackedBits.of(rows) if boolean else rows
+
+
+def _ids_beside(path: str | Path, key: str | None, rows: int) -> str | None:
+    """The array of the same group that holds the ids of the rows; None if there is none."""
+    if not key:
+        return None
+    folder, slash, _ = key.strip("/").rpartition("/")
+    group = zarr.open_group(store_of(path), path=folder, mode="r")
+    beside = {f"{folder}{slash}{name}": array for name, array in group.arrays()}
+    found = choose_ids(key.strip("/"), rows, {name: (a.shape, np.dtype(a.dtype)) for name, a in beside.items()})
+    if found is not None:
+        refuse_unwritten(f"{path}:{found}", unwritten(beside[found], f"{path}/{found}"))
+    return found
 
 
 def _array(path: str | Path, key: str | None) -> zarr.Array | zarr.Group:
@@ -98,15 +143,3 @@ def _array(path: str | Path, key: str | None) -> zarr.Array | zarr.Group:
     if not isinstance(found, zarr.Array):
         raise InputError(f"{path}:{key}: is a group, not an array")
     return found
-
-
-def _check_files(array: zarr.Array, folder: str, where: str) -> None:
-    """Raise InputError where files of chunks or shards are missing; the library would take them for zeros."""
-    grid = [-(-length // piece) for length, piece in zip(array.shape, array.shards or array.chunks, strict=True)]
-    there, need = {stored.name for stored in listing(folder)}, math.prod(grid)
-    missing = need - len(there)  # before names are made: metadata may promise any number
-    if missing <= 0:
-        missing = sum(array.metadata.encode_chunk_key(place) not in there for place in np.ndindex(*grid))
-    if missing:
-        what = "shards" if array.shards else "chunks"
-        raise InputError(f"{where}: {missing} of {need} {what} are missing; copy or write the store again")

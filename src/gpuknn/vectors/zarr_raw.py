@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import zarr
 
 from gpuknn.errors import InputError
+from gpuknn.vectors.location import Stored
 from gpuknn.vectors.raw import RawVectors
 from gpuknn.vectors.source import Vectors
+from gpuknn.vectors.zarr_chunks import shard_index, sharding
 
 LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 BYTES = {"name": "bytes"}
@@ -66,7 +67,7 @@ def raw_zarr(array: zarr.Array, path: Path, key: str | None) -> RawZarrVectors |
     """
     format_2 = array.metadata.zarr_format == 2
     metadata = json.loads(Path(path, key or "", ".zarray" if format_2 else "zarr.json").read_bytes())
-    dtype = np.dtype(array.dtype)
+    dtype = np.dtype(np.uint8 if array.dtype == np.bool_ else array.dtype)
     (n, d), little = array.shape, dtype.newbyteorder("<") == dtype
     layout = _chunks_v2(metadata) if format_2 else _chunks_v3(metadata, dtype.itemsize)
     if layout is None or not little or layout[0][1] != d:
@@ -75,7 +76,7 @@ def raw_zarr(array: zarr.Array, path: Path, key: str | None) -> RawZarrVectors |
     # The name of a file is the metadata's to say; the number 7 occurs in no other part of it.
     names = array.metadata.encode_chunk_key((7, 0)).replace("7", "{}")
     vectors = RawZarrVectors(str(path), key, (n, d), dtype.newbyteorder("="), names, file_rows)
-    plain = (_is_rows(vectors.file(number), file_rows, inner_rows) for number in range(vectors.files))
+    plain = (_is_rows(array, vectors.file(number), file_rows, inner_rows) for number in range(vectors.files))
     return vectors if all(plain) else None
 
 
@@ -103,33 +104,16 @@ def _chunks_v3(metadata: dict[str, Any], itemsize: int) -> tuple[list[int], int 
     return (shape, inner[0]) if at_end and raw else None
 
 
-def _is_rows(file: RawVectors, file_rows: int, inner_rows: int | None) -> bool:
-    """Whether a chunk or shard begins with its rows; raises InputError where it is damaged."""
+def _is_rows(array: zarr.Array, file: RawVectors, file_rows: int, inner_rows: int | None) -> bool:
+    """Whether a chunk or shard begins with its rows; raises InputError if it is damaged."""
     row_bytes = file.nbytes // len(file)
     size = os.path.getsize(file.path)
     if inner_rows is None:
         if size < file_rows * row_bytes:
             raise InputError(f"{file.path}: has {size:,} bytes of {file_rows * row_bytes:,}; copy or write it again")
         return size == file_rows * row_bytes
-    index = _shard_index(Path(file.path), size, file_rows // inner_rows)
+    folder, name = os.path.split(file.path)
+    index = shard_index(folder, Stored(name, size, ""), sharding(array), (file_rows // inner_rows, 1))[:, 0]
     used, chunk_bytes = -(-len(file) // inner_rows), inner_rows * row_bytes
     begins = np.arange(used, dtype=np.uint64) * np.uint64(chunk_bytes)
     return bool(np.all(index[:used, 0] == begins) and np.all(index[:used, 1] == chunk_bytes))
-
-
-def _shard_index(shard: Path, size: int, chunks: int) -> np.ndarray:
-    """(chunks, 2) uint64: where inner chunks begin and how long they are, 2^64 - 1 for those that are left out.
-
-    Raises InputError where the index is damaged, or a chunk would lie outside the file.
-    """
-    length = 16 * chunks + 4
-    with open(shard, "rb") as file:
-        file.seek(max(0, size - length))
-        found = file.read(length)
-    index = np.frombuffer(found[: len(found) // 16 * 16], "<u8").reshape(-1, 2)
-    if len(found) < length or google_crc32c.value(found[:-4]) != int.from_bytes(found[-4:], "little"):
-        raise InputError(f"{shard}: the index at its end is damaged, or the file truncated; copy or write it again")
-    there = index[index[:, 0] != np.iinfo(np.uint64).max]
-    if np.any(there.sum(axis=1) > size - length):
-        raise InputError(f"{shard}: is shorter than its index says; copy or write it again")
-    return index

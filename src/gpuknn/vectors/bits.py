@@ -1,0 +1,57 @@
+"""Sketches that a file keeps as a matrix of booleans, as ann-benchmarks does: 64 components become a uint64."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpuknn.errors import InputError
+from gpuknn.vectors.source import Vectors
+
+
+@dataclass(frozen=True)
+class PackedBits(Vectors):
+    """Rows of booleans as sketches; the last word of a row is filled up with zeros, which differ nowhere."""
+
+    source: Vectors
+    """Rows of uint8, each 0 or 1."""
+
+    @classmethod
+    def of(cls, source: Vectors) -> "PackedBits":
+        """Pack the rows of `source` (n, bits)."""
+        n, bits = source.shape
+        return cls(source.path, source.key, (n, -(-bits // 64)), np.dtype(np.uint64), source, ids=source.ids)
+
+    @property
+    def bits(self) -> int:
+        """Bits of a row, without those that fill it up."""
+        return self.source.shape[1]
+
+    def absolute(self) -> "PackedBits":
+        """The same rows, for a process with another working folder."""
+        return self.of(self.source.absolute())
+
+    def held_bytes(self, readers: int) -> int:
+        """Those of the source, and the booleans of the rows being read."""
+        return self.source.held_bytes(readers)
+
+    def read(self, first: int, out: np.ndarray) -> None:
+        """Fill `out` (m, words); component j is bit j % 64, the lowest first, of word j // 64."""
+        step = max(1, 2**20 // self.bits)
+        for start in range(0, len(out), step):
+            part = out[start : start + step]
+            rows = self.source[first + start : first + start + len(part)]
+            wrong = np.argwhere(rows > 1)
+            if len(wrong):
+                i, j = (int(x) for x in wrong[0])
+                raise InputError(
+                    f"{self.where}: row {first + start + i} (counted from 0) holds {rows[i, j]}, which is no boolean"
+                )
+            packed = np.zeros((len(part), 8 * self.shape[1]), np.uint8)
+            packed[:, : -(-self.bits // 8)] = np.packbits(rows, axis=1, bitorder="little")
+            part[...] = packed.view("<u8")
+
+
+def unpack_bits(sketches: np.ndarray, bits: int) -> np.ndarray:
+    """(m, bits) bool: the components of sketches (m, words) uint64, as `PackedBits` packs them."""
+    octets = np.ascontiguousarray(sketches, "<u8").view(np.uint8)
+    return np.unpackbits(octets, axis=1, count=bits, bitorder="little").view(bool)

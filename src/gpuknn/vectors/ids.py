@@ -1,0 +1,118 @@
+"""What a file calls its rows, if it gives them ids: Parquet's column `id`, an array `ids` beside the rows."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gpuknn.errors import InputError
+
+ID_NAMES = ("ids", "id")
+"""Of arrays and columns that hold the ids of rows."""
+QUERY_ID_NAMES = ("query_ids", "query_id")
+"""Of arrays that hold the ids of queries, in a file that holds rows, too."""
+QUERY_ARRAYS = ("test", "queries")
+"""Names of arrays of queries in such files."""
+IDS_AT_ONCE = 2**20
+LOOKED_AT = 2**23
+"""Ids among which equal ones are looked for at once: 64 MiB, however many there are."""
+ADVICE = "--ignore-ids numbers the rows from 0 instead"
+
+
+@dataclass(frozen=True)
+class RowIds(ABC):
+    """The ids that a file gives to its rows, read some at a time."""
+
+    where: str
+    """Of the column or array, for messages."""
+    rows: range
+    """The rows of the file that are meant."""
+
+    @abstractmethod
+    def read(self) -> Iterator[Any]:
+        """The ids of all rows of the file, in order, as NumPy arrays."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batches(self) -> Iterator[np.ndarray]:
+        """(m,) int64: the ids of the rows that are meant, in order.  Raises InputError if one is no whole number."""
+        first = 0
+        for ids in self.read():
+            part = ids[max(0, self.rows.start - first) : max(0, self.rows.stop - first)]
+            first += len(ids)
+            if len(part):
+                yield self._whole(part, first - len(ids))
+            if first >= self.rows.stop:
+                return
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """The ids of row numbers, of any shape, as int64; -1 stays.  Takes one pass over all ids."""
+        flat = rows.reshape(-1)
+        order = np.argsort(flat, kind="stable")
+        found, ordered, first = np.full(flat.shape, -1), flat[order], 0
+        for ids in self.batches():
+            start, stop = np.searchsorted(ordered, (first, first + len(ids)))
+            found[order[start:stop]] = ids[ordered[start:stop] - first]
+            first += len(ids)
+        return found.reshape(rows.shape)
+
+    def _whole(self, ids: np.ndarray, first: int) -> np.ndarray:
+        if ids.dtype.kind not in "iu":
+            kind = "text" if ids.dtype.kind in "OSUT" else ids.dtype.name
+            raise InputError(f"{self.where}: its ids are {kind} and not whole numbers; {ADVICE}")
+        if ids.dtype == np.uint64 and len(ids) and ids.max() > np.iinfo(np.int64).max:
+            row = first + int(ids.argmax())
+            raise InputError(f"{self.where}: row {row} has the id {ids.max()}, beyond 2^63 - 1; {ADVICE}")
+        return ids.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class IdArray(RowIds):
+    """Ids in memory."""
+
+    array: np.ndarray
+
+    def read(self) -> Iterator[np.ndarray]:
+        """The array."""
+        yield self.array
+
+
+def own_ids(ids: RowIds | None) -> RowIds | None:
+    """The ids, if they are not the rows' numbers from 0; None if they are, or there are none.
+
+    Raises InputError if one is negative or stands twice: an answer could not say which row it means.
+    """
+    if ids is None or _are_numbers(ids):
+        return None
+    for part in range(-(-len(ids) // LOOKED_AT)):
+        _refuse_twice(ids, part, -(-len(ids) // LOOKED_AT))
+    return ids
+
+
+def rows_of(ids: RowIds | None, rows: range) -> RowIds | None:
+    """The ids of some of the rows."""
+    return ids and replace(ids, rows=ids.rows[rows.start : rows.stop])
+
+
+def _are_numbers(ids: RowIds) -> bool:
+    first, equal = ids.rows.start, ids.rows.start == 0
+    for batch in ids.batches():
+        if len(batch) and batch.min() < 0:
+            at = int(np.argmax(batch < 0))
+            raise InputError(f"{ids.where}: row {first + at} (counted from 0) has the id {batch[at]}; {ADVICE}")
+        equal = equal and np.array_equal(batch, np.arange(first, first + len(batch)))
+        first += len(batch)
+    if first - ids.rows.start != len(ids):
+        raise InputError(f"{ids.where}: holds {first:,} ids for {ids.rows.stop:,} rows; {ADVICE}")
+    return equal
+
+
+def _refuse_twice(ids: RowIds, part: int, parts: int) -> None:
+    """Raise InputError if two of the ids that fall into a part, by their remainder, are equal."""
+    found = np.sort(np.concatenate([batch[batch % parts == part] for batch in ids.batches()]))
+    twice = np.flatnonzero(found[1:] == found[:-1])
+    if len(twice):
+        raise InputError(f"{ids.where}: the id {found[twice[0]]} belongs to more than one row; {ADVICE}")

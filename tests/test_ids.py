@@ -1,0 +1,101 @@
+"""What a file calls its rows: found, checked, looked up."""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+
+from gpuknn.errors import InputError
+from gpuknn.vectors import Vectors, ids, open_vectors
+from gpuknn.vectors.ids import IdArray, own_ids, rows_of
+
+N, D = 100, 4
+ROWS = np.random.default_rng(0).random((N, D), np.float32)
+SHUFFLED = np.random.default_rng(1).permutation(N) + 1_000_000
+
+
+def parquet(path: Path, column: Any, name: str = "id") -> Vectors:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(ROWS.reshape(-1)), D)
+    pq.write_table(pa.table({name: column, "emb": lists}), path, row_group_size=30)
+    return open_vectors(path)
+
+
+def hdf5(path: Path, column: Any, name: str = "ids") -> Vectors:
+    with h5py.File(path, "w") as file:
+        file["emb"], file[name] = ROWS, column
+    return open_vectors(path)
+
+
+def in_zarr(path: Path, column: Any, name: str = "ids") -> Vectors:
+    group = zarr.open_group(str(path), mode="w")
+    group.create_array("emb", data=ROWS)
+    group.create_array(name, data=np.asarray(column))
+    return open_vectors(path, "emb")
+
+
+KINDS = {"a.parquet": parquet, "a.h5": hdf5, "a.zarr": in_zarr}
+
+
+@pytest.mark.parametrize("name", ["id", "ids"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_beside_the_rows(kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("hdf5", "parquet", "zarr"):
+        monkeypatch.setattr(f"gpuknn.vectors.{module}.IDS_AT_ONCE", 7)
+    monkeypatch.setattr(ids, "LOOKED_AT", 13)
+    found = own_ids(KINDS[kind](tmp_path / kind, SHUFFLED, name).ids)
+    assert found is not None
+    assert np.concatenate(list(found.batches())).tolist() == SHUFFLED.tolist()
+    asked = np.random.default_rng(2).integers(-1, N, (9, 5))
+    assert np.array_equal(found.of(asked), np.where(asked < 0, -1, SHUFFLED[asked]))
+    part = rows_of(found, range(33, 77))
+    assert part is not None
+    assert np.concatenate(list(part.batches())).tolist() == SHUFFLED[33:77].tolist()
+    assert part.of(np.array([0, 43])).tolist() == SHUFFLED[[33, 76]].tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_that_are_the_rows_numbers_are_none(kind: str, tmp_path: Path) -> None:
+    assert own_ids(KINDS[kind](tmp_path / kind, np.arange(N)).ids) is None
+    assert own_ids(open_vectors(write_plain(tmp_path / "plain.npy")).ids) is None
+
+
+def write_plain(path: Path) -> Path:
+    np.save(path, ROWS)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ([f"row-{i}" for i in range(N)], "its ids are text and not whole numbers; --ignore-ids"),
+        (np.arange(N) / 2, "its ids are float64 and not whole"),
+        ([0, None, *range(2, N)], r"row 1 \(counted from 0\) has no id"),
+        ([0, -4, *range(2, N)], r"row 1 \(counted from 0\) has the id -4"),
+        ([*range(1, N), 5], "the id 5 belongs to more than one row"),
+        (np.array([*range(N - 1), 2**63 + 5], np.uint64), "row 99 has the id 9223372036854775813, beyond"),
+    ],
+)
+def test_ids_that_cannot_be_honoured(column: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words):
+        own_ids(parquet(tmp_path / "a.parquet", column).ids)
+
+
+def test_queries_in_a_file_of_rows_have_ids_of_their_own(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["train"], file["test"], file["ids"], file["query_ids"] = ROWS, ROWS, SHUFFLED, SHUFFLED[::-1]
+    found = own_ids(open_vectors(tmp_path / "a.h5", "test").ids)
+    assert found is not None
+    assert found.where.endswith("a.h5:query_ids")
+    assert own_ids(IdArray("memory", range(3), np.array([2, 1, 0]))) is not None
+
+
+def test_ids_that_were_never_written(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["emb"] = ROWS
+        file.create_dataset("ids", (N,), "i8", chunks=(10,))[:10] = SHUFFLED[:10]
+    with pytest.raises(InputError, match=r"a.h5:ids: 9 of 10 chunks were never written"):
+        open_vectors(tmp_path / "a.h5")

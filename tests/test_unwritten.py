@@ -1,0 +1,183 @@
+"""Rows that nobody wrote are refused, with the first of them, or read as zeros if somebody says so."""
+
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+
+from gpuknn.errors import InputError
+from gpuknn.vectors import Vectors, open_vectors
+
+N, D = 1000, 8
+ROWS = np.random.default_rng(0).integers(1, 100, (N, D)).astype("f4")
+WRITTEN = slice(128, 256)
+"""Whole chunks of 64 rows, and of 32."""
+
+
+def hdf5(path: Path, **options: object) -> Path:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("emb", (N, D), "f4", **options)[WRITTEN] = ROWS[WRITTEN]
+    return path
+
+
+def low_level(path: Path, chunk: tuple[int, int] | None, early: bool, dirty: bool = True) -> Path:
+    """FILL_TIME_NEVER: HDF5 gives a reader its own memory back for what it has not allocated."""
+    with h5py.File(path, "w") as file:
+        place = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        place.set_layout(h5py.h5d.CHUNKED if chunk else h5py.h5d.CONTIGUOUS)
+        if chunk:
+            place.set_chunk(chunk)
+        place.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        place.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY if early else h5py.h5d.ALLOC_TIME_INCR)
+        space = h5py.h5s.create_simple((N, D))
+        made = h5py.Dataset(h5py.h5d.create(file.id, b"emb", h5py.h5t.IEEE_F32LE, space, place))
+        if dirty:
+            made[WRITTEN] = ROWS[WRITTEN]
+    return path
+
+
+def resized(path: Path) -> Path:
+    with h5py.File(path, "w") as file:
+        made = file.create_dataset("emb", data=ROWS[:256], chunks=(64, D), maxshape=(None, D))
+        made.resize((N, D))
+    return path
+
+
+def never(path: Path) -> Path:
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file.create_dataset("emb", (N, D), "f4")
+    return path
+
+
+def zarr_chunks(path: Path, **options: object) -> Path:
+    array = zarr.create_array(str(path), shape=(N, D), dtype="f4", chunks=(64, D), **options)  # type: ignore[arg-type]
+    array[WRITTEN] = ROWS[WRITTEN]
+    return path
+
+
+FIRST = r"first of rows 0 to 63 \(counted from 0\)"
+CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "h5 chunks": (lambda p: hdf5(p / "a.h5", chunks=(64, D)), rf"14 of 16 chunks were never written, {FIRST}"),
+    "h5 split chunks": (lambda p: hdf5(p / "a.h5", chunks=(64, 3)), rf"42 of 48 chunks were never written, {FIRST}"),
+    "h5 gzip": (lambda p: hdf5(p / "a.h5", chunks=(64, D), compression="gzip"), rf"14 of 16 chunks .*, {FIRST}"),
+    "h5 resized": (lambda p: resized(p / "a.h5"), r"12 of 16 chunks .* first of rows 256 to 319"),
+    "h5 never": (lambda p: never(p / "a.h5"), "none of its 1,000 rows was ever written"),
+    "h5 not filled": (lambda p: low_level(p / "a.h5", (64, D), early=False), rf"14 of 16 chunks .*, {FIRST}"),
+    "h5 never, not filled": (lambda p: low_level(p / "a.h5", None, early=False, dirty=False), "none of its 1,000 rows"),
+    "zarr chunks": (lambda p: zarr_chunks(p / "a.zarr"), rf"14 of 16 chunks are missing, {FIRST}"),
+    "zarr 2": (lambda p: zarr_chunks(p / "a.zarr", zarr_format=2), rf"14 of 16 chunks are missing, {FIRST}"),
+    "zarr shards": (
+        lambda p: zarr_chunks(p / "a.zarr", shards=(512, D)),
+        r"1 of 2 shards are missing, first of rows 512 to 999",
+    ),
+    "zarr in a shard": (
+        lambda p: zarr_chunks(p / "a.zarr", shards=(1024, D)),
+        rf"14 of 16 chunks are missing, {FIRST}",
+    ),
+    "zarr in a raw shard": (
+        lambda p: zarr_chunks(p / "a.zarr", shards=(1024, D), compressors=None),
+        rf"14 of 16 chunks are missing, {FIRST}",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_what_nobody_wrote(kind: str, tmp_path: Path) -> None:
+    make, words = CASES[kind]
+    path = make(tmp_path)
+    with pytest.raises(InputError, match=words) as refused:
+        open_vectors(path)
+    assert "--missing zeros" in str(refused.value)
+    if path.suffix == ".zarr":
+        assert "held only zeros and were left out" in str(refused.value)
+    junk = [np.full((N, D), 7, "f4") for _ in range(50)]  # the memory that a careless reader would show
+    del junk
+    rows = open_vectors(path, missing="zeros")[:]
+    there = slice(0, 256) if "resized" in kind else slice(0, 0) if "never" in kind else WRITTEN
+    assert np.array_equal(rows[there], ROWS[there])
+    assert not np.delete(rows, np.arange(N)[there], axis=0).any()
+
+
+def test_real_zeros_that_a_writer_left_out_are_told_so(tmp_path: Path) -> None:
+    rows = ROWS.copy()
+    rows[64:128] = 0
+    zarr.create_array(str(tmp_path / "a.zarr"), data=rows, chunks=(64, D), shards=(256, D))
+    with pytest.raises(InputError, match=r"1 of 16 chunks are missing, first of rows 64 to 127 .*does not tell which"):
+        open_vectors(tmp_path / "a.zarr")
+    assert np.array_equal(open_vectors(tmp_path / "a.zarr", missing="zeros")[:], rows)
+    kept = zarr.create_array(
+        str(tmp_path / "b.zarr"), shape=(N, D), dtype="f4", chunks=(64, D), config={"write_empty_chunks": True}
+    )
+    kept[:] = rows
+    assert np.array_equal(open_vectors(tmp_path / "b.zarr")[:], rows)
+
+
+@pytest.mark.parametrize("fill", [7.0, np.nan])
+def test_another_fill_value_is_no_zero(fill: float, tmp_path: Path) -> None:
+    zarr_chunks(tmp_path / "a.zarr", fill_value=fill)
+    hdf5(tmp_path / "a.h5", chunks=(64, D), fillvalue=fill)
+    for name in ("a.zarr", "a.h5"):
+        with pytest.raises(InputError, match=r"reads as (7.0|nan), not as zeros"):
+            open_vectors(tmp_path / name, missing="zeros")
+
+
+def test_chunks_beyond_the_end_need_not_be_there(tmp_path: Path) -> None:
+    """A shard of 512 rows has 8 chunks of 64; of 1,000 rows the second shard's last is of no use."""
+    array = zarr.create_array(str(tmp_path / "a.zarr"), shape=(900, D), dtype="f4", chunks=(64, D), shards=(512, D))
+    array[:] = ROWS[:900]
+    assert np.array_equal(open_vectors(tmp_path / "a.zarr")[:], ROWS[:900])
+
+
+def has_holes(folder: Path) -> bool:
+    """Whether the file system tells where a file has holes."""
+    with open(folder / "probe", "wb") as file:
+        file.truncate(2**20)
+        return os.lseek(file.fileno(), 0, os.SEEK_HOLE) == 0
+
+
+WIDE = 4096
+"""Bytes of a row that is a block of the file system, so that holes are rows."""
+
+
+def sparse(path: Path) -> Path:
+    """Files made in their full size, of which the rows from 50 on were never written."""
+    rows = np.ones((50, WIDE // 4), "f4")
+    if path.suffix == ".npy":
+        made = np.lib.format.open_memmap(path, mode="w+", dtype="f4", shape=(100, WIDE // 4))
+        made[:50] = rows
+        made.flush()
+    elif path.suffix == ".fbin":
+        with open(path, "wb") as file:
+            file.write(struct.pack("<II", 100, WIDE // 4) + rows.tobytes())
+            file.truncate(8 + 100 * WIDE)
+    else:
+        with h5py.File(path, "w") as file:
+            chunked = path.name == "early.h5"
+            place = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            place.set_layout(h5py.h5d.CHUNKED if chunked else h5py.h5d.CONTIGUOUS)
+            if chunked:
+                place.set_chunk((10, WIDE // 4))
+            place.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            place.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            space = h5py.h5s.create_simple((100, WIDE // 4))
+            h5py.Dataset(h5py.h5d.create(file.id, b"emb", h5py.h5t.IEEE_F32LE, space, place))[:50] = rows
+            file["behind"] = np.ones(100_000, "f4")
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.fbin", "contiguous.h5", "early.h5"])
+def test_holes_of_a_file_were_never_written(name: str, tmp_path: Path) -> None:
+    if not has_holes(tmp_path):
+        pytest.skip("this file system does not tell holes")
+    path = sparse(tmp_path / name)
+    words = r"5 of 10 chunks .* first of rows 50 to 59" if name == "early.h5" else r"has a hole at row 5[01] \(counted"
+    with pytest.raises(InputError, match=words):
+        open_vectors(path, "emb" if path.suffix == ".h5" else None)
+    rows: Vectors = open_vectors(path, "emb" if path.suffix == ".h5" else None, missing="zeros")
+    assert rows[:50].all()
+    assert not rows[51:].any()
