@@ -65,7 +65,8 @@ def test_the_sample_gives_its_gold_standard(tmp_path: Path) -> None:
     assert gpuknn_process("compare", "sample-gold-standard.h5", SAMPLE / "gold.h5", cwd=tmp_path).returncode == 0
     evaluated = gpuknn_process("eval", "sample-gold-standard.h5", SAMPLE / "gold.h5", "-k", "10,100", cwd=tmp_path)
     assert evaluated.returncode == 0
-    assert evaluated.stdout.startswith("recall@10: 1.000000 by ids, 1.000000 tie-aware\nrecall@100: 1.000000")
+    whole = "1.000000 by ids, 1.000000 tie-aware, 1.000000 by distances to within 0.001"
+    assert evaluated.stdout == f"recall@10: {whole}\nrecall@100: {whole}\n"
 
 
 EXACT = ["exact", "db.npy", "q.npy", "-o", "out.h5", "-k", "5"]
@@ -76,22 +77,28 @@ EXACT = ["exact", "db.npy", "q.npy", "-o", "out.h5", "-k", "5"]
     [
         (["exact", "nothing.h5", "q.npy", "-o", "out.h5"], "there is no such file"),
         (["exact", "taken.h5", "q.npy", "-o", "out.h5"], "is not HDF5, .npy, Parquet or Zarr"),
-        (["exact", "db.npy", "q.npy", "-o", "out.h5", "--db-key", "emb"], "leave out the key"),
+        (["exact", "db.npy:emb", "q.npy", "-o", "out.h5"], "leave out the key"),
         (["exact", "db.npy", "narrow.npy", "-o", "out.h5", "-k", "5"], "queries have 5 components"),
         (["exact", "nan.npy", "q.npy", "-o", "out.h5", "-k", "5"], "rows 17, 29 (counted from 0): NaN, infinite"),
         (["exact", "inf.npy", "q.npy", "-o", "out.h5", "-k", "5", "--metric", "l2"], "rows 17, 29"),
         (["exact", "db.npy", "nan.npy", "-o", "out.h5", "-k", "5"], "nan.npy: rows 17, 29"),
         (["exact", "zero.npy", "q.npy", "-o", "out.h5", "-k", "5"], "row 41 (counted from 0): only zeros"),
         (["exact", "db.npy", "zero.npy", "-o", "out.h5", "-k", "5"], "zero.npy: row 41"),
-        (["exact", "large.npy", "large.npy", "-o", "out.h5", "-k", "5", "--metric", "l2"], "use --dists float64"),
+        (["exact", "large.npy", "q.npy", "-o", "out.h5", "-k", "5", "--metric", "l2"], "use --dists float64"),
         ([*EXACT, "-k", "0"], "k = 0: must be from 1"),
         ([*EXACT, "-k", "301"], "k = 301: must be from 1 to the number of rows, 300"),
         ([*EXACT, "-k", "many"], "invalid int value"),
         ([*EXACT, "--metric", "hamming"], "hamming is not defined on float16"),
-        (["exact", "sketches.npy", "sketches.npy", "-o", "out.h5", "-k", "5"], "cosine is not defined on uint64"),
+        (["exact", "sketches.npy", "q.npy", "-o", "out.h5", "-k", "5"], "cosine is not defined on uint64"),
         ([*EXACT, "--metric", "manhattan"], "invalid choice"),
         ([*EXACT, "-o", "o" * 300], "is no name for a file"),
         ([*EXACT, "-o", "a\0b"], "embedded null"),
+        ([*EXACT, "-o", "gold"], "gold: its name tells no format of gold standards; let it end in .h5"),
+        ([*EXACT, "-o", "g.npz"], "g.npz: its name tells no format"),
+        (
+            ["exact", "db.npy", "db.npy", "-o", "out.h5"],
+            "db.npy: is named as the database and as the queries; say --self",
+        ),
         (["exact", "o" * 300, "q.npy", "-o", "out.h5"], "cannot be read"),
         ([*EXACT, "--run-dir", "."], "is not a run directory, it holds"),
         ([*EXACT, "--run-dir", "taken.h5"], "cannot be made"),

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from gpuknn.cli.main import main
-from gpuknn.exact.neighbors import Neighbors
-from gpuknn.gold import read_gold, recall, tie_aware_recall, write_gold
-from gpuknn.gold.ids_only import has_distances
+from gpuknn.gold import Gold, read_gold, recall, recall_at, save_gold, write_gold
+from tests.answers import dists_of
 
 NQ, K, ROWS = 30, 8, 1_000
 SHARED = Path(__file__).parents[2] / "shared"
@@ -21,17 +20,17 @@ IDS_ONLY = ["b.ivecs", pytest.param("neighbors.parquet", marks=needs_pyarrow)]
 
 
 @pytest.fixture(autouse=True)
-def gold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Neighbors:
+def gold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gold:
     """A gold standard `gold.h5`, and a result `result.h5` that finds some of it."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(5)
     ids = np.array([rng.permutation(ROWS)[:K] for _ in range(NQ)])
     dists = np.sort(rng.random((NQ, K), np.float32), axis=1)
-    made = Neighbors(ids, dists)
-    write_gold("gold.h5", made, {"metric": "l2"})
+    made = Gold(ids, dists, "l2")
+    save_gold(made, "h5", Path("gold.h5"), None, {"metric": "l2"})
     found = ids.copy()
     found[::2, 3] = -(np.arange(NQ // 2) + 1) + ROWS * 2
-    write_gold("result.h5", Neighbors(found, dists))
+    write_gold("result.h5", Gold(found, dists))
     return made
 
 
@@ -40,39 +39,40 @@ def words(source: str, name: str) -> list[str]:
     return ["convert", source, name, "--quiet", *to]
 
 
-def key(name: str) -> list[str]:
-    return ["--key", "itest"] if name == "sisap.h5" else []
-
-
 @pytest.mark.parametrize("name", WITH_DISTANCES)
-def test_the_same_recall_before_and_after(name: str, gold: Neighbors) -> None:
+def test_the_same_recall_before_and_after(name: str, gold: Gold) -> None:
     assert main(words("gold.h5", name)) == 0
-    there = read_gold(name, *key(name)[1:])
+    there = read_gold(name)
+    assert dists_of(there) is not None
     assert np.array_equal(there.ids, gold.ids)
-    assert there.dists.tobytes() == gold.dists.tobytes()
+    as_stored = np.sqrt(dists_of(gold).astype("f8")).astype("f4") if name == "ann.hdf5" else dists_of(gold)
+    assert dists_of(there).tobytes() == as_stored.tobytes()
     result = read_gold("result.h5")
-    assert tie_aware_recall(result, there, K) == tie_aware_recall(result, gold, K)
-    assert recall(result, there) == 1 - 1 / 2 / K
-    assert main([*words(name, "back.h5"), *key(name)]) == 0
+    assert recall(result, there) == recall_at(result, there, K).tie_aware == 1 - 1 / 2 / K
+    assert main(words(name, "back.h5")) == 0
     back = read_gold("back.h5")
+    assert dists_of(back) is not None
     assert np.array_equal(back.ids, gold.ids)
-    assert back.dists.tobytes() == gold.dists.tobytes()
+    assert dists_of(back).tobytes() == as_stored.tobytes()
     assert main(["convert", "--check", "gold.h5", "back.h5"]) == 0
     assert main(["compare", "gold.h5", "back.h5"]) == 0
 
 
 @pytest.mark.parametrize("name", IDS_ONLY)
-def test_formats_without_distances(name: str, gold: Neighbors, capsys: pytest.CaptureFixture[str]) -> None:
+def test_formats_without_distances(name: str, gold: Gold, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([word for word in words("gold.h5", name) if word != "--quiet"]) == 0
     assert capsys.readouterr().out == f"{name}: {NQ} x {K} neighbours; distances are left out\n"
     there = read_gold(name)
     assert np.array_equal(there.ids, gold.ids)
-    assert not has_distances(there)
+    assert there.dists is None
     assert recall(read_gold("result.h5"), there) == 1 - 1 / 2 / K
-    by_ids = tie_aware_recall(read_gold("result.h5"), there, K)
+    by_ids = recall_at(read_gold("result.h5"), there, K)
     assert by_ids.tie_aware == by_ids.by_ids == 1 - 1 / 2 / K
-    assert main(["compare", "gold.h5", name]) == 2
-    assert "compares the ids" in capsys.readouterr().err
+    assert by_ids.by_distances is None
+    assert main(["compare", "gold.h5", name]) == 0
+    assert capsys.readouterr().out == f"equal: {NQ * K} ids; one of the two has no distances\n"
+    assert main(["compare", "result.h5", name]) == 1
+    assert f"not equal: of {NQ * K} entries {NQ // 2} are other ids; one of" in capsys.readouterr().out
     assert main(["convert", "--check", "gold.h5", name]) == 0
     assert main(words(name, "back.ibin")) == 0  # cuVS's, without distances
     assert Path("back.ibin").stat().st_size == 8 + 4 * NQ * K
@@ -82,8 +82,8 @@ def test_formats_without_distances(name: str, gold: Neighbors, capsys: pytest.Ca
     assert not Path("back.h5").exists()
 
 
-def test_what_others_write_by_hand(gold: Neighbors) -> None:
-    ids, dists = gold.ids.astype("<u4"), gold.dists
+def test_what_others_write_by_hand(gold: Gold) -> None:
+    ids, dists = gold.ids.astype("<u4"), dists_of(gold)
     Path("truth.bin").write_bytes(struct.pack("<II", NQ, K) + ids.tobytes() + dists.tobytes())  # DiskANN's
     Path("truth.ivecs").write_bytes(b"".join(struct.pack(f"<i{K}i", K, *line) for line in gold.ids.tolist()))
     with h5py.File("ann.hdf5", "w") as file:
@@ -95,19 +95,19 @@ def test_what_others_write_by_hand(gold: Neighbors) -> None:
         assert main(["convert", name, target, "--quiet"]) == 0
         assert Path(target).read_bytes().startswith(struct.pack("<II", NQ, K) + ids.tobytes())
     assert Path("truth.bin.ibin").read_bytes() == Path("truth.bin").read_bytes()
-    assert main(["convert", "ann.hdf5", "train.npy", "--key", "train", "--quiet"]) == 0
+    assert main(["convert", "ann.hdf5:train", "train.npy", "--quiet"]) == 0
     assert np.load("train.npy").shape == (ROWS, 4)
 
 
-def test_some_queries_and_rounding(gold: Neighbors, capsys: pytest.CaptureFixture[str]) -> None:
-    exact = gold.dists.astype(np.float64) + 1e-9
-    write_gold("wide.h5", Neighbors(gold.ids, exact))
+def test_some_queries_and_rounding(gold: Gold, capsys: pytest.CaptureFixture[str]) -> None:
+    exact = dists_of(gold).astype(np.float64) + 1e-9
+    write_gold("wide.h5", Gold(gold.ids, exact))
     assert main(["convert", "wide.h5", "part.ibin", "--rows", "10:15"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("part.ibin: 5 x 8 neighbours; rounding has changed distances by up to ")
     there = read_gold("part.ibin")
     assert np.array_equal(there.ids, gold.ids[10:15])
-    assert there.dists.tobytes() == exact[10:15].astype(np.float32).tobytes()
+    assert dists_of(there).tobytes() == exact[10:15].astype(np.float32).tobytes()
     assert main(["convert", "--check", "wide.h5", "part.ibin", "--rows", "10:15"]) == 0
     assert main(["convert", "--check", "wide.h5", "part.ibin", "--rows", "11:16"]) == 1
     assert main(["convert", "wide.h5", "narrow.h5", "--dtype", "float32", "--quiet"]) == 0
@@ -115,7 +115,7 @@ def test_some_queries_and_rounding(gold: Neighbors, capsys: pytest.CaptureFixtur
         assert file["dists"].dtype == np.float32
 
 
-def test_bad_files_are_refused(gold: Neighbors, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_files_are_refused(gold: Gold, capsys: pytest.CaptureFixture[str]) -> None:
     Path("huge.ibin").write_bytes(struct.pack("<II", 2**31, 100) + bytes(100))
     Path("empty.bin").write_bytes(b"")
     Path("uneven.ivecs").write_bytes(struct.pack("<i2i", 2, 5, 6) + struct.pack("<i2i", 1, 5, 2))
@@ -128,9 +128,9 @@ def test_bad_files_are_refused(gold: Neighbors, capsys: pytest.CaptureFixture[st
         assert said.count("\n") == 1
     far = gold.ids.copy()
     far[3, 3] = 2**31
-    write_gold("far.h5", Neighbors(far, gold.dists))
+    write_gold("far.h5", Gold(far, dists_of(gold)))
     assert main(["convert", "far.h5", "out.ivecs"]) == 2
-    assert "ivecs cannot hold the id 2147483648" in capsys.readouterr().err
+    assert "out.ivecs: files of this kind hold ids below 2,147,483,648" in capsys.readouterr().err
     assert main(["convert", "far.h5", "out.ibin", "--quiet"]) == 0
     assert main(["convert", "gold.h5", "out.ibin"]) == 2
     assert "exists already" in capsys.readouterr().err
@@ -146,9 +146,9 @@ def test_bad_files_are_refused(gold: Neighbors, capsys: pytest.CaptureFixture[st
     ):
         assert main(["convert", "gold.h5", *options]) == 2
         assert line in capsys.readouterr().err
-    huge = gold.dists.astype(np.float64)
+    huge = dists_of(gold).astype(np.float64)
     huge[3, K - 1] = 1e300
-    write_gold("huge.h5", Neighbors(gold.ids, huge))
+    write_gold("huge.h5", Gold(gold.ids, huge))
     for target in (["out2.ibin"], ["out2.h5", "--dtype", "float32"]):
         assert main(["convert", "huge.h5", *target]) == 2
         assert "query 3 has a distance of 1e+300, which float32 cannot hold" in capsys.readouterr().err
@@ -163,6 +163,6 @@ def test_real_gold_standard() -> None:
     published = str(SHARED / "data/debian/public-gold-standard-60K-F64-IEEE754.h5")
     expected = read_gold(published)
     for name in ("b.ibin", "ann.hdf5", "b.ivecs"):
-        assert main(words(published, name)) == 0
+        assert main([*words(published, name), "--distance", "cosine"]) == 0
         assert recall(read_gold(name), expected) == 1
         assert main(["convert", "--check", published, name]) == 0

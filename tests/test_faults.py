@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpuknn.exact.neighbors import Neighbors
-from gpuknn.gold.file import write_gold
+from gpuknn.gold import write_gold
 from tests.faults.faults import can_mount
 from tests.faults.harness import do_run
 from tests.faults.places import Embedded, Remote

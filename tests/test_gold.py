@@ -6,13 +6,14 @@ import pytest
 
 import gpuknn
 from gpuknn.errors import InputError
-from gpuknn.gold import GoldWriter, compare_gold, read_gold, read_result, tie_aware_recall, write_gold
-from gpuknn.gold.file import holds_gold
-from gpuknn.gold.parquet import write_neighbors_parquet
+from gpuknn.gold import Gold, compare_gold, holds_gold, read_gold, recall_at, write_gold
+from gpuknn.gold.hdf5 import Hdf5Writer
+from gpuknn.gold.writer import Outline, written
+from tests.answers import dists_of
 
 
-def neighbors(ids: object, dists: object) -> gpuknn.Neighbors:
-    return gpuknn.Neighbors(np.array(ids, np.int64), np.array(dists, np.float32))
+def neighbors(ids: object, dists: object) -> Gold:
+    return Gold(np.array(ids, np.int64), np.array(dists, np.float32))
 
 
 GOLD = neighbors([[4, 2, 7, 9], [1, 0, 5, 3]], [[0.1, 0.2, 0.2, 0.3], [0.0, 0.5, 0.6, 0.7]])
@@ -25,10 +26,14 @@ def test_files_are_laid_out_as_published(tmp_path: Path) -> None:
         assert (file["knns"].dtype, file["dists"].dtype) == (np.int32, np.float32)
         assert file["knns"].shape == (2, 4)
         assert file["knns"][0].tolist() == [5, 3, 8, 10]
-        assert dict(file.attrs) == {"metric": "cosine", "k": 4}
+        assert dict(file.attrs) == {
+            "metric": "cosine",
+            "k": 4,
+            "dists_are": "of a kind that the source does not tell",
+        }
     again = read_gold(tmp_path / "g.h5")
     assert np.array_equal(again.ids, GOLD.ids)
-    assert np.array_equal(again.dists, GOLD.dists)
+    assert np.array_equal(dists_of(again), dists_of(GOLD))
     assert [p.name for p in tmp_path.iterdir()] == ["g.h5"]
 
 
@@ -42,7 +47,7 @@ def test_ids_past_31_bits_are_kept(tmp_path: Path) -> None:
 
 def test_nothing_appears_under_the_name_when_writing_fails(tmp_path: Path) -> None:
     def fail() -> None:
-        with GoldWriter(tmp_path / "g.h5", 2, 4, 10, np.dtype("f4")) as file:
+        with written(tmp_path / "g.h5", Hdf5Writer, Outline((2, 4), 10, np.dtype("f4"))) as file:
             file.write(0, GOLD)
             raise OSError("no space left")
 
@@ -54,13 +59,15 @@ def test_nothing_appears_under_the_name_when_writing_fails(tmp_path: Path) -> No
 def test_recall_by_ids_and_with_ties() -> None:
     result = neighbors([[4, 7, 2, 8], [1, 0, 5, 3]], np.zeros((2, 4)))
     assert gpuknn.recall(result, GOLD, 2) == (1 / 2 + 1) / 2
-    at_two = tie_aware_recall(result, GOLD, 2)
+    at_two = recall_at(result, GOLD, 2)
     assert (at_two.by_ids, at_two.tie_aware, at_two.undecided) == (0.75, 1.0, 0)
     assert gpuknn.recall(result, GOLD) == (3 / 4 + 1) / 2
-    assert tie_aware_recall(result, GOLD, 4).undecided == 0
-    assert tie_aware_recall(result, neighbors(GOLD.ids[:, :3], GOLD.dists[:, :3]), 2).undecided == 1
+    assert recall_at(result, GOLD, 4).undecided == 0
+    assert recall_at(result, GOLD.first(3), 2).undecided == 1
     repeated = neighbors([[4, 4, 4, 4], [9, 9, 9, 9]], np.zeros((2, 4)))
     assert gpuknn.recall(repeated, GOLD, 4) == 1 / 8
+    assert recall_at(repeated, GOLD, 4).repeated == 2
+    assert recall_at(result, GOLD, 4).repeated == 0
     for k in (0, 5):
         with pytest.raises(InputError, match="k = "):
             gpuknn.recall(result, GOLD, k)
@@ -74,8 +81,12 @@ def test_results_may_speak_in_attributes_or_scalars(tmp_path: Path) -> None:
         with h5py.File(tmp_path / name, "a") as file:
             place = file if scalars else file.attrs
             place["algo"], place["querytime"] = "brute", 1.5
-        result, said = read_result(tmp_path / name)
-        assert said == {"algo": "brute", "querytime": 1.5}
+        result = read_gold(tmp_path / name)
+        assert result.said == {
+            "algo": "brute",
+            "querytime": 1.5,
+            "dists_are": "of a kind that the source does not tell",
+        }
         assert np.array_equal(result.ids, GOLD.ids)
 
 
@@ -85,7 +96,14 @@ def test_differences_are_told_apart() -> None:
     found = compare_gold(GOLD, other)
     assert (found.ties, found.rounding, found.real, found.first) == (2, 1, 1, (1, 3))
     assert not found.equal
-    assert not compare_gold(GOLD, neighbors([[1]], [[0]])).equal
+    with pytest.raises(InputError, match="one answers 2 queries, the other 1"):
+        compare_gold(GOLD, neighbors([[1]], [[0]]))
+    first = compare_gold(GOLD, other.first(2))
+    assert (first.widths, first.entries, first.ties, first.first) == ((4, 2), 4, 1, (0, 1))
+    assert compare_gold(GOLD.first(3), GOLD).equal
+    by_ids = compare_gold(GOLD, Gold(other.ids))
+    assert (by_ids.ids_only, by_ids.ids, by_ids.ties, by_ids.first) == (True, 4, 0, (0, 1))
+    assert compare_gold(GOLD, Gold(GOLD.ids)).equal
     nan = neighbors(GOLD.ids, np.full((2, 4), np.nan))
     assert compare_gold(nan, nan).real == 8
 
@@ -95,7 +113,7 @@ def test_nothing_is_read_from_other_files(kind: str, tmp_path: Path) -> None:
     write_gold(tmp_path / "other.h5", GOLD)
     (tmp_path / "secret").write_bytes(bytes(32))
     with h5py.File(tmp_path / "g.h5", "w") as file:
-        file["dists"] = GOLD.dists
+        file["dists"] = dists_of(GOLD)
         if kind == "link":
             file["knns"] = h5py.ExternalLink("other.h5", "knns")
         elif kind == "storage":
@@ -112,10 +130,10 @@ def test_nothing_is_read_from_other_files(kind: str, tmp_path: Path) -> None:
             stored.set_external(str(tmp_path / "secret").encode(), 0, 32)
             h5py.h5d.create(file.id, b"params", h5py.h5t.NATIVE_INT32, h5py.h5s.create(h5py.h5s.SCALAR), stored)
     if kind == "scalar":
-        assert read_result(tmp_path / "g.h5")[1] == {}
+        assert read_gold(tmp_path / "g.h5").said == {}
         return
     with pytest.raises(InputError, match=r"g.h5:(knns|itest): keeps its .* in another file"):
-        read_gold(tmp_path / "g.h5", "itest" if kind == "group" else None)
+        read_gold(f"{tmp_path}/g.h5" + ":itest" * (kind == "group"))
 
 
 def gold_parquet(path: Path, ids: object, lists: object) -> Path:
@@ -135,10 +153,9 @@ def test_parquet_in_any_order(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ids", "lists", "words"),
     [
-        ([str(i) for i in range(11)], [[i] for i in range(11)], "its ids are not .* each of 0 to 10 once"),
+        ([str(i) for i in range(11)], [[i] for i in range(11)], "its ids are not the queries' ids, whole numbers"),
         ([0, None, 2], [[1], [2], [3]], "its ids are not"),
-        ([0, 0, 2], [[1], [2], [3]], "its ids are not"),
-        ([1, 2, 3], [[1], [2], [3]], "its ids are not"),
+        ([2, 0, 2], [[1], [2], [3]], "its ids are not the queries' ids: 2 stands twice"),
         ([0.0, 1.0, 2.0], [[1], [2], [3]], "its ids are not"),
         ([0, 1, 2], [[1], None, [3]], r"row 1 \(counted from 0\) has no list"),
         ([0, 1, 2], [[1], [None], [3]], "not integers of one length"),
@@ -155,13 +172,13 @@ def test_parquet_whose_answers_would_go_to_other_queries(
 
 def test_parquet_is_written_with_wide_offsets(tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
-    write_neighbors_parquet(tmp_path / "g.parquet", GOLD)
+    write_gold(tmp_path / "g.parquet", GOLD)
     assert str(pq.read_schema(tmp_path / "g.parquet").field("neighbors_id").type).startswith("large_list")
     assert np.array_equal(read_gold(tmp_path / "g.parquet").ids, GOLD.ids)
 
 
 @pytest.mark.parametrize(
-    "kind", ["there is no such file", "not a readable HDF5", "no matrix 'dists'", "differ in shape"]
+    "kind", ["there is no such file", "not a readable HDF5", "g.h5:knns: is no matrix", "differs in shape"]
 )
 def test_what_is_wrong_is_said(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "g.h5"
@@ -169,8 +186,7 @@ def test_what_is_wrong_is_said(kind: str, tmp_path: Path) -> None:
         path.write_text("hello")
     elif kind != "there is no such file":
         with h5py.File(path, "w") as file:
-            file["knns"] = GOLD.ids
-            if kind == "differ in shape":
-                file["dists"] = GOLD.dists[:, :3]
+            if kind == "differs in shape":
+                file["knns"], file["dists"] = GOLD.ids + 1, dists_of(GOLD)[:, :3]
     with pytest.raises(InputError, match=kind):
         read_gold(path)

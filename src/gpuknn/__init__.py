@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from gpuknn.errors import InputError, RunError
     from gpuknn.exact.neighbors import Neighbors
     from gpuknn.exact.scan import exact_knn
-    from gpuknn.gold import read_gold, recall, write_gold
+    from gpuknn.gold import Gold, read_gold, recall, write_gold
     from gpuknn.vectors import Vectors, open_vectors
 
 __all__ = [
+    "Gold",
     "InputError",
     "Neighbors",
     "RunError",
@@ -34,6 +35,7 @@ __version__ = version("gpuknn")
 _HOMES = {
     "InputError": "gpuknn.errors",
     "RunError": "gpuknn.errors",
+    "Gold": "gpuknn.gold",
     "Neighbors": "gpuknn.exact.neighbors",
     "exact_knn": "gpuknn.exact.scan",
     "read_gold": "gpuknn.gold",

@@ -19,7 +19,8 @@ from gpuknn.exact.cpu import CpuDevice
 from gpuknn.exact.device import Certificate
 from gpuknn.exact.metric import Metric
 from gpuknn.exact.neighbors import Neighbors
-from gpuknn.gold import GoldWriter
+from gpuknn.gold.hdf5 import Hdf5Writer
+from gpuknn.gold.writer import Outline, written
 from gpuknn.jobs import exact, feed
 from gpuknn.jobs.cluster import local_cluster
 from gpuknn.jobs.lock import lock
@@ -48,7 +49,8 @@ def measure(workers: int, shards: int, nq: int, k: int, seconds: float, folder: 
     rows = shards * 1000
     np.lib.format.open_memmap(folder / "db.npy", "w+", np.uint8, (rows, 1)).flush()
     np.lib.format.open_memmap(folder / "q.npy", "w+", np.uint8, (nq, 1)).flush()
-    job = Job(open_vectors(folder / "db.npy"), open_vectors(folder / "q.npy"), k, Metric.L2, "float32")
+    rows_of, asked = (open_vectors(folder / name, missing="zeros") for name in ("db.npy", "q.npy"))
+    job = Job(rows_of, asked, k, Metric.L2, "float32")
     every, queries = [range(1000 * i, 1000 * i + 1000) for i in range(shards)], range(nq)
     blocks = {queries: feed.Block(np.full(nq, np.inf), Tree(1000))}
     who = Workers(workers, workers, CpuDevice(1))
@@ -64,9 +66,9 @@ def measure(workers: int, shards: int, nq: int, k: int, seconds: float, folder: 
         work = client, job, str(seconds), who, (folder / "run").absolute(), 1000, blocks, held, hear
         parts = feed.Feed(*work).run({queries: []}, [(queries, r) for r in every])[queries]
         computed = time.perf_counter()
-        with GoldWriter(folder / "gold.h5", nq, k, rows, np.dtype(np.float32)) as gold:
+        with written(folder / "gold.h5", Hdf5Writer, Outline((nq, k), rows - 1, np.dtype(np.float32))) as gold:
             exact._write(job, queries, [find_partial(folder / "run", queries, part) for part in parts], gold)
-        written = time.perf_counter()
+        ended = time.perf_counter()
     ideal = -(-shards // workers) * seconds
     return {
         **{"workers": workers, "shards": shards, "queries": nq, "k": k, "seconds_of_a_shard": seconds},
@@ -75,7 +77,7 @@ def measure(workers: int, shards: int, nq: int, k: int, seconds: float, folder: 
         "merges": len(merges),
         "seconds_merging": round(sum(merges), 2),
         "parts_left": len(parts),
-        "writing_the_answer": round(written - computed, 2),
+        "writing_the_answer": round(ended - computed, 2),
         "largest_process_MiB": round(peak.bytes / 2**20),
     }
 

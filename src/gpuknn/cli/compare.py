@@ -3,10 +3,10 @@
 import argparse
 import json
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gpuknn.errors import InputError
+if TYPE_CHECKING:
+    from gpuknn.gold import Gold
 
 EXAMPLE = "example:\n  gpuknn compare a.h5 b.h5\n"
 
@@ -16,41 +16,60 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = commands.add_parser(
         "compare",
         help="are two gold standards equal",
-        description=f"{__doc__}  Exit code 0 where they are, 1 where not.",
+        description=f"{__doc__}  Exit code 0 if they are, 1 if not.  If one has more neighbours of each query, the "
+        "first are compared.  If one has no distances, ids are compared.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("a", type=Path)
-    parser.add_argument("b", type=Path)
+    parser.add_argument("a", help="HDF5 (FILE:GROUP, if it holds several), .ibin, .ivecs, .parquet, .npy or .npz")
+    parser.add_argument("b")
     parser.add_argument("--json", action="store_true", help="as JSON on standard output")
     parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Read both, compare, show."""
-    from gpuknn.gold import compare_gold, read_gold
-    from gpuknn.gold.ids_only import has_distances
+    from gpuknn.gold import compare_gold, matched, read_gold
+    from gpuknn.gold.distances import alike
+    from gpuknn.gold.match import ROWS
 
-    a, b = read_gold(chosen.a), read_gold(chosen.b)
-    for path, gold in ((chosen.a, a), (chosen.b, b)):
-        if not has_distances(gold):
-            raise InputError(
-                f"{path}: holds no distances; gpuknn convert --check {chosen.a} {chosen.b} compares the ids"
-            )
-    found = compare_gold(a, b)
+    where = chosen.a, chosen.b
+    pair = matched(*alike(read_gold(chosen.a), read_gold(chosen.b), where), where)
+    found = compare_gold(pair.a, pair.b)
     if chosen.json:
-        sys.stdout.write(json.dumps(vars(found) | {"equal": found.equal}) + "\n")
-    elif found.shapes[0] != found.shapes[1]:
-        sys.stdout.write(f"not equal: {found.shapes[0]} neighbours beside {found.shapes[1]}\n")
-    elif found.equal:
-        sys.stdout.write(f"equal: {found.entries:,} ids and distances\n")
+        facts = vars(found) | {"equal": found.equal, "rows_by": pair.by}
+        sys.stdout.write(json.dumps(facts) + "\n")
+        return 0 if found.equal else 1
+    of = (
+        ""
+        if found.widths[0] == found.widths[1]
+        else f" of the first {min(found.widths)} of {max(found.widths)} neighbours"
+    )
+    by = "" if pair.by == ROWS else f"; rows are told by {pair.by}"
+    if found.equal:
+        what = "ids; one of the two has no distances" if found.ids_only else "ids and distances"
+        sys.stdout.write(f"equal{of}: {found.entries:,} {what}{by}\n")
+        return 0
+    assert found.first is not None
+    if found.ids_only:
+        what = f"{found.ids:,} are other ids; one of the two has no distances"
     else:
-        assert found.first is not None
-        i, j = found.first
-        sys.stdout.write(
-            f"not equal: of {found.entries:,} entries {found.ties:,} are other ids at the same distance, "
-            f"{found.rounding:,} differ by rounding, {found.real:,} by more\n"
-            f"first: query {i}, rank {j}: id {a.ids[i, j] + 1} at {a.dists[i, j]:.9g}, "
-            f"id {b.ids[i, j] + 1} at {b.dists[i, j]:.9g}\n"
+        what = (
+            f"{found.ties:,} are other ids at the same distance, {found.rounding:,} differ by rounding, "
+            f"{found.real:,} by more"
         )
-    return 0 if found.equal else 1
+    i, j = found.first
+    sys.stdout.write(
+        f"not equal{of}: of {found.entries:,} entries {what}{by}\n"
+        f"first: query {i}, rank {j} (both counted from 0): {_entry(pair.a, i, j, pair.by == ROWS)}, "
+        f"{_entry(pair.b, i, j, pair.by == ROWS)}\n"
+    )
+    return 1
+
+
+def _entry(gold: "Gold", i: int, j: int, rows: bool) -> str:
+    """A neighbour in words, its row counted as in HDF5 files."""
+    if gold.ids[i, j] < 0:
+        return "none"
+    named = f"row {gold.ids[i, j] + 1} (counted from 1)" if rows else f"id {gold.ids[i, j]}"
+    return named if gold.dists is None else f"{named} at {gold.dists[i, j]:.9g}"

@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpuknn.cli.missing import add_missing
 from gpuknn.convert.formats import NAMES
 from gpuknn.errors import InputError
 
 if TYPE_CHECKING:
     from gpuknn.convert.formats import Format
     from gpuknn.convert.rows import Converted
+    from gpuknn.gold import Gold
     from gpuknn.vectors import Vectors
+    from gpuknn.vectors.ids import RowIds
 
 EXAMPLES = """examples:
   gpuknn convert database.h5 database.zarr
@@ -22,8 +25,10 @@ EXAMPLES = """examples:
   gpuknn convert --check database.zarr
   gpuknn convert gold.h5 gold.ibin
 """
+DISTANCES = ("cosine", "ip", "l2", "euclidean", "hamming", "mean hamming")
+"""Those of `gold.distances`, which would load HDF5 before it is needed."""
 DECIDE = (
-    *("source", "key", "rows", "dtype", "normalize", "to", "dst_key", "queries", "gold"),
+    *("source", "missing", "ignore_ids", "rows", "dtype", "normalize", "to", "dst_key", "queries", "gold", "distance"),
     *("compression", "zarr_format", "shard_rows", "chunk_rows"),
 )
 """Options that decide what is written."""
@@ -38,7 +43,11 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="SRC", help="a file of any of the formats, or a Zarr store's folder or URL")
+    parser.add_argument(
+        "source",
+        metavar="SRC",
+        help="a file of any of the formats, or a Zarr store's folder or URL; SRC:KEY names an array or group in it",
+    )
     parser.add_argument(
         "destination", metavar="DST", nargs="?", help="a file, or a Zarr store's folder or URL (s3://...)"
     )
@@ -46,7 +55,8 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         "--check", action="store_true", help="compare the two instead of writing; one alone, with its own checksums"
     )
     what = parser.add_argument_group("what to write")
-    what.add_argument("--key", help="the array or group in SRC, where it holds several")
+    add_missing(what)
+    what.add_argument("--ignore-ids", action="store_true", help="leave out the ids that SRC gives its rows")
     what.add_argument("--to", choices=NAMES, metavar="FORMAT", help=f"{', '.join(NAMES)} (default: by DST's name)")
     what.add_argument("--dst-key", metavar="KEY", help="the array's name in an HDF5 file, the column's in Parquet")
     what.add_argument("--rows", metavar="A:B", help="rows A to B-1, counted from 0; of a gold standard, queries")
@@ -54,6 +64,11 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     what.add_argument("--normalize", action="store_true", help="divide each row by its length")
     what.add_argument("--queries", metavar="FILE", help="ann-benchmarks and SISAP: put these beside the rows")
     what.add_argument("--gold", metavar="FILE", help="ann-benchmarks and SISAP: and this answer to them")
+    what.add_argument(
+        "--distance",
+        choices=DISTANCES,
+        help="which distances the gold standard holds, if its file does not tell (ann-benchmarks must know)",
+    )
     how = parser.add_argument_group("how to write it")
     how.add_argument("--compression", choices=("none", "zstd", "blosc"), help="of Zarr or Parquet (default: none)")
     how.add_argument("--zarr-format", type=int, choices=(2, 3), help="(default: 3)")
@@ -75,7 +90,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Check, then convert or compare; report."""
     from gpuknn.convert.formats import choose_format
-    from gpuknn.gold.file import holds_gold
+    from gpuknn.gold import holds_gold
     from gpuknn.vectors.location import is_url
 
     for name in ("workers", "shard_rows", "chunk_rows"):
@@ -90,7 +105,7 @@ def run(chosen: argparse.Namespace) -> int:
     target = choose_format(chosen.destination, chosen.to or ("zarr" if chosen.check and store else None))
     gold = target.gold and not target.vectors
     if target.gold and target.vectors:
-        gold = not is_url(chosen.source) and holds_gold(chosen.source, chosen.key)
+        gold = not is_url(chosen.source) and holds_gold(chosen.source)
     if chosen.check:
         return _check_gold(chosen) if gold else _check_vectors(chosen)
     if chosen.cluster != "local" and chosen.workers:
@@ -105,22 +120,25 @@ def _convert_vectors(chosen: argparse.Namespace, target: "Format") -> int:
     from gpuknn.jobs.conversion_record import ConversionRecord
     from gpuknn.jobs.convert import Conversion, check_destination, run_convert
     from gpuknn.vectors import open_vectors
+    from gpuknn.vectors.location import split_key
 
-    source = open_vectors(chosen.source, chosen.key)
+    source = open_vectors(chosen.source, missing=chosen.missing)
     rows = _rows(chosen, source, choose_dtype(target, chosen.dtype, source.dtype.name, chosen.destination))
-    beside = tuple(path for path in (chosen.queries, chosen.gold) if path)
-    check_destination(chosen.destination, [chosen.source, *beside], chosen.force, chosen.fresh)
+    beside = tuple(str(split_key(path)[0]) for path in (chosen.queries, chosen.gold) if path)
+    check_destination(chosen.destination, [source.path, *beside], chosen.force, chosen.fresh)
     wishes = Wishes(
         chosen.dst_key,
         chosen.compression,
         chosen.zarr_format,
         chosen.chunk_rows,
         chosen.shard_rows,
-        open_vectors(chosen.queries) if chosen.queries else None,
+        open_vectors(chosen.queries, missing=chosen.missing) if chosen.queries else None,
         chosen.gold,
+        chosen.distance,
+        _ids(chosen, source),
     )
     unfinished = ConversionRecord(chosen.destination).unfinished
-    writer = choose_target(target, unfinished, rows.shape, rows.dtype, wishes)
+    writer = choose_target(target, unfinished, rows.shape, rows.dtype, wishes, rows.bits)
     options = {name: getattr(chosen, name) for name in DECIDE}
     conversion = Conversion(rows, writer, chosen.destination, options, beside)
     n, d = rows.shape
@@ -155,6 +173,13 @@ def _rows(chosen: argparse.Namespace, source: "Vectors", dtype: str) -> "Convert
     return Converted.of(source, _range(chosen.rows, len(source)), np.dtype(dtype), chosen.normalize)
 
 
+def _ids(chosen: argparse.Namespace, source: "Vectors") -> "RowIds | None":
+    """What the source calls the rows that are taken, if that is not their numbers."""
+    from gpuknn.vectors.ids import own_ids, rows_of
+
+    return None if chosen.ignore_ids else rows_of(own_ids(source.ids), _range(chosen.rows, len(source)))
+
+
 def _range(words: str | None, length: int) -> range:
     if words is None:
         return range(length)
@@ -171,34 +196,50 @@ def _range(words: str | None, length: int) -> range:
 def _convert_gold(chosen: argparse.Namespace, target: "Format") -> int:
     import gpuknn
     from gpuknn.convert.formats import choose_dtype
-    from gpuknn.convert.gold import IDS_ONLY, save_gold
+    from gpuknn.convert.gold import IDS_ONLY, for_target
+    from gpuknn.convert.hdf5 import check_key
+    from gpuknn.gold import save_gold
     from gpuknn.jobs.convert import check_destination
-    from gpuknn.vectors.location import is_url
+    from gpuknn.vectors.location import is_url, split_key
 
     if is_url(chosen.destination):
         raise InputError(f"{chosen.destination}: into an object store only Zarr is written")
     if target.name in IDS_ONLY and chosen.dtype:
         raise InputError(f"--dtype: {target.name} holds no distances; leave it out")
-    gold, said, error = _gold(chosen, choose_dtype(target, chosen.dtype, "", chosen.destination) or None)
-    check_destination(chosen.destination, [chosen.source], chosen.force, chosen.fresh)
-    plain = {name: value for name, value in said.items() if isinstance(value, str | int | float)}
-    notes = plain | {"gpuknn": gpuknn.__version__, "converted_from": Path(chosen.source).name}
-    save_gold(gold, target, Path(chosen.destination), chosen.dst_key, notes)
-    nq, k = gold.ids.shape
-    facts = {"format": target.name, "queries": nq, "k": k, "error": error}
+    if chosen.dst_key is not None:
+        if target.name != "sisap":
+            raise InputError(f"--dst-key: {target.name} files have a place for the gold standard; leave it out")
+        check_key(chosen.dst_key)
+    gold, error = _gold(chosen, choose_dtype(target, chosen.dtype, "", chosen.destination) or None)
+    source = str(split_key(chosen.source)[0])
+    check_destination(chosen.destination, [source], chosen.force, chosen.fresh)
+    plain = {name: value for name, value in gold.said.items() if isinstance(value, str | int | float)}
+    notes = plain | {"gpuknn": gpuknn.__version__, "converted_from": Path(source).name}
+    gold = for_target(gold, target.name, chosen.source)
+    save_gold(gold, target.name, Path(chosen.destination), chosen.dst_key, notes)
+    nq, k = gold.shape
+    facts = {"format": target.name, "queries": nq, "k": k, "error": error, "similarities": gold.were_similarities}
     dists = "distances are left out" if target.name in IDS_ONLY else _rounded("distances", error)
+    if gold.were_similarities:
+        dists += "; the source holds similarities, the largest first"
+    if gold.names is not None and target.name in (*IDS_ONLY, "ibin"):
+        dists += "; the ids are those that the database's file gives"
     _say(chosen, facts, f"{chosen.destination}: {nq:,} x {k} neighbours; {dists}")
     return 0
 
 
-def _gold(chosen: argparse.Namespace, dists: str | None) -> tuple[Any, dict[str, Any], float]:
-    """The source's answer, what the file says of it, and the error of rounding."""
+def _gold(chosen: argparse.Namespace, dists: str | None) -> "tuple[Gold, float]":
+    """The source's answer, and the error of rounding."""
     import numpy as np
 
     from gpuknn.convert.gold import cut_gold
-    from gpuknn.gold import read_result
+    from gpuknn.gold import read_gold
+    from gpuknn.gold.distances import told
 
-    for name in ("normalize", "queries", "gold", "compression", "zarr_format", "shard_rows", "chunk_rows", "workers"):
+    for name in (
+        *("normalize", "queries", "gold", "compression", "zarr_format", "shard_rows", "chunk_rows", "workers"),
+        "ignore_ids",
+    ):
         if getattr(chosen, name):
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"{option}: {chosen.source} is a gold standard, not vectors; leave it out")
@@ -206,26 +247,30 @@ def _gold(chosen: argparse.Namespace, dists: str | None) -> tuple[Any, dict[str,
         raise InputError("--cluster: a gold standard is converted by this process alone; leave it out")
     if chosen.dtype not in (None, "float32", "float64"):
         raise InputError(f"--dtype {chosen.dtype}: distances are float32 or float64")
-    gold, said = read_result(chosen.source, chosen.key)
-    kept, error = cut_gold(gold, _range(chosen.rows, len(gold.ids)), np.dtype(dists) if dists else None)
-    return kept, said, error
+    gold = told(read_gold(chosen.source), chosen.distance, chosen.source)
+    return cut_gold(gold, _range(chosen.rows, len(gold)), np.dtype(dists) if dists else None)
 
 
 def _check_vectors(chosen: argparse.Namespace) -> int:
     from gpuknn.cli.progress import Bar, Rate
     from gpuknn.convert.check import first_difference
     from gpuknn.vectors import open_vectors
+    from gpuknn.vectors.ids import first_other, own_ids
 
     theirs = open_vectors(chosen.destination, chosen.dst_key)
-    ours = _rows(chosen, open_vectors(chosen.source, chosen.key), chosen.dtype or theirs.dtype.name)
+    source = open_vectors(chosen.source, missing=chosen.missing)
+    ours = _rows(chosen, source, chosen.dtype or theirs.dtype.name)
     if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
         a, b = (f"{v.shape[0]:,} x {v.shape[1]} {v.dtype}" for v in (ours, theirs))
         return _verdict(chosen, f"{a} beside {b}")
+    if not chosen.ignore_ids:
+        other = first_other(_ids(chosen, source), own_ids(theirs.ids), len(ours))
+        if other is not None:
+            return _verdict(chosen, f"first at row {other[0]}, which has the id {other[1]} beside {other[2]}")
     with Bar(Rate(ours.nbytes // len(ours), 0), chosen.quiet or chosen.json).shown() as bar:
         found = first_difference(ours, theirs, bar.step("comparing", len(ours), computes=False).at)
     if found is None:
-        source = ours.source.dtype
-        after = f", after turning {source} into {ours.dtype}" if source != ours.dtype else ""
+        after = f", after turning {source.dtype} into {ours.dtype}" if source.dtype != ours.dtype else ""
         return _verdict(chosen, None, f"{len(ours):,} x {ours.shape[1]} {ours.dtype}{after}")
     return _verdict(
         chosen, f"first at row {found.row}, component {found.component}: {found.ours:.9g} beside {found.theirs:.9g}"
@@ -236,7 +281,7 @@ def _check_alone(chosen: argparse.Namespace) -> int:
     from gpuknn.cli.progress import Bar, Rate
     from gpuknn.convert.notes import first_damage, open_noted
 
-    rows, notes = open_noted(chosen.source, chosen.key)
+    rows, notes = open_noted(chosen.source)
     with Bar(Rate(rows.nbytes // len(rows), 0), chosen.quiet or chosen.json).shown() as bar:
         damaged = first_damage(rows, notes, bar.step("reading", len(rows), computes=False).at)
     if damaged is not None:
@@ -248,12 +293,13 @@ def _check_gold(chosen: argparse.Namespace) -> int:
     from gpuknn.convert.gold import check_gold
     from gpuknn.gold import read_gold
 
-    ours, _, _ = _gold(chosen, chosen.dtype)
-    found = check_gold(ours, read_gold(chosen.destination, chosen.dst_key))
-    if found.equal:
-        return _verdict(chosen, None, f"{found.entries:,} neighbours")
+    ours, _ = _gold(chosen, chosen.dtype)
+    destination = f"{chosen.destination}:{chosen.dst_key}" if chosen.dst_key else chosen.destination
+    found = check_gold(ours, read_gold(destination), (chosen.source, destination))
+    if found.widths[0] != found.widths[1]:
+        return _verdict(chosen, f"{found.widths[0]} neighbours for each query beside {found.widths[1]}")
     if found.first is None:
-        return _verdict(chosen, f"{found.shapes[0]} neighbours beside {found.shapes[1]}")
+        return _verdict(chosen, None, f"{found.entries:,} neighbours")
     return _verdict(chosen, f"first at query {found.first[0]}, rank {found.first[1]}; gpuknn compare tells more")
 
 

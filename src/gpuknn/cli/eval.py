@@ -3,12 +3,21 @@
 import argparse
 import json
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuknn.errors import InputError
 
+if TYPE_CHECKING:
+    from gpuknn.gold import Gold, Recall
+
 EXAMPLE = "example:\n  gpuknn eval result.h5 gold.h5 -k 10,30,100\n"
+WAYS = """by ids        the share of the gold's ids that were found, as the SISAP evaluation computes it
+tie-aware     any id of the gold as near as its k-th neighbour counts, too
+by distances  any row whose distance, by the result's own word, is at most that of the gold's k-th neighbour plus
+              epsilon counts, as ann-benchmarks computes it (under l2 of roots, under hamming of shares of bits)
+
+-1 is no id.  If the gold has fewer than k neighbours of a query, recall is the share of those that it has; a query of
+which it has none counts as answered."""
 TOLD = ("algo", "data", "dataset", "task", "size", "buildtime", "querytime", "params")
 
 
@@ -17,35 +26,67 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = commands.add_parser(
         "eval",
         help="recall of a result",
-        description=f"{__doc__}\n\nby ids: as in the SISAP evaluation; tie-aware: an id as near as the k-th counts.",
+        description=f"{__doc__}\n\n{WAYS}",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("result", type=Path, help="knns counted from 1 and dists, (queries, neighbours)")
-    parser.add_argument("gold", type=Path, help="a gold-standard file")
+    parser.add_argument("result", help="a result: HDF5 (FILE:GROUP, if it holds several), .ibin, .ivecs, .npy, ...")
+    parser.add_argument("gold", help="a gold standard in any of these formats")
     parser.add_argument("-k", default="10", metavar="K[,K...]", help="ranks (default: %(default)s)")
+    parser.add_argument("--epsilon", type=float, default=1e-3, metavar="E", help="(default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="as JSON on standard output")
     parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Read both, compute, show."""
-    from gpuknn.gold import read_gold, read_result, tie_aware_recall
+    from gpuknn.gold import matched, read_gold, recall_at
+    from gpuknn.gold.match import ROWS
 
     try:
         ranks = [int(k) for k in chosen.k.split(",")]
     except ValueError as error:
         raise InputError(f"-k {chosen.k}: expected numbers separated by commas, as in 10,30,100") from error
-    result, said = read_result(chosen.result)
-    gold = read_gold(chosen.gold)
-    recalls = [tie_aware_recall(result, gold, k) for k in ranks]
-    told = {name: said[name] for name in TOLD if name in said}
+    if not chosen.epsilon >= 0:
+        raise InputError(f"--epsilon {chosen.epsilon}: must be 0 or more")
+    result, gold = read_gold(chosen.result), read_gold(chosen.gold)
+    pair = matched(result, gold, (chosen.result, chosen.gold))
+    recalls = [recall_at(pair.a, pair.b, k, chosen.epsilon) for k in ranks]
+    told = {name: result.said[name] for name in TOLD if name in result.said}
     if chosen.json:
-        sys.stdout.write(json.dumps(told | {"recall": [vars(r) for r in recalls]}, default=str) + "\n")
+        facts = told | {"rows_by": pair.by, "recall": [vars(r) for r in recalls]}
+        sys.stdout.write(json.dumps(facts, default=str) + "\n")
         return 0
     for name, value in told.items():
         sys.stdout.write(f"{name}: {value}\n")
+    for line in (*_similarities(chosen, result, gold), *([] if pair.by == ROWS else [f"rows are told by {pair.by}"])):
+        sys.stdout.write(f"{line}\n")
     for r in recalls:
-        beyond = f"  ({r.undecided} queries' ties may go on past the gold's last column)" if r.undecided else ""
-        sys.stdout.write(f"recall@{r.k}: {r.by_ids:.6f} by ids, {r.tie_aware:.6f} tie-aware{beyond}\n")
+        sys.stdout.write(f"recall@{r.k}: {_figures(r)}{_remarks(r, result, gold)}\n")
     return 0
+
+
+def _figures(r: "Recall") -> str:
+    figures = f"{r.by_ids:.6f} by ids, {r.tie_aware:.6f} tie-aware"
+    if r.by_distances is not None:
+        figures += f", {r.by_distances:.6f} by distances to within {r.epsilon:g}"
+    return figures
+
+
+def _remarks(r: "Recall", result: "Gold", gold: "Gold") -> str:
+    """What a reader of the figures must know."""
+    remarks = []
+    if r.by_distances is None and result.dists is not None and gold.dists is not None:
+        remarks.append("the two files hold distances of two kinds, which were not compared")
+    if r.short:
+        remarks.append(f"the gold has fewer than {r.k} neighbours of {r.short} queries")
+    if r.repeated:
+        remarks.append(f"{r.repeated} queries have an id more than once, which was counted once")
+    if r.undecided:
+        remarks.append(f"{r.undecided} queries' ties may go on past the gold's last column")
+    return f"  ({'; '.join(remarks)})" if remarks else ""
+
+
+def _similarities(chosen: argparse.Namespace, result: "Gold", gold: "Gold") -> list[str]:
+    files = ((chosen.result, result), (chosen.gold, gold))
+    return [f"{path}: holds similarities, the largest first" for path, read in files if read.were_similarities]

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuknn.cli.log import Log, write_event
+from gpuknn.cli.missing import add_missing
 from gpuknn.errors import InputError
 from gpuknn.laion import SUBSETS, gold_name, subset_files
 
 if TYPE_CHECKING:
     from gpuknn.jobs.plan import Job
     from gpuknn.jobs.workers import Workers
+    from gpuknn.vectors import Vectors
 
 EXAMPLES = """examples:
   gpuknn exact --subset sample
@@ -34,13 +36,21 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = parser.add_argument_group("what to search")
-    what.add_argument("database", nargs="?", help="HDF5, .npy, Zarr, Parquet, .fbin, .fvecs ...; (rows, components)")
+    what.add_argument(
+        "database",
+        nargs="?",
+        help="HDF5, .npy, Zarr, Parquet, .fbin, .fvecs ...; (rows, components); FILE:KEY names an array in a file",
+    )
     what.add_argument("queries_file", nargs="?", metavar="queries", help="the same formats")
     what.add_argument("--subset", choices=SUBSETS, help="a LAION2B subset instead, or the sample that is shipped")
     what.add_argument("--queries", choices=("public", "private"), default="public", help="the subset's queries")
     what.add_argument("--data-dir", type=Path, metavar="D", help="where subsets lie (default: the user's data folder)")
-    what.add_argument("--db-key", metavar="KEY", help="the array in the database file, where it holds several")
-    what.add_argument("--queries-key", metavar="KEY", help="the array in the queries file")
+    add_missing(what)
+    what.add_argument(
+        "--ignore-ids",
+        action="store_true",
+        help="write row numbers alone, even if a file gives its rows ids of their own (Parquet: id; HDF5: ids)",
+    )
     what.add_argument(
         "--self",
         action="store_true",
@@ -53,7 +63,13 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     what.add_argument(
         "--dists", choices=("float32", "float64"), default="float32", help="how distances are stored; decides ties"
     )
-    what.add_argument("-o", "--output", type=Path, metavar="OUT.h5", help="the file to write (subsets: published name)")
+    what.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT.h5",
+        help="the file to write, in the format of its name: .h5, .ibin, .ivecs, .parquet (subsets: published name)",
+    )
     what.add_argument("--force", action="store_true", help="replace an existing output")
     how = parser.add_argument_group("how to compute it (the answer's bytes do not depend on it)")
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -101,23 +117,30 @@ def run(chosen: argparse.Namespace) -> int:
     from gpuknn.exact.check import check_question
     from gpuknn.exact.device import usable_cores
     from gpuknn.exact.metric import Metric
+    from gpuknn.jobs.exact import check_format
     from gpuknn.jobs.plan import Job, SelfJoin
     from gpuknn.vectors import open_vectors
+    from gpuknn.vectors.ids import own_ids
+    from gpuknn.vectors.location import split_key
 
     database_path, queries_path, output = _files(chosen)
     for name in ("workers", "threads", "shard_rows"):
         value = getattr(chosen, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} {value}: must be at least 1")
-    database = open_vectors(database_path, chosen.db_key)
+    database = open_vectors(database_path, missing=chosen.missing)
     self_join = SelfJoin.FIRST if chosen.self_first else SelfJoin.LEFT_OUT if chosen.self_join else SelfJoin.NO
-    queries = database if self_join is not SelfJoin.NO else open_vectors(queries_path, chosen.queries_key)
+    queries = database if self_join is not SelfJoin.NO else open_vectors(queries_path, missing=chosen.missing)
+    if self_join is SelfJoin.NO:
+        _refuse_rows_as_queries(database, queries, split_key(queries_path)[1] is not None)
     cores = min(chosen.threads or usable_cores(), usable_cores())
-    job = Job(database, queries, chosen.k, Metric(chosen.metric), chosen.dists, self_join)
+    ids = (None, None) if chosen.ignore_ids else (own_ids(database.ids), own_ids(queries.ids))
+    job = Job(database, queries, chosen.k, Metric(chosen.metric), chosen.dists, self_join, *ids)
     if self_join is SelfJoin.FIRST and job.k < 2:
         raise InputError(f"k = {job.k}: with --self-first it must be at least 2, the row and a neighbour")
     check_question(database, queries, job.searched_k, chosen.metric, chosen.dists, self_join is not SelfJoin.NO)
-    _check_output(output, [database_path, queries_path])
+    _check_output(output, [database.path, queries.path])
+    check_format(job, output)
     run_dir = chosen.run_dir or output.with_name(output.name + ".run")
     resumes = run_dir.is_dir() and not chosen.fresh  # then the output may be that run's own
     if output.exists() and not chosen.force and not resumes:
@@ -183,6 +206,8 @@ def _compute(
             f"{output}: {len(queries):,} x {chosen.k} neighbours in {outcome.seconds:.1f} s; "
             f"{certificate.pairs_refined:,} pairs refined, {certificate.smallest_margin:.0%} of the bound unused\n"
         )
+        if job.ids is not None:
+            sys.stdout.write(f"{database.where} gives its rows ids ({job.ids.where}); they are in the file, too\n")
         if plan.prediction and not outcome.resumed_rows:
             sys.stdout.write(f"predicted: {plan.prediction.seconds:.1f} s, limited by {plan.prediction.limit}\n")
     return 0
@@ -236,6 +261,28 @@ def _files(chosen: argparse.Namespace) -> tuple[str | Path, str | Path, Path]:
     if chosen.output is None:
         raise InputError("name the file to write: -o OUT.h5")
     return chosen.database, chosen.queries_file, chosen.output
+
+
+def _refuse_rows_as_queries(database: "Vectors", queries: "Vectors", named: bool) -> None:
+    """Raise InputError if the queries are the very rows of the database, or rows of a file that holds queries, too.
+
+    `named`: whether the command line names the array of queries.
+    """
+    from gpuknn.vectors.hdf5 import arrays_of_queries
+    from gpuknn.vectors.location import is_url
+
+    a, b = database.path, queries.path
+    same = a == b if is_url(a) or is_url(b) else Path(a).samefile(b)
+    same = same and (database.key or "").strip("/") == (queries.key or "").strip("/")
+    others = [] if is_url(b) else [f"{b}:{key}" for key in arrays_of_queries(b) if key != queries.key]
+    if same:
+        offer = f"name its queries ({', '.join(others)}), or " if others else ""
+        raise InputError(
+            f"{queries.where}: is named as the database and as the queries; {offer}say --self to find every row's "
+            "neighbours among the others"
+        )
+    if others and not named and queries.key == "train":
+        raise InputError(f"{b}: holds rows and queries; name the queries: {', '.join(others)} (or {queries.where})")
 
 
 def _exists(path: Path) -> bool:

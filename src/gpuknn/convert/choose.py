@@ -9,6 +9,7 @@ from gpuknn.convert.formats import Format
 from gpuknn.convert.target import Target
 from gpuknn.errors import InputError
 from gpuknn.vectors import Vectors
+from gpuknn.vectors.ids import RowIds
 from gpuknn.vectors.location import is_url
 
 
@@ -25,20 +26,34 @@ class Wishes:
     shard_rows: int | None = None
     queries: Vectors | None = None
     gold: str | None = None
+    distance: str | None = None
+    """Which distances the gold standard holds, if it does not tell."""
+    ids: RowIds | None = None
+    """What the source calls its rows, if that is not their numbers."""
 
 
 TAKES = {
-    "h5": {"key"},
-    "ann-benchmarks": {"key", "queries", "gold"},
-    "sisap": {"key", "queries", "gold"},
-    "parquet": {"key", "compression"},
+    "h5": {"key", "ids"},
+    "ann-benchmarks": {"key", "queries", "gold", "distance", "ids"},
+    "sisap": {"key", "queries", "gold", "distance", "ids"},
+    "parquet": {"key", "compression", "ids"},
     "zarr": {"compression", "version", "chunk_rows", "shard_rows"},
 }
 OPTIONS = {"key": "--dst-key", "version": "--zarr-format", "chunk_rows": "--chunk-rows", "shard_rows": "--shard-rows"}
 
 
-def choose_target(name: Format, path: str, shape: tuple[int, int], dtype: np.dtype, wishes: Wishes) -> Target:
-    """The writer of a format; raises InputError where the format does not know what is wished."""
+def choose_target(
+    name: Format, path: str, shape: tuple[int, int], dtype: np.dtype, wishes: Wishes, bits: int | None = None
+) -> Target:
+    """The writer of a format; raises InputError if the format does not know what is wished.
+
+    `bits`: of a sketch.
+    """
+    if wishes.ids is not None and "ids" not in TAKES.get(name.name, set()):
+        raise InputError(
+            f"{wishes.ids.where}: gives the rows ids of their own, and {name.name} has no place for them; write .h5 or "
+            ".parquet, or leave the ids out with --ignore-ids"
+        )
     for wish, value in vars(wishes).items():
         if value is not None and wish not in TAKES.get(name.name, set()):
             raise InputError(f"{OPTIONS.get(wish, '--' + wish)}: {name.name} files have no such thing; leave it out")
@@ -53,12 +68,13 @@ def choose_target(name: Format, path: str, shape: tuple[int, int], dtype: np.dty
         case "parquet":
             from gpuknn.convert.parquet import parquet_target
 
-            return parquet_target(path, shape, dtype, wishes.key, wishes.compression or "none")
+            return parquet_target(path, shape, dtype, wishes.key, wishes.compression or "none", wishes.ids)
         case "h5" | "ann-benchmarks" | "sisap":
             from gpuknn.convert.hdf5 import choose_layout, hdf5_target
 
             layout = choose_layout(name.name, wishes.queries is not None)
-            return hdf5_target(path, shape, dtype, wishes.key, layout, wishes.queries, wishes.gold)
+            beside = wishes.queries, wishes.gold, wishes.distance, wishes.ids
+            return hdf5_target(path, shape, dtype, wishes.key, layout, *beside, bits)
         case "npy":
             return npy_target(path, shape, dtype)
         case "fvecs" | "bvecs":

@@ -1,13 +1,13 @@
 """HDF5: the challenges' bundles and the layouts of ann-benchmarks and SISAP.
 
 The array is contiguous and has its place in the file from the beginning, so that its rows are written past the HDF5
-library, by any number of processes.
+library, by any number of processes.  The rows' ids, if they have some, stand in `ids` beside them.
 """
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,10 +16,13 @@ import numpy as np
 
 from gpuknn.convert.flat import Flat, reserve
 from gpuknn.errors import InputError
-from gpuknn.exact.neighbors import Neighbors
-from gpuknn.gold import read_result
-from gpuknn.gold.ids_only import has_distances
+from gpuknn.gold import hdf5, read_gold
+from gpuknn.gold.distances import BITS, told
+from gpuknn.gold.formats import ann_benchmarks_distance, for_ann_benchmarks, said_of
+from gpuknn.gold.writer import Outline
 from gpuknn.vectors import Vectors
+from gpuknn.vectors.bits import unpack_bits
+from gpuknn.vectors.ids import RowIds, own_ids
 
 USER_BLOCK = b"HDF5-based Julia Data Format, version 0.1.1\x00".ljust(512, b"\x00")
 """Julia's JLD2 asks for this line before the file's first 512 bytes end; HDF5 skips it."""
@@ -33,16 +36,20 @@ class Layout:
 
     rows: str
     queries: str
-    ids: str
-    dists: str
-    first_id: int
+    query_ids: str
+    gold: str
+    """The group of the gold standard."""
+    arrays: hdf5.Arrays
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """Paths that the rows cannot have."""
+        return self.queries, f"{self.gold}/{self.arrays.ids}".strip("/"), f"{self.gold}/{self.arrays.dists}".strip("/")
 
 
-ANN_BENCHMARKS = Layout("train", "test", "neighbors", "distances", 0)
-SISAP = Layout("train", "itest/queries", "itest/knns", "itest/dists", 1)
-SISAP_ALL_KNN = Layout("train", "itest/queries", "allknn/knns", "allknn/dists", 1)
-DISTANCES = {"cosine": "angular", "l2": "euclidean", "ip": "ip", "hamming": "hamming"}
-"""ann-benchmarks' names of the metrics."""
+ANN_BENCHMARKS = Layout("train", "test", "query_ids", "", hdf5.ANN_BENCHMARKS)
+SISAP = Layout("train", "itest/queries", "itest/query_ids", "itest", hdf5.SISAP)
+SISAP_ALL_KNN = Layout("train", "itest/queries", "itest/query_ids", "allknn", hdf5.SISAP)
 
 
 @dataclass(frozen=True)
@@ -54,17 +61,26 @@ class Hdf5(Flat):
     queries: Vectors | None = None
     gold: str | None = None
     """A gold-standard file."""
+    distance: str | None = None
+    """Which distances it holds, if it does not tell."""
+    ids: RowIds | None = None
+    bits: int | None = None
+    """Components of a sketch that is written as booleans; None if it is written as it is."""
 
     def create(self) -> None:
         """Make the file with all arrays in it, and reserve the room."""
-        with _writing(h5py.File(self.path, "w", userblock_size=len(USER_BLOCK), libver=VERSIONS)) as file:
+        with _writing(
+            h5py.File(self.path, "w", userblock_size=len(USER_BLOCK), libver=VERSIONS, locking=False)
+        ) as file:
             place = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
             place.set_layout(h5py.h5d.CONTIGUOUS)
             place.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
             place.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
             links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
             links.set_create_intermediate_group(True)
-            space, kind = h5py.h5s.create_simple(self.shape), h5py.h5t.py_create(self.dtype)
+            width, kept = (self.shape[1], self.dtype) if self.bits is None else (self.bits, np.dtype(np.bool_))
+            space = h5py.h5s.create_simple((self.shape[0], width))
+            kind = h5py.h5t.py_create(kept, logical=True)
             h5py.h5d.create(file.id, self.key.encode(), kind, space, place, links)
             self._fill(file)
         with open(self.path, "r+b") as raw:
@@ -73,28 +89,62 @@ class Hdf5(Flat):
 
     def finish(self, notes: Mapping[str, Any]) -> None:
         """Write what the file says of itself to its root."""
-        with _writing(h5py.File(self.path, "r+", libver=VERSIONS)) as file:
+        with _writing(h5py.File(self.path, "r+", libver=VERSIONS, locking=False)) as file:
             file.attrs["gpuknn"] = json.dumps(notes)
 
     def _fill(self, file: h5py.File) -> None:
+        if self.ids is not None:
+            place = file.create_dataset(ids_beside(self.key), (self.shape[0],), np.int64)
+            first = 0
+            for batch in self.ids.batches():
+                place[first : first + len(batch)] = batch
+                first += len(batch)
         if self.layout is None:
             return
         said: dict[str, Any] = {}
         if self.queries is not None:
-            file[self.layout.queries] = self.queries[:]
+            file[self.layout.queries] = self._as_stored(self.queries[:])
+            query_ids = own_ids(self.queries.ids)
+            if query_ids is not None:
+                file[self.layout.query_ids] = np.concatenate(list(query_ids.batches()))
         if self.gold is not None:
-            gold, said = read_result(self.gold)
-            asked = self.shape[0] if self.queries is None else len(self.queries)
-            if len(gold.ids) != asked or int(gold.ids.max(initial=0)) >= self.shape[0]:
-                raise InputError(f"{self.gold}: does not answer {asked:,} queries among {self.shape[0]:,} rows")
-            if not has_distances(gold):
-                raise InputError(f"{self.gold}: has no distances, which the format needs; gpuknn exact finds them")
-            put_gold(file, gold, self.layout)
+            said = self._fill_gold(file, self.gold, self.layout)
         if self.layout == ANN_BENCHMARKS:
-            bits = self.dtype == np.uint64
-            file.attrs.update({"type": "dense", "dimension": self.shape[1], "point_type": "bit" if bits else "float"})
-            if said.get("metric") in DISTANCES:
-                file.attrs["distance"] = DISTANCES[said["metric"]]
+            width, kind = (self.shape[1], "float") if self.bits is None else (self.bits, "bit")
+            file.attrs.update({"type": "dense", "dimension": width, "point_type": kind} | said)
+
+    def _fill_gold(self, file: h5py.File, name: str, layout: Layout) -> dict[str, str]:
+        """Write the gold standard; what the file shall say of its distances."""
+        gold = told(read_gold(name), self.distance, name)
+        if self.bits is not None:
+            gold = replace(gold, said={BITS: self.bits, **gold.said})
+        asked = self.shape[0] if self.queries is None else len(self.queries)
+        if self.ids is not None and not gold.are_rows:
+            raise InputError(
+                f"{name}: does not tell row numbers, and the rows have ids of their own; compute an .h5 file"
+            )
+        if len(gold) != asked or int(gold.ids.max(initial=0)) >= self.shape[0]:
+            raise InputError(f"{name}: does not answer {asked:,} queries among {self.shape[0]:,} rows")
+        if gold.dists is None:
+            raise InputError(f"{name}: has no distances, which the format needs; gpuknn exact finds them")
+        said = {"dists_are": said_of(gold)} | ({"distance": gold.distance} if gold.distance else {})
+        if layout == ANN_BENCHMARKS:
+            gold = for_ann_benchmarks(gold, name)
+            said = {"dists_are": said_of(gold)} | ann_benchmarks_distance(gold)
+        group = hdf5.place_gold(file, layout.gold or "/", Outline.of(gold), layout.arrays)
+        hdf5.put_gold(group, 0, gold, layout.arrays)
+        return said
+
+    def _as_stored(self, rows: np.ndarray) -> np.ndarray:
+        """Sketches as they are, or as booleans."""
+        return rows if self.bits is None else unpack_bits(rows, self.bits)
+
+    @property
+    def _row_bytes(self) -> int:
+        return super()._row_bytes if self.bits is None else self.bits
+
+    def _prefixed(self, block: np.ndarray) -> memoryview:
+        return super()._prefixed(self._as_stored(block))
 
     def _offset(self) -> int:
         with h5py.File(self.path, "r", locking=False) as file:
@@ -110,6 +160,9 @@ def hdf5_target(
     layout: Layout | None = None,
     queries: Vectors | None = None,
     gold: str | None = None,
+    distance: str | None = None,
+    ids: RowIds | None = None,
+    bits: int | None = None,
 ) -> Hdf5:
     """A bundle, or a file of the given layout with queries and a gold standard beside the rows.
 
@@ -117,10 +170,16 @@ def hdf5_target(
     """
     usual = layout.rows if layout else "hamming" if dtype == np.uint64 else "emb"
     if key is not None:
-        check_key(key, (layout.queries, layout.ids, layout.dists) if layout else ())
-    if queries is not None and queries.shape[1] != shape[1]:
+        check_key(key, layout.taken if layout else ())
+    if queries is not None and (queries.shape[1], queries.bits) != (shape[1], bits):
         raise InputError(f"{queries.where}: has {queries.shape[1]} components, the rows have {shape[1]}")
-    return Hdf5(path, shape, dtype, b"", key=usual if key is None else key, layout=layout, queries=queries, gold=gold)
+    booleans = bits if layout == ANN_BENCHMARKS else None
+    return Hdf5(path, shape, dtype, b"", b"", key or usual, layout, queries, gold, distance, ids, booleans)
+
+
+def ids_beside(key: str) -> str:
+    """The path of the ids of the rows at the path `key`."""
+    return str(PurePosixPath(key.strip("/")).with_name("ids"))
 
 
 def check_key(key: str, taken: tuple[str, ...] = ()) -> None:
@@ -150,10 +209,3 @@ def _writing(file: h5py.File) -> Iterator[h5py.File]:
             yield file
     except RuntimeError as error:  # h5py's word for it
         raise OSError(f"the HDF5 file cannot be written ({error})") from error
-
-
-def put_gold(file: h5py.File, gold: Neighbors, layout: Layout) -> None:
-    """Add a gold standard to an open file; ids are int32 where they fit."""
-    highest = int(gold.ids.max(initial=0)) + layout.first_id
-    file[layout.ids] = (gold.ids + layout.first_id).astype(np.int32 if highest < 2**31 else np.int64)
-    file[layout.dists] = gold.dists

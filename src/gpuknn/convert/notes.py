@@ -12,7 +12,7 @@ import numpy as np
 from gpuknn.convert.target import BLOCK_BYTES
 from gpuknn.errors import InputError, RunError
 from gpuknn.vectors import Vectors, open_vectors
-from gpuknn.vectors.location import is_url, listing
+from gpuknn.vectors.location import is_url, listing, split_key
 from gpuknn.vectors.source import is_folder
 
 
@@ -41,12 +41,14 @@ def read_notes(path: str) -> dict[str, Any]:
         raise InputError(f"{path}: holds no checksums of gpuknn convert; name its source, too, to compare") from error
 
 
-def open_noted(path: str, key: str | None) -> tuple[Vectors, dict[str, Any]]:
-    """The rows at `path` that its notes are about, and these; raises InputError where `key` names others."""
+def open_noted(name: str) -> tuple[Vectors, dict[str, Any]]:
+    """The rows at `name` that its notes are about, and these; raises InputError if a key in it names others."""
+    place, key = split_key(name)
+    path = str(place)
     notes = read_notes(path)
     noted = notes.get("key") or None
     if key not in (None, noted):
-        raise InputError(f"--key {key}: the checksums in {path} are those of {noted or 'its only array'}; leave it out")
+        raise InputError(f"{name}: the checksums in {path} are those of {noted or 'its only array'}; leave it out")
     vectors = open_vectors(path, noted)
     if len(notes["crc32c"]) != -(-len(vectors) // notes["piece_rows"]):
         raise InputError(f"{path}: holds {len(vectors):,} rows, and checksums of another number")

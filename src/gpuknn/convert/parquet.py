@@ -9,8 +9,9 @@ import numpy as np
 
 from gpuknn.convert.target import Target
 from gpuknn.errors import InputError
-from gpuknn.gold.file import sync
 from gpuknn.gold.parquet import pyarrow_parquet
+from gpuknn.gold.writer import sync
+from gpuknn.vectors.ids import RowIds, chunks
 
 GROUP_BYTES = 2**26
 """Of a row group."""
@@ -22,6 +23,7 @@ class Parquet(Target):
 
     column: str
     compression: str
+    ids: RowIds | None = None
 
     @property
     def piece_rows(self) -> int:
@@ -42,11 +44,11 @@ class Parquet(Target):
         with parquet.ParquetWriter(
             self.path, schema, compression=self.compression, use_dictionary=False, write_statistics=["id"]
         ) as file:
-            first = 0
+            first, named = 0, chunks(self.ids, self.shape[0], at_once)
             for group in _groups(blocks, at_once, self.shape, self.dtype):
                 starts = np.arange(len(group) + 1, dtype=np.int32) * self.shape[1]
                 lists = pa.ListArray.from_arrays(starts, pa.array(group.reshape(-1)))
-                ids = pa.array(np.arange(first, first + len(group)))
+                ids = pa.array(next(named))
                 file.write_table(pa.Table.from_arrays([ids, lists], schema=schema), row_group_size=len(group))
                 first += len(group)
         sync(Path(self.path))
@@ -55,12 +57,19 @@ class Parquet(Target):
         """Nothing is left to do."""
 
 
-def parquet_target(path: str, shape: tuple[int, int], dtype: np.dtype, column: str | None, compression: str) -> Parquet:
+def parquet_target(
+    path: str,
+    shape: tuple[int, int],
+    dtype: np.dtype,
+    column: str | None,
+    compression: str,
+    ids: RowIds | None = None,
+) -> Parquet:
     """Raises InputError where pyarrow is not installed or Parquet lacks the compression."""
     if compression == "blosc":
         raise InputError(f"{path}: Parquet has no blosc; choose --compression zstd or none")
     pyarrow_parquet(path)
-    return Parquet(path, shape, dtype, column or "emb", compression)
+    return Parquet(path, shape, dtype, column or "emb", compression, ids)
 
 
 def _groups(

@@ -32,6 +32,11 @@ class Converted(Vectors):
         shape = len(rows), source.shape[1]
         return cls(source.path, source.key, shape, dtype, source, rows.start, normalize)
 
+    @property
+    def bits(self) -> int | None:
+        """Those of the source."""
+        return self.source.bits
+
     def absolute(self) -> "Converted":
         """The same rows, for a process with another working folder."""
         return replace(self, source=self.source.absolute())

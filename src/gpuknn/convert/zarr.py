@@ -22,7 +22,7 @@ from zarr.storage import MemoryStore, StorePath
 from gpuknn.convert.flat import write_all
 from gpuknn.convert.target import Target
 from gpuknn.errors import InputError, RunError, one_line
-from gpuknn.gold.file import sync
+from gpuknn.gold.writer import sync
 from gpuknn.vectors.location import is_url, listing, object_store
 from gpuknn.vectors.zarr import store_of
 

@@ -1,21 +1,28 @@
-"""Gold-standard files: write, read, evaluate results against them, compare two.
+"""Gold standards and results: write, read, evaluate results against them, compare two.
 
-In: neighbours, or files of them.  Out: `.h5` files laid out as the published ones, recall, differences.  Row numbers
-begin at 0 in Python and at 1 in the files.  May import `exact` (for what neighbours are) and `vectors`.
+In: neighbours, or files of them.  Out: files laid out as the published ones or as other tools want them, recall,
+differences.  Row numbers begin at 0 in Python; each format counts in its own way.  `gold.py` says what a gold standard
+is, `distances.py` which distance its numbers are; `hdf5.py`, `ibin.py`, `ivecs.py`, `parquet.py`, `npy.py` are the
+formats, among which `formats.py` chooses; `match.py` brings two answers side by side.  May import `exact` (for what
+neighbours are) and `vectors`.
 """
 
 from gpuknn.gold.compare import Comparison, compare_gold
-from gpuknn.gold.file import GoldWriter, read_gold, read_result, write_gold
-from gpuknn.gold.recall import Recall, recall, tie_aware_recall
+from gpuknn.gold.formats import holds_gold, read_gold, save_gold, write_gold
+from gpuknn.gold.gold import Gold
+from gpuknn.gold.match import matched
+from gpuknn.gold.recall import Recall, recall, recall_at
 
 __all__ = [
     "Comparison",
-    "GoldWriter",
+    "Gold",
     "Recall",
     "compare_gold",
+    "holds_gold",
+    "matched",
     "read_gold",
-    "read_result",
     "recall",
-    "tie_aware_recall",
+    "recall_at",
+    "save_gold",
     "write_gold",
 ]

@@ -1,22 +1,159 @@
-"""Gold standards of other tools, by the file's name; HDF5 is `file.py`'s."""
+"""The formats of gold standards: which one a file's name tells, its reader, its writer."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from gpuknn.errors import InputError
 from gpuknn.exact.neighbors import Neighbors
-from gpuknn.gold.ibin import read_ibin
-from gpuknn.gold.ivecs import read_ivecs
-from gpuknn.gold.parquet import read_neighbors_parquet
+from gpuknn.gold.distances import DISTANCES, FOR_ANN_BENCHMARKS, OF_ANN_BENCHMARKS, as_distance
+from gpuknn.gold.gold import Gold, as_gold
+from gpuknn.gold.hdf5 import ANN_BENCHMARKS, Hdf5Writer, holds_gold_hdf5, read_hdf5
+from gpuknn.gold.ibin import IbinWriter, read_ibin
+from gpuknn.gold.ivecs import IvecsWriter, read_ivecs
+from gpuknn.gold.npy import is_ids_npy, read_npy, read_npz
+from gpuknn.gold.parquet import ParquetWriter, is_neighbors_parquet, read_neighbors_parquet
+from gpuknn.gold.writer import Attributes, GoldWriter, Outline, written
+from gpuknn.vectors.location import split_key
+from gpuknn.vectors.source import is_folder
 
-READERS: dict[str, Callable[[Path], Neighbors]] = {
+READERS: dict[str, Callable[[Path], Gold]] = {
     ".ibin": read_ibin,
     ".bin": read_ibin,
     ".ivecs": read_ivecs,
     ".parquet": read_neighbors_parquet,
     ".pq": read_neighbors_parquet,
+    ".npy": read_npy,
+    ".npz": read_npz,
 }
+"""By suffix; all others are HDF5."""
+WRITERS: dict[str, type[GoldWriter]] = {
+    "h5": Hdf5Writer,
+    "sisap": Hdf5Writer,
+    "ann-benchmarks": Hdf5Writer,
+    "ibin": IbinWriter,
+    "ivecs": IvecsWriter,
+    "parquet": ParquetWriter,
+}
+SUFFIXES = {
+    ".h5": "h5",
+    ".hdf5": "h5",
+    ".jld2": "h5",
+    ".ibin": "ibin",
+    ".bin": "ibin",
+    ".ivecs": "ivecs",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+"""Of files that are written, and their formats."""
 
 
-def reader_of(path: Path) -> Callable[[Path], Neighbors] | None:
-    """What reads a gold standard of that name; None where it is HDF5."""
-    return READERS.get(path.suffix.lower())
+def read_gold(path: str | Path) -> Gold:
+    """Read a gold-standard or result file.
+
+    Parameters
+    ----------
+    path
+        HDF5 with `knns` counted from 1 and `dists`, or ann-benchmarks' `neighbors` counted from 0 and `distances`; or,
+        by suffix, .ibin or .bin, .ivecs, .parquet (`neighbors_id`), .npy, .npz.  `FILE:GROUP` names a group of an HDF5
+        file (SISAP's itest, otest, allknn) that holds several.
+
+    Returns
+    -------
+    Gold
+        ids (nq, k) int64 from 0, -1 if there is no neighbour; dists (nq, k) as stored, None if there are none.
+
+    Raises
+    ------
+    InputError
+        The file is missing, is not of these formats, was written in part, or lacks ids and distances of one shape.
+    """
+    place, key = split_key(path)
+    file = Path(place)
+    if is_folder(file):
+        raise InputError(f"{path}: is a folder, not a result or gold-standard file")
+    reader = READERS.get(file.suffix.lower())
+    if reader is None:
+        return read_hdf5(file, key)
+    if key is not None:
+        raise InputError(f"{file}: holds one gold standard without a name; leave out the key {key!r}")
+    return reader(file)
+
+
+def holds_gold(path: str | Path) -> bool:
+    """Whether a file, or the named group of an HDF5 file, holds a gold standard and nothing that could be rows."""
+    place, key = split_key(path)
+    file = Path(place)
+    reader = READERS.get(file.suffix.lower())
+    if reader is None:
+        return holds_gold_hdf5(file, key)
+    if reader is read_neighbors_parquet:
+        return is_neighbors_parquet(file)
+    return reader is not read_npy or is_ids_npy(file)
+
+
+def write_gold(path: str | Path, neighbors: Neighbors | Gold, attributes: Attributes | None = None) -> None:
+    """Write `neighbors` to a gold-standard file, whole or not at all; an existing file is replaced.
+
+    Parameters
+    ----------
+    path
+        The file; its suffix tells the format: .h5, .ibin or .bin, .ivecs, .parquet.
+    neighbors
+        ids (nq, k) from 0; dists (nq, k) float32 or float64.
+    attributes
+        Root attributes to add, if the format has some.
+    """
+    save_gold(as_gold(neighbors), gold_format(path), Path(path), None, attributes or {})
+
+
+def gold_format(path: str | Path) -> str:
+    """The format of a gold standard that is to be written; raises InputError if its name tells none."""
+    name = SUFFIXES.get(Path(path).suffix.lower())
+    if name is None:
+        raise InputError(f"{path}: its name tells no format of gold standards; let it end in {', '.join(SUFFIXES)}")
+    return name
+
+
+def save_gold(gold: Gold, name: str, path: Path, group: str | None, said: Attributes) -> None:
+    """Write a gold standard in the format called `name`, whole or not at all.
+
+    `group`: that of SISAP's files; `said`: root attributes.  Raises InputError if the format cannot hold it.
+    """
+    if gold.dists is None and name in ("h5", "sisap", "ann-benchmarks"):
+        raise InputError(f"{path}: {name} holds distances, and the source has none; gpuknn exact finds them")
+    attributes, more = dict(said), dict[str, Any]()
+    if name == "ann-benchmarks":
+        gold, more["arrays"] = for_ann_benchmarks(gold, str(path)), ANN_BENCHMARKS
+        attributes |= ann_benchmarks_distance(gold)
+    elif gold.distance:
+        attributes["distance"] = gold.distance
+    if name == "sisap":
+        more["group"] = "itest" if group is None else group
+    attributes["dists_are"] = said_of(gold)
+    with written(path, WRITERS[name], Outline.of(gold), **more) as file:
+        file.write(0, gold)
+        file.describe(attributes)
+
+
+def said_of(gold: Gold) -> str:
+    """Which distances the numbers of a gold standard are, for a reader of the file."""
+    if gold.distance is not None:
+        return DISTANCES[gold.distance]
+    if gold.were_similarities:
+        return "similarities of a kind that the source does not tell, times -1"
+    return "of a kind that the source does not tell"
+
+
+def for_ann_benchmarks(gold: Gold, where: str) -> Gold:
+    """With the distances that ann-benchmarks wants: roots, 1 - cosine, shares of bits; others are refused."""
+    if gold.distance == "ip":
+        raise InputError(f"{where}: ann-benchmarks knows no inner products; --to sisap holds them")
+    if gold.distance is None:
+        raise InputError(f"{where}: the gold standard does not tell which distances it holds; say it with --distance")
+    return as_distance(gold, FOR_ANN_BENCHMARKS.get(gold.distance, gold.distance), where)
+
+
+def ann_benchmarks_distance(gold: Gold) -> dict[str, str]:
+    """The attribute `distance` of a file of ann-benchmarks."""
+    return {"distance": next(theirs for theirs, ours in OF_ANN_BENCHMARKS.items() if ours == gold.distance)}

@@ -1,19 +1,23 @@
 """Truth files of DiskANN and big-ann-benchmarks: n and k as uint32, n x k ids as uint32, n x k distances as float32.
 
-Row numbers begin at 0.  cuVS writes the same without the distances.
+Ids begin at 0; inner products are stored as they are, the largest first.  cuVS writes the same without distances.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from gpuknn.errors import InputError
-from gpuknn.exact.neighbors import Neighbors
-from gpuknn.gold.ids_only import has_distances, without_distances
+from gpuknn.gold.gold import Gold, from_file
+from gpuknn.gold.writer import GoldWriter, Outline
+
+NONE = 2**32 - 1
+"""-1 in 32 bits: no neighbour."""
 
 
-def read_ibin(path: Path) -> Neighbors:
-    """Read such a file; raises InputError where its size is not what its header says."""
+def read_ibin(path: Path) -> Gold:
+    """Read such a file; raises InputError if its size is not what its header says."""
     try:
         with open(path, "rb") as file:
             header = np.fromfile(file, "<u4", 2)
@@ -25,17 +29,34 @@ def read_ibin(path: Path) -> Neighbors:
                     "it is truncated, or no truth file"
                 )
             ids = np.fromfile(file, "<u4", entries).reshape(n, k).astype(np.int64)
-            if size == 8 + 4 * entries:
-                return without_distances(ids)
-            return Neighbors(ids, np.fromfile(file, "<f4", entries).reshape(n, k))
+            dists = np.fromfile(file, "<f4", entries).reshape(n, k) if size > 8 + 4 * entries else None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return from_file(np.where(ids == NONE, -1, ids), dists, 0, are_rows=False)
 
 
-def write_ibin(path: Path, neighbors: Neighbors) -> None:
-    """Write ids, and distances as float32 where there are any."""
-    with open(path, "wb") as file:
-        np.array(neighbors.ids.shape, "<u4").tofile(file)
-        neighbors.ids.astype("<u4").tofile(file)
-        if has_distances(neighbors):
-            neighbors.dists.astype("<f4").tofile(file)
+class IbinWriter(GoldWriter):
+    """Ids, and distances as float32 if there are any."""
+
+    LIMIT = NONE
+
+    def __init__(self, part: Path, outline: Outline) -> None:
+        super().__init__(part, outline)
+        self._file = open(part, "wb")  # noqa: SIM115 - closed by close
+        np.array(outline.shape, "<u4").tofile(self._file)
+        nq, k = outline.shape
+        os.posix_fallocate(self._file.fileno(), 0, 8 + 4 * nq * k * (1 if outline.dists is None else 2))
+
+    def write(self, first: int, gold: Gold) -> None:
+        """Write a block where it belongs."""
+        nq, k = self.outline.shape
+        self._file.seek(8 + 4 * first * k)
+        (gold.ids if gold.names is None else gold.names).astype("<u4").tofile(self._file)
+        if gold.dists is not None:
+            self._file.seek(8 + 4 * (nq + first) * k)
+            products = gold.distance == "ip" or gold.were_similarities
+            (-gold.dists if products else gold.dists).astype("<f4").tofile(self._file)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

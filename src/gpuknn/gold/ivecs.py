@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from gpuknn.errors import InputError
-from gpuknn.exact.neighbors import Neighbors
-from gpuknn.gold.ids_only import without_distances
+from gpuknn.gold.gold import Gold, from_file
+from gpuknn.gold.writer import GoldWriter, Outline
 
 
-def read_ivecs(path: Path) -> Neighbors:
-    """Read such a file; raises InputError where its lines are not of one length."""
+def read_ivecs(path: Path) -> Gold:
+    """Read such a file; raises InputError if its lines are not of one length."""
     try:
         words = np.fromfile(path, "<i4")
         size = path.stat().st_size
@@ -23,13 +23,25 @@ def read_ivecs(path: Path) -> Neighbors:
     other = np.flatnonzero(lines[:, 0] != k)
     if len(other):
         raise InputError(f"{path}: line {other[0]} says that it has {lines[other[0], 0]} ids, the first has {k}")
-    return without_distances(lines[:, 1:])
+    return from_file(lines[:, 1:], None, 0, are_rows=False)
 
 
-def write_ivecs(path: Path, neighbors: Neighbors) -> None:
-    """Write the ids."""
-    nq, k = neighbors.ids.shape
-    lines = np.empty((nq, k + 1), "<i4")
-    lines[:, 0] = k
-    lines[:, 1:] = neighbors.ids
-    lines.tofile(path)
+class IvecsWriter(GoldWriter):
+    """The ids."""
+
+    LIMIT = 2**31
+
+    def __init__(self, part: Path, outline: Outline) -> None:
+        super().__init__(part, outline)
+        self._file = open(part, "wb")  # noqa: SIM115 - closed by close
+
+    def write(self, first: int, gold: Gold) -> None:
+        """Write a block behind the last."""
+        lines = np.empty((len(gold), self.outline.shape[1] + 1), "<i4")
+        lines[:, 0] = self.outline.shape[1]
+        lines[:, 1:] = gold.ids if gold.names is None else gold.names
+        lines.tofile(self._file)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

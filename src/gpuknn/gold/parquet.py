@@ -1,4 +1,4 @@
-"""Gold standards of VectorDBBench: columns `id`, the query's number, and `neighbors_id`, its ids, counted from 0."""
+"""Gold standards of VectorDBBench: columns `id`, a query's id, and `neighbors_id`, the ids of its neighbours."""
 
 from pathlib import Path
 from typing import Any
@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 
 from gpuknn.errors import InputError, one_line
-from gpuknn.exact.neighbors import Neighbors
-from gpuknn.gold.ids_only import without_distances
+from gpuknn.gold.gold import Gold, from_file
+from gpuknn.gold.writer import GoldWriter, Outline
 
 
-def read_neighbors_parquet(path: Path) -> Neighbors:
-    """Read such a file, its lines in the order of `id`; raises InputError where they are not of one length.
+def read_neighbors_parquet(path: Path) -> Gold:
+    """Read such a file, its lines in the order of `id`.
 
-    Ids that do not number the queries from 0 are refused, too: the answers would go to other queries unnoticed.
+    Raises InputError if its lists are not of one length, or an id is no whole number or stands twice: the answers would
+    go to other queries unnoticed.
     """
     parquet = pyarrow_parquet(path)
     try:
@@ -34,10 +35,15 @@ def read_neighbors_parquet(path: Path) -> Neighbors:
         raise InputError(f"{path}: cannot be read as Parquet ({one_line(error)})") from error
     if len(lengths) == 0 or len(set(lengths.tolist())) != 1 or lengths[0] < 1 or flat.dtype.kind not in "iu":
         raise InputError(f"{path}: its lists of neighbors_id are not integers of one length")
-    order = np.argsort(ids, kind="stable") if ids.dtype.kind in "iu" else None  # with nulls they are floats
-    if order is None or not np.array_equal(ids[order], np.arange(len(ids))):
-        raise InputError(f"{path}: its ids are not the queries' numbers, each of 0 to {len(ids) - 1} once")
-    return without_distances(flat.reshape(len(lengths), -1)[order])
+    if ids.dtype.kind not in "iu":  # with nulls they are floats
+        raise InputError(f"{path}: its ids are not the queries' ids, whole numbers")
+    order = np.argsort(ids, kind="stable")
+    queries = ids[order].astype(np.int64)
+    twice = np.flatnonzero(queries[1:] == queries[:-1])
+    if len(twice):
+        raise InputError(f"{path}: its ids are not the queries' ids: {queries[twice[0]]} stands twice")
+    lines = flat.reshape(len(lengths), -1)[order]
+    return from_file(lines, None, 0, query_ids=queries, are_rows=False, in_order=False)
 
 
 def is_neighbors_parquet(path: Path) -> bool:
@@ -50,19 +56,34 @@ def is_neighbors_parquet(path: Path) -> bool:
         return False
 
 
-def write_neighbors_parquet(path: Path, neighbors: Neighbors) -> None:
-    """Write the ids."""
-    import pyarrow as pa
+class ParquetWriter(GoldWriter):
+    """The ids, a row group for each block."""
 
-    parquet = pyarrow_parquet(path)
-    nq, k = neighbors.ids.shape
-    # Large, because nq * k may pass what the other's 32-bit offsets can count.
-    lists = pa.LargeListArray.from_arrays(np.arange(nq + 1) * k, pa.array(neighbors.ids.reshape(-1)))
-    parquet.write_table(pa.table({"id": np.arange(nq), "neighbors_id": lists}), path)
+    def __init__(self, part: Path, outline: Outline) -> None:
+        super().__init__(part, outline)
+        import pyarrow as pa
+
+        # Large, because nq * k may pass what the other's 32-bit offsets can count.
+        self._schema = pa.schema([("id", pa.int64()), ("neighbors_id", pa.large_list(pa.int64()))])
+        self._file = pyarrow_parquet(part).ParquetWriter(part, self._schema)
+
+    def write(self, first: int, gold: Gold) -> None:
+        """Write a block behind the last."""
+        import pyarrow as pa
+
+        nq, k = gold.shape
+        ids = gold.ids if gold.names is None else gold.names
+        lists = pa.LargeListArray.from_arrays(np.arange(nq + 1) * k, pa.array(np.ascontiguousarray(ids).reshape(-1)))
+        queries = np.arange(first, first + nq) if gold.query_ids is None else gold.query_ids
+        self._file.write_table(pa.Table.from_arrays([pa.array(queries), lists], schema=self._schema))
+
+    def close(self) -> None:
+        """Write the file's end."""
+        self._file.close()
 
 
 def pyarrow_parquet(path: str | Path) -> Any:
-    """Parquet as pyarrow reads it; raises InputError where it is not installed."""
+    """Parquet as pyarrow reads it; raises InputError if it is not installed."""
     try:
         import pyarrow.parquet
     except ImportError as error:

@@ -1,57 +1,160 @@
 """Recall of a result against a gold standard."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gpuknn.errors import InputError
 from gpuknn.exact.neighbors import Neighbors
-from gpuknn.gold.ids_only import has_distances
+from gpuknn.gold.distances import BITS, FOR_ANN_BENCHMARKS, as_distance
+from gpuknn.gold.gold import Gold, as_gold, unsorted_query
+
+EPSILON = 1e-3
+"""What ann-benchmarks adds to the k-th distance before it counts (ann_benchmarks/plotting/metrics.py)."""
+SAME_KIND = 1e-3
+"""Two distances of one pair that differ by more, relative to them, are not of one kind."""
 
 
 @dataclass(frozen=True)
 class Recall:
-    """Recall at k, by ids alone and with ties counted as found."""
+    """Recall at k, in three ways; each the mean over all queries of a share of the gold's neighbours.
+
+    If the gold has fewer than k neighbours of a query (its line is filled up with -1), these are all that count; a
+    query that has none counts as answered (as OpenSearch's benchmark has it).
+    """
 
     k: int
     by_ids: float
-    """As the SISAP evaluation computes it: the mean share of the gold's k ids among the result's k."""
+    """As the SISAP evaluation computes it: the share of the gold's k ids that are among the result's k."""
     tie_aware: float
-    """The same, where any id at the distance of the gold's k-th neighbour counts; at most 1 for each query."""
+    """The same, but any id of the gold at the distance of its k-th neighbour counts, too; at most 1 for each query."""
+    by_distances: float | None
+    """As ann-benchmarks computes it: the share of the result's k whose distance, by the result's own word, is at most
+    that of the gold's k-th neighbour plus epsilon; None if there are no distances to tell."""
+    epsilon: float
     undecided: int
-    """Queries whose k-th distance is still that of the gold's last column, where k is less: ties may go on past it, and
-    `tie_aware` may be too low.  Where k is the last column nothing is known of what follows, and this is 0."""
+    """Queries whose k-th distance is still that of the gold's last column, if k is less: ties may go on past it, and
+    `tie_aware` may be too low.  If k is the last column nothing is known of what follows, and this is 0."""
+    repeated: int
+    """Queries of which the result has an id more than once; it was counted once."""
+    short: int
+    """Queries of which the gold has fewer than k neighbours."""
 
 
-def recall(result: Neighbors, gold: Neighbors, k: int | None = None) -> float:
-    """Mean over all queries of |first k of result and first k of gold| / k, by ids alone.
+def recall(result: Neighbors | Gold, gold: Neighbors | Gold, k: int | None = None) -> float:
+    """Mean over all queries of the share of the gold's first k ids that are among the result's, by ids alone.
 
-    The measure of the SISAP challenges.  `k` defaults to the narrower of the two.  Raises InputError where the
-    numbers of queries differ or k exceeds either width.
+    The measure of the SISAP challenges.  `k` defaults to the narrower of the two.  Raises InputError if the numbers of
+    queries differ or k exceeds either width.
     """
-    k = _check(result, gold, k)
-    shared = (len(np.intersect1d(a, b)) for a, b in zip(result.ids[:, :k], gold.ids[:, :k], strict=True))
-    return sum(shared) / (k * len(gold.ids))
+    a, b = as_gold(result), as_gold(gold)
+    k = _check(a, b, k)
+    found = [len(_set(ids[:k]) & _set(true[:k])) for ids, true in zip(a.ids, b.ids, strict=True)]
+    return _mean(np.array(found), np.count_nonzero(b.ids[:, :k] >= 0, axis=1))
 
 
-def tie_aware_recall(result: Neighbors, gold: Neighbors, k: int) -> Recall:
-    """Recall at k by ids and with ties, where the gold standard has distances to tell them; raises as `recall` does."""
+def recall_at(result: Gold, gold: Gold, k: int, epsilon: float = EPSILON) -> Recall:
+    """Recall at k by ids, with ties, and by distances.
+
+    Both answer the same queries and number the same rows (`match.matched`).  Raises InputError as `recall` does, and if
+    the gold's distances do not ascend, or are no numbers.
+    """
     _check(result, gold, k)
-    found, known = 0, has_distances(gold)
-    for ids, gold_ids, dists in zip(result.ids[:, :k], gold.ids, gold.dists, strict=True):
-        near = gold_ids[dists <= dists[k - 1]] if known else gold_ids[:k]
-        found += min(k, len(np.intersect1d(ids, near)))
-    ties = gold.dists[:, -1] == gold.dists[:, k - 1]
-    undecided = int(np.count_nonzero(ties)) if k < gold.dists.shape[1] else 0
-    return Recall(k, recall(result, gold, k), found / (k * len(gold.ids)), undecided)
+    wrong = None if gold.dists is None else unsorted_query(gold)
+    if wrong is not None:
+        raise InputError(f"the gold standard's distances of query {wrong} (counted from 0) {_fault(gold, wrong)}")
+    true = np.count_nonzero(gold.ids[:, :k] >= 0, axis=1)
+    found, repeated = np.zeros(len(gold), int), 0
+    seen, exact = as_ann_benchmarks(result, gold)
+    for query, (ids, gold_ids) in enumerate(zip(result.ids[:, :k], gold.ids, strict=True)):
+        near = gold_ids[:k] if gold.dists is None else _near(gold_ids, gold.dists[query], true[query])
+        found[query] = min(true[query], len(_set(ids) & _set(near)))
+        repeated += len(_set(ids)) < int(np.count_nonzero(ids >= 0))
+    return Recall(
+        k,
+        recall(result, gold, k),
+        _mean(found, true),
+        _by_distances(seen, exact, k, true, epsilon),
+        epsilon,
+        _undecided(gold, k),
+        repeated,
+        int(np.count_nonzero(true < k)),
+    )
 
 
-def _check(result: Neighbors, gold: Neighbors, k: int | None) -> int:
-    widths = result.ids.shape[1], gold.ids.shape[1]
+def as_ann_benchmarks(result: Gold, gold: Gold) -> tuple[Gold, Gold]:
+    """Both with the distances that ann-benchmarks counts by, roots and shares of bits, if the gold's kind is known."""
+    if result.dists is None or gold.dists is None or gold.distance not in FOR_ANN_BENCHMARKS:
+        return result, gold
+    if gold.distance == "hamming" and BITS not in gold.said:
+        return result, gold
+    same = replace(result, distance=result.distance or gold.distance, said=gold.said)
+    wanted = FOR_ANN_BENCHMARKS[gold.distance]
+    return (as_distance(same, wanted, "") if same.distance == gold.distance else same), as_distance(gold, wanted, "")
+
+
+def another_kind(result: Gold, gold: Gold) -> bool:
+    """Whether distances of pairs that both files have differ, as roots and squares do: they are not of one kind."""
+    if result.dists is None or gold.dists is None:
+        return False
+    apart, pairs = 0, 0
+    for ids, dists, true, exact in zip(result.ids, result.dists, gold.ids, gold.dists, strict=True):
+        _, mine, theirs = np.intersect1d(ids, true, return_indices=True)
+        both = (ids[mine] >= 0) & np.isfinite(dists[mine]) & np.isfinite(exact[theirs])
+        x, y = dists[mine][both].astype(np.float64), exact[theirs][both].astype(np.float64)
+        apart += int(np.count_nonzero(np.abs(x - y) > EPSILON + SAME_KIND * np.abs(y)))
+        pairs += len(x)
+    return 2 * apart > pairs
+
+
+def _fault(gold: Gold, query: int) -> str:
+    assert gold.dists is not None
+    wrong = np.flatnonzero(np.isnan(gold.dists[query]) & (gold.ids[query] >= 0))
+    if len(wrong):
+        return f"hold NaN at rank {wrong[0]} (counted from 0); mend them, or leave out the distances"
+    return "neither ascend nor descend; sort them, or leave out the distances"
+
+
+def _near(ids: np.ndarray, dists: np.ndarray, neighbors: int) -> np.ndarray:
+    """The ids at most as far as the last of the first neighbours."""
+    return ids[dists <= dists[neighbors - 1]] if neighbors else ids[:0]
+
+
+def _by_distances(result: Gold, gold: Gold, k: int, true: np.ndarray, epsilon: float) -> float | None:
+    if result.dists is None or gold.dists is None or another_kind(result, gold):
+        return None
+    found = np.zeros(len(gold), int)
+    limits = gold.dists.astype(np.float64)[np.arange(len(gold)), np.maximum(true, 1) - 1] + epsilon
+    near = result.dists[:, :k].astype(np.float64) <= limits[:, None]
+    for query, (ids, close) in enumerate(zip(result.ids[:, :k], near, strict=True)):
+        found[query] = min(true[query], len(_set(ids[close])))
+    return _mean(found, true)
+
+
+def _undecided(gold: Gold, k: int) -> int:
+    if gold.dists is None or k == gold.shape[1]:
+        return 0
+    return int(np.count_nonzero((gold.dists[:, -1] == gold.dists[:, k - 1]) & (gold.ids[:, -1] >= 0)))
+
+
+def _set(ids: np.ndarray) -> set[int]:
+    """Without what is no id."""
+    return set(ids[ids >= 0].tolist())
+
+
+def _mean(found: np.ndarray, true: np.ndarray) -> float:
+    """The mean share; of a query without neighbours it is 1."""
+    if np.all(true == true[0]) and true[0]:
+        return int(found.sum()) / (int(true[0]) * len(true))  # rounded once
+    return float(np.mean(np.where(true > 0, found / np.maximum(true, 1), 1.0)))
+
+
+def _check(result: Gold, gold: Gold, k: int | None) -> int:
+    widths = result.shape[1], gold.shape[1]
     k = min(widths) if k is None else k
-    if len(result.ids) != len(gold.ids):
-        raise InputError(f"the result answers {len(result.ids)} queries, the gold standard {len(gold.ids)}")
-    if len(gold.ids) == 0:
+    if len(result) != len(gold):
+        raise InputError(f"the result answers {len(result)} queries, the gold standard {len(gold)}")
+    if len(gold) == 0:
         raise InputError("there are no queries in the gold standard")
     if not 1 <= k <= min(widths):
         raise InputError(

@@ -22,7 +22,7 @@ from typing import Any
 
 from gpuknn.convert.target import Piece
 from gpuknn.errors import InputError
-from gpuknn.gold.file import sync
+from gpuknn.gold.writer import sync
 from gpuknn.jobs.lock import LOCK, lock
 from gpuknn.vectors.location import is_url
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gpuknn.gold.file import sync
+from gpuknn.gold.writer import sync
 
 
 @contextlib.contextmanager

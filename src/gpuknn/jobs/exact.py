@@ -15,10 +15,12 @@ import gpuknn
 from gpuknn.errors import InputError, RunError
 from gpuknn.exact.check import check_content
 from gpuknn.exact.device import Certificate
-from gpuknn.exact.metric import Metric
 from gpuknn.exact.self_join import put_self_first
-from gpuknn.gold import GoldWriter
-from gpuknn.gold.file import read_attributes
+from gpuknn.gold.distances import BITS, DISTANCES
+from gpuknn.gold.formats import WRITERS, gold_format
+from gpuknn.gold.gold import Gold
+from gpuknn.gold.hdf5 import read_attributes
+from gpuknn.gold.writer import GoldWriter, Outline, check_limit, written
 from gpuknn.jobs.cluster import cluster
 from gpuknn.jobs.events import Event
 from gpuknn.jobs.feed import Block, Feed
@@ -117,7 +119,7 @@ def run_exact(
             raise RunError(changed(job))
         certificate = reduce(add, (p.certificate for partials in every.values() for p in partials))
         devices = sorted({name for partials in every.values() for p in partials for name in p.device.split(", ")})
-        with GoldWriter(output, nq, job.k, n, np.dtype(job.dists)) as gold:
+        with written(output, WRITERS[gold_format(output)], outline(job)) as gold:
             for block, partials in every.items():
                 _write(job, block, partials, gold)
             seconds = time.monotonic() - started
@@ -125,6 +127,18 @@ def run_exact(
             claim.held.check()
         directory.remove()
     return Outcome(certificate, ", ".join(devices), len(shards), rows_done.resumed, seconds)
+
+
+def outline(job: Job) -> Outline:
+    """What a writer of the answer must know."""
+    name = None if job.ids is None else max(int(batch.max()) for batch in job.ids.batches())
+    highest = len(job.database) - 1
+    return Outline((len(job.queries), job.k), highest, np.dtype(job.dists), name, job.query_ids is not None)
+
+
+def check_format(job: Job, output: Path) -> None:
+    """Raise InputError if the output's name tells no format, or its format cannot hold the answer."""
+    check_limit(output, WRITERS[gold_format(output)], outline(job))
 
 
 def _finished(output: Path, fingerprint: str, rows: int, directory: RunDirectory) -> Outcome:
@@ -188,13 +202,16 @@ def _everywhere(job: Job) -> Job:
 
 def _write(job: Job, block: range, partials: list[Partial], gold: GoldWriter) -> None:
     """Merge the partial results for a block of queries, some queries at a time, and write their answers."""
+    query_ids = None if job.query_ids is None else np.concatenate(list(job.query_ids.batches()))
     for start, stop in pairwise([*block[:: queries_at_once(partials)], block.stop]):
         found = merge_some(partials, range(start, stop))
         if found.ids.min() < 0:
             raise RunError(f"{job.database.where}: too few rows could be compared; was it changed meanwhile?")
         if job.self_join is SelfJoin.FIRST:
             found = put_self_first(found, job.queries[start:stop], start, job.metric)
-        gold.write(start, found)
+        names = None if job.ids is None else job.ids.of(found.ids)
+        asked = None if query_ids is None else query_ids[start:stop]
+        gold.write(start, Gold(found.ids, found.dists, job.metric.value, names, asked))
 
 
 def _title(job: Job) -> str:
@@ -224,7 +241,9 @@ def _attributes(
         "metric": job.metric.value,
         "k": job.k,
         "self_join": job.self_join.value,
-        "dists_are": f"{DISTANCES[job.metric]}, evaluated in float64, stored as {job.dists}; ties to the lowest id",
+        "distance": job.metric.value,
+        "dists_are": f"{DISTANCES[job.metric.value]}; evaluated in float64, stored as {job.dists}",
+        "ties": "to the lowest row number",
         "certificate": f"{certificate.method}; every pair within the proven error of the answer was refined",
         "certificate_bound": certificate.bound,
         "certificate_pairs_refined": certificate.pairs_refined,
@@ -232,6 +251,8 @@ def _attributes(
         "device": ", ".join(devices),
         "seconds": seconds,
     }
+    if job.queries.bits:
+        said[BITS] = job.queries.bits
     for name, vectors in (("database", job.database), ("queries", job.queries)):
         said[name] = Path(vectors.path).name
         said[f"{name}_key"] = vectors.key or ""
@@ -239,11 +260,3 @@ def _attributes(
         said[f"{name}_dtype"] = vectors.dtype.name
         said[f"{name}_fingerprint"] = content_fingerprint(vectors)
     return said
-
-
-DISTANCES = {
-    Metric.COSINE: "1 - x.q / sqrt(|x|^2 |q|^2)",
-    Metric.IP: "-x.q",
-    Metric.L2: "|x - q|^2",
-    Metric.HAMMING: "the number of differing bits",
-}

@@ -12,6 +12,7 @@ from gpuknn.exact.device import Device
 from gpuknn.exact.metric import Metric
 from gpuknn.jobs.durable import digest
 from gpuknn.vectors import Vectors, file_identity, file_state
+from gpuknn.vectors.ids import RowIds
 
 RESULT_VERSION = 1
 """Raised when the answer's bytes change, so that older partial results are not taken for today's."""
@@ -39,6 +40,9 @@ class Job:
     metric: Metric
     dists: str
     self_join: SelfJoin = SelfJoin.NO
+    ids: RowIds | None = None
+    """What the database's file calls its rows, if that is not their numbers; written beside the answer."""
+    query_ids: RowIds | None = None
 
     @property
     def searched_k(self) -> int:
@@ -48,7 +52,8 @@ class Job:
     def fingerprint(self) -> str:
         """32 hexadecimal digits of everything that decides the answer: equal for equal answers."""
         files = file_identity(self.database), file_identity(self.queries)
-        parts = RESULT_VERSION, *files, self.k, self.metric.value, self.dists, self.self_join.value
+        named = ("ids",) * (self.ids is not None or self.query_ids is not None)
+        parts = RESULT_VERSION, *files, self.k, self.metric.value, self.dists, self.self_join.value, *named
         return digest(repr(parts).encode())
 
     def file_state(self) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from gpuknn.errors import InputError
 from gpuknn.vectors.bits import PackedBits
 from gpuknn.vectors.decoded import DecodedVectors
-from gpuknn.vectors.ids import IDS_AT_ONCE, RowIds
+from gpuknn.vectors.ids import IDS_AT_ONCE, QUERY_ARRAYS, RowIds
 from gpuknn.vectors.raw import RawVectors, check_extent
 from gpuknn.vectors.source import Vectors, check_layout, choose_ids, choose_key
 from gpuknn.vectors.written import ADVICE, Missing, first_hole, has_holes
@@ -113,6 +113,15 @@ def open_hdf5(path: Path, key: str | None, missing: Missing) -> Vectors:
     else:
         rows = Hdf5Vectors(str(path), key, (n, d), dtype, chunk_rows, zeros, ids=ids)
     return PackedBits.of(rows) if boolean else rows
+
+
+def arrays_of_queries(path: str) -> list[str]:
+    """Arrays of an HDF5 file that hold queries, by their names; none if it is no such file."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return [name for name in _arrays(file) if name.rpartition("/")[2] in QUERY_ARRAYS]
+    except (OSError, RuntimeError, ValueError):
+        return []
 
 
 def refuse_outside(item: h5py.Dataset | h5py.Group, file: h5py.File, where: str) -> None:

@@ -97,6 +97,32 @@ def rows_of(ids: RowIds | None, rows: range) -> RowIds | None:
     return ids and replace(ids, rows=ids.rows[rows.start : rows.stop])
 
 
+def chunks(ids: RowIds | None, rows: int, length: int) -> Iterator[np.ndarray]:
+    """(at most `length`,) int64: the ids of rows that follow one another, or their numbers if they have no ids."""
+    if ids is None:
+        yield from (np.arange(first, min(first + length, rows)) for first in range(0, rows, length))
+        return
+    held = np.empty(0, np.int64)
+    for batch in ids.batches():
+        held = np.concatenate([held, batch])
+        while len(held) >= length:
+            yield held[:length]
+            held = held[length:]
+    if len(held):
+        yield held
+
+
+def first_other(a: RowIds | None, b: RowIds | None, rows: int) -> tuple[int, int, int] | None:
+    """The first row that has other ids in two files, and the two ids; None if all are equal."""
+    first = 0
+    for x, y in zip(chunks(a, rows, IDS_AT_ONCE), chunks(b, rows, IDS_AT_ONCE), strict=True):
+        differ = np.flatnonzero(x != y)
+        if len(differ):
+            return first + int(differ[0]), int(x[differ[0]]), int(y[differ[0]])
+        first += len(x)
+    return None
+
+
 def _are_numbers(ids: RowIds) -> bool:
     first, equal = ids.rows.start, ids.rows.start == 0
     for batch in ids.batches():

@@ -1,0 +1,92 @@
+"""What a gold standard or a result is, whatever file it comes from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from gpuknn.exact.neighbors import Neighbors
+
+
+@dataclass(frozen=True)
+class Gold:
+    """The neighbours of every query, as a file gives them."""
+
+    ids: np.ndarray
+    """(nq, k) int64, counted from 0; -1 if there is no neighbour."""
+    dists: np.ndarray | None = None
+    """(nq, k) float32 or float64, the smallest first; None if only ids are known."""
+    distance: str | None = None
+    """Which distance `dists` are, one of `distances.DISTANCES`; None if the file does not tell."""
+    names: np.ndarray | None = None
+    """(nq, k) int64: the ids that the database's file gives to its rows, if these are not their numbers; -1 as in
+    `ids`."""
+    query_ids: np.ndarray | None = None
+    """(nq,) int64: the ids that the queries' file gives to them, if these are not their numbers."""
+    are_rows: bool = True
+    """Whether `ids` are row numbers by the format's definition; else they may be ids that the database's file gives."""
+    in_order: bool = True
+    """Whether line i answers the i-th query of the queries' file; else `query_ids` alone tell."""
+    were_similarities: bool = False
+    """Whether the file held similarities, the largest first; `dists` are these times -1."""
+    said: Mapping[str, Any] = field(default_factory=dict)
+    """What the file says of itself, in attributes or scalars."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of queries, and of neighbours for each."""
+        return self.ids.shape[0], self.ids.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def queries(self, chosen: slice | np.ndarray) -> "Gold":
+        """The answers to some of the queries."""
+        parts = {name: getattr(self, name) for name in ("ids", "dists", "names", "query_ids")}
+        return replace(self, **{name: part[chosen] for name, part in parts.items() if part is not None})
+
+    def first(self, k: int) -> "Gold":
+        """The first k neighbours of every query."""
+        parts = {name: getattr(self, name) for name in ("ids", "dists", "names")}
+        return replace(self, **{name: part[:, :k] for name, part in parts.items() if part is not None})
+
+
+def as_gold(neighbors: "Neighbors | Gold", distance: str | None = None) -> Gold:
+    """What a search has found, as a gold standard."""
+    return neighbors if isinstance(neighbors, Gold) else Gold(neighbors.ids, neighbors.dists, distance)
+
+
+def from_file(ids: np.ndarray, dists: np.ndarray | None, first_id: int, **more: Any) -> Gold:
+    """A gold standard of ids counted from `first_id` and, if there are any, distances or similarities.
+
+    Ids below the first are padding, whichever number it is: no neighbour.  Distances that never ascend and do descend
+    are taken for similarities (big-ann-benchmarks keeps inner products so), and their sign is turned.
+    """
+    wide = ids.astype(np.int64)
+    counted = np.where(wide < first_id, -1, wide - first_id)
+    similarities = dists is not None and _descend(counted, dists)
+    if dists is not None and similarities:
+        dists = -dists
+    return Gold(counted, dists, were_similarities=similarities, **more)
+
+
+def unsorted_query(gold: Gold) -> int | None:
+    """The first query whose distances do not ascend, or are not all numbers; None if there is none."""
+    assert gold.dists is not None
+    steps, known = _steps(gold.ids, gold.dists)
+    wrong = np.any(known & ~(steps >= 0), axis=1) | np.any((gold.ids >= 0) & np.isnan(gold.dists), axis=1)
+    return int(np.argmax(wrong)) if wrong.any() else None
+
+
+def _descend(ids: np.ndarray, dists: np.ndarray) -> bool:
+    steps, known = _steps(ids, dists)
+    return bool(np.any(steps[known] < 0)) and not bool(np.any(steps[known] > 0))
+
+
+def _steps(ids: np.ndarray, dists: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """From each distance to the next (nq, k - 1), and whether both are those of neighbours."""
+    # A comparison, since infinity minus infinity is no step.
+    before, after = dists[:, :-1], dists[:, 1:]
+    steps = (after > before).astype(np.int8) - (after < before)
+    return steps, (ids[:, :-1] >= 0) & (ids[:, 1:] >= 0)

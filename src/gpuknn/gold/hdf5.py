@@ -1,0 +1,243 @@
+"""Gold standards in HDF5, laid out as those of the SISAP challenges or of ann-benchmarks.
+
+`knns` (nq, k) int32 (int64 past 2^31 - 1 rows), rows counted from 1; `dists` (nq, k) float32 or float64; row i belongs
+to query i, nearest first.  What describes the run stands in root attributes, so that the arrays' bytes depend on the
+answer alone.  If the database's file gives its rows ids of its own, `ids` (nq, k) int64 holds these; `query_ids` (nq,)
+those of the queries.  ann-benchmarks has `neighbors` counted from 0, and `distances`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gpuknn.errors import InputError
+from gpuknn.gold.distances import DISTANCES, OF_ANN_BENCHMARKS
+from gpuknn.gold.gold import Gold, from_file
+from gpuknn.gold.writer import Attributes, GoldWriter, Outline
+from gpuknn.vectors.hdf5 import check_written, refuse_outside
+from gpuknn.vectors.source import KNOWN_NAMES
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """The names of a layout's arrays, and the number of the first row."""
+
+    ids: str
+    dists: str
+    names: str
+    query_ids: str
+    first_id: int
+
+
+SISAP = Arrays("knns", "dists", "ids", "query_ids", 1)
+ANN_BENCHMARKS = Arrays("neighbors", "distances", "neighbors_id", "query_ids", 0)
+LAYOUTS = (SISAP, ANN_BENCHMARKS)
+
+
+def read_hdf5(path: Path, key: str | None) -> Gold:
+    """Read the gold standard of a file, or of its group `key`; raises InputError if there is none."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            said = _attributes(file)
+            group = _group(file, key, path)
+            arrays = next((layout for layout in LAYOUTS if layout.ids in group), SISAP)
+            where = f"{path}:{group.name.strip('/')}/" if group.name != "/" else f"{path}:"
+            ids = _matrix(group, arrays.ids, where, "iu")
+            dists = _matrix(group, arrays.dists, where, "f", ids.shape) if arrays.dists in group else None
+            named = arrays.names in group and getattr(group[arrays.names], "ndim", 0) == 2
+            names = _matrix(group, arrays.names, where, "iu", ids.shape) if named else None
+            asked = arrays.query_ids in group and getattr(group[arrays.query_ids], "ndim", 0) == 1
+            query_ids = _matrix(group, arrays.query_ids, where, "iu", ids.shape[:1]) if asked else None
+    except InputError:
+        raise
+    except Exception as error:  # of a damaged file h5py raises what it likes
+        raise InputError(f"{path}: is not a readable HDF5 file ({error})") from error
+    _refuse_other_count(ids, arrays.first_id, f"{where}{arrays.ids}")
+    return from_file(
+        ids,
+        dists,
+        arrays.first_id,
+        distance=_distance(said, arrays, dists),
+        names=None if names is None else np.where(ids < arrays.first_id, -1, names.astype(np.int64)),
+        query_ids=None if query_ids is None else query_ids.astype(np.int64),
+        said=said,
+    )
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """What an HDF5 file says of itself in its root attributes; nothing if it is no HDF5 file."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return {name: _plain(value) for name, value in file.attrs.items()}
+    except (OSError, RuntimeError, ValueError):
+        return {}
+
+
+def holds_gold_hdf5(path: Path, key: str | None) -> bool:
+    """Whether a file, or its group `key`, holds a gold standard and nothing that could be rows."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            group = file.get(key or "/")
+            if not isinstance(group, h5py.Group):
+                return False
+            there = any(layout.ids in group for layout in LAYOUTS) or bool(not key and _groups(group))
+            return there and not any(name in group for name in KNOWN_NAMES)
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+class Hdf5Writer(GoldWriter):
+    """`knns` and `dists`, in the group `group`, or the arrays of another layout."""
+
+    def __init__(self, part: Path, outline: Outline, group: str = "/", arrays: Arrays = SISAP) -> None:
+        super().__init__(part, outline)
+        self._file = h5py.File(part, "w", locking=False)
+        self._arrays = arrays
+        self._group = place_gold(self._file, group, outline, arrays)
+
+    def write(self, first: int, gold: Gold) -> None:
+        """Write a block."""
+        with _writing(self.part):
+            put_gold(self._group, first, gold, self._arrays)
+
+    def describe(self, attributes: Attributes) -> None:
+        """Write root attributes."""
+        with _writing(self.part):
+            self._file.attrs.update(attributes)
+
+    def close(self) -> None:
+        """Close the file."""
+        with _writing(self.part):
+            self._file.close()
+
+
+def place_gold(file: h5py.File, group: str, outline: Outline, arrays: Arrays) -> h5py.Group:
+    """Make the arrays of a gold standard in a group of an open file."""
+    place, (nq, k) = file.require_group(group), outline.shape
+    narrow = outline.highest + arrays.first_id <= np.iinfo(np.int32).max
+    place.create_dataset(arrays.ids, (nq, k), np.int32 if narrow else np.int64)
+    if outline.dists is not None:
+        place.create_dataset(arrays.dists, (nq, k), outline.dists)
+    if outline.highest_name is not None:
+        place.create_dataset(arrays.names, (nq, k), np.int64)
+    if outline.query_ids and arrays.query_ids not in place:
+        place.create_dataset(arrays.query_ids, (nq,), np.int64)
+    return place
+
+
+def put_gold(group: h5py.Group, first: int, gold: Gold, arrays: Arrays) -> None:
+    """Write the answers to the queries from `first` on; no neighbour is -1."""
+    lines = slice(first, first + len(gold))
+    group[arrays.ids][lines] = np.where(gold.ids < 0, -1, gold.ids + arrays.first_id)
+    for name, part in ((arrays.dists, gold.dists), (arrays.names, gold.names), (arrays.query_ids, gold.query_ids)):
+        if part is not None:
+            group[name][lines] = part
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # h5py's word for a disk that is full
+        raise OSError(f"{path} cannot be written ({error})") from error
+
+
+def _attributes(file: h5py.File) -> dict[str, Any]:
+    """What the file says of itself, in root attributes or in scalar arrays."""
+    said = {name: _plain(value) for name, value in file.attrs.items()}
+    for name in file:
+        if file.get(name, getclass=True, getlink=True) is h5py.HardLink:
+            item = file[name]
+            if isinstance(item, h5py.Dataset) and item.shape == () and item.external is None:
+                said[name] = _plain(item[()])
+    return said
+
+
+def _group(file: h5py.File, key: str | None, path: Path) -> h5py.Group:
+    """The group called `key`; without a key the root, or the only group that holds a gold standard."""
+    if key is not None:
+        item = file.get(key)
+        if not isinstance(item, h5py.Group):
+            raise InputError(f"{path}: has no group {key!r} that would hold knns and dists{_offered(file, path)}")
+        refuse_outside(item, file, f"{path}:{key}")
+        return item
+    if any(layout.ids in file for layout in LAYOUTS):
+        return file
+    found = _groups(file)
+    if len(found) == 1:
+        return file[found[0]]
+    if found:
+        raise InputError(f"{path}: holds several gold standards{_offered(file, path)}")
+    return file
+
+
+def _groups(file: h5py.Group) -> list[str]:
+    """The groups of this very file that hold a gold standard."""
+    found: list[str] = []
+
+    def visit(name: str, item: object) -> None:
+        if isinstance(item, h5py.Group) and any(layout.ids in item for layout in LAYOUTS):
+            found.append(name)
+
+    file.visititems(visit)  # which follows no link out of the file
+    return found
+
+
+def _offered(file: h5py.File, path: Path) -> str:
+    found = ", ".join(f"{path}:{name}" for name in _groups(file))
+    return f"; name one of {found}" if found else ""
+
+
+def _matrix(group: h5py.Group, name: str, where: str, kinds: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """The array called `name`; raises InputError if it is no such array, or not all of it was written."""
+    item = group.get(name)
+    if not isinstance(item, h5py.Dataset) or item.ndim != (2 if shape is None else len(shape)):
+        raise InputError(f"{where}{name}: is no matrix; a gold standard holds knns and dists, (queries, neighbours)")
+    refuse_outside(item, group.file, f"{where}{name}")
+    if item.dtype.kind not in kinds:
+        raise InputError(f"{where}{name}: holds {item.dtype}; ids are integers, and distances floats")
+    if shape is not None and item.shape != shape:
+        raise InputError(f"{where}{name}: has the shape {item.shape}; it differs in shape from the ids, {shape}")
+    if item.size:
+        check_written(item, f"{where}{name}", "copy or write the file again")
+    values: np.ndarray = item[()]
+    return values
+
+
+def _refuse_other_count(ids: np.ndarray, first_id: int, where: str) -> None:
+    """Raise InputError if an array that counts rows from 1 has a 0 that is no padding at the end of a line."""
+    before_others = (ids == 0) & (np.cumsum(ids[:, ::-1] >= first_id, axis=1)[:, ::-1] > 0)
+    if first_id == 1 and before_others.any():
+        i, j = (int(x) for x in np.argwhere(before_others)[0])
+        raise InputError(
+            f"{where}: query {i} has the id 0 at rank {j} (both counted from 0), but rows are counted from 1 there; "
+            "name the array neighbors if it counts from 0"
+        )
+
+
+def _distance(said: dict[str, Any], arrays: Arrays, dists: np.ndarray | None) -> str | None:
+    """Which distance the numbers are, by what the file says."""
+    if dists is None:
+        return None
+    told = said.get("distance")
+    if arrays is ANN_BENCHMARKS:
+        kind = OF_ANN_BENCHMARKS.get(str(told))
+        counts = kind == "mean hamming" and bool(np.any(dists > 1))  # some files hold numbers of bits
+        return "hamming" if counts else kind
+    if told in DISTANCES:
+        return str(told)
+    return str(said["metric"]) if "gpuknn" in said and said.get("metric") in DISTANCES else None
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as Python's own type."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(-1)[0]
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value

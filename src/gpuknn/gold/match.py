@@ -1,0 +1,61 @@
+"""Two answers side by side: the same queries line by line, ids that mean the same rows."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gpuknn.errors import InputError
+from gpuknn.gold.gold import Gold
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Two answers to the same queries."""
+
+    a: Gold
+    b: Gold
+    by: str
+    """What `ids` of both are now, in words."""
+
+
+ROWS = "row numbers"
+NAMES = "the ids that the database's file gives"
+
+
+def matched(a: Gold, b: Gold, where: tuple[str, str]) -> Matched:
+    """Bring two answers side by side; `where` they come from, for messages.
+
+    Queries are matched by their ids if both files give them, else by their order.  Rows are matched by the ids that the
+    database's file gives if both files tell these, else by their numbers.  Raises InputError if the queries differ.
+    """
+    a, b = _same_queries(a, b, where)
+    if a.names is not None and (b.names is not None or not b.are_rows):
+        return Matched(_named(a), _named(b), NAMES)
+    if b.names is not None and not a.are_rows:
+        return Matched(_named(a), _named(b), NAMES)
+    return Matched(replace(a, names=None), replace(b, names=None), ROWS)
+
+
+def _named(gold: Gold) -> Gold:
+    return gold if gold.names is None else replace(gold, ids=gold.names, names=None)
+
+
+def _same_queries(a: Gold, b: Gold, where: tuple[str, str]) -> tuple[Gold, Gold]:
+    if len(a) != len(b):
+        raise InputError(f"{where[0]} answers {len(a):,} queries, {where[1]} answers {len(b):,}")
+    numbers = np.arange(len(a))
+    if a.query_ids is not None and b.query_ids is not None:
+        orders = np.argsort(a.query_ids, kind="stable"), np.argsort(b.query_ids, kind="stable")
+        mine, theirs = a.query_ids[orders[0]], b.query_ids[orders[1]]
+        differ = np.flatnonzero(mine != theirs)
+        if len(differ):
+            alone = min(mine[differ[0]], theirs[differ[0]])
+            raise InputError(f"{where[0]} and {where[1]} answer other queries: one alone has a query of the id {alone}")
+        return a.queries(orders[0]), b.queries(orders[1])
+    for gold, name, other in ((a, *where), (b, *where[::-1])):
+        if not gold.in_order and gold.query_ids is not None and not np.array_equal(gold.query_ids, numbers):
+            raise InputError(
+                f"{name}: its queries have ids of their own, and {other} does not tell the ids of its queries; "
+                "compute it with gpuknn exact from the file of queries that holds them"
+            )
+    return a, b

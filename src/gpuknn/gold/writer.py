@@ -1,0 +1,99 @@
+"""Writing a gold standard, block by block of queries: it appears under its name when all is written and on disk."""
+
+import glob
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuknn.errors import InputError
+from gpuknn.gold.gold import Gold
+
+Attributes = Mapping[str, str | int | float]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a writer must know before the first block comes."""
+
+    shape: tuple[int, int]
+    """Queries, and neighbours for each."""
+    highest: int
+    """No row number, counted from 0, is higher."""
+    dists: np.dtype | None
+    """None if only ids are written."""
+    highest_name: int | None = None
+    """No id that the database's file gives is higher; None if it gives none."""
+    query_ids: bool = False
+
+    @classmethod
+    def of(cls, gold: Gold) -> "Outline":
+        """Of a whole gold standard."""
+        dists = None if gold.dists is None else gold.dists.dtype
+        name = None if gold.names is None else int(gold.names.max(initial=0))
+        return cls(gold.shape, int(gold.ids.max(initial=0)), dists, name, gold.query_ids is not None)
+
+
+class GoldWriter(ABC):
+    """An open file of a format; blocks come in the order of their queries."""
+
+    LIMIT: int | None = None
+    """Every id that the format holds is below it; None: whatever is 64 bits wide."""
+
+    def __init__(self, part: Path, outline: Outline) -> None:
+        """Create `part` for an answer of this outline."""
+        self.part, self.outline = part, outline
+
+    @abstractmethod
+    def write(self, first: int, gold: Gold) -> None:
+        """Write the answers to the queries from `first` on."""
+
+    def describe(self, attributes: Attributes) -> None:  # noqa: B027 - most formats have no place for it
+        """Add what the file shall say of itself, if the format has a place for it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Complete the file; raises OSError if that cannot be."""
+
+
+@contextmanager
+def written(path: Path, kind: type[GoldWriter], outline: Outline, **more: Any) -> Iterator[GoldWriter]:
+    """A writer of `kind`, whose file gets its name when the context is left without an error."""
+    check_limit(path, kind, outline)
+    for stale in path.parent.glob(f"{glob.escape(path.name)}.????????.part"):
+        stale.unlink(missing_ok=True)  # of a process that was killed
+    part = path.with_name(f"{path.name}.{os.urandom(4).hex()}.part")
+    try:
+        writer = kind(part, outline, **more)
+        try:
+            yield writer
+        except BaseException:
+            writer.close()
+            raise
+        writer.close()
+        sync(part)
+        os.replace(part, path)
+        sync(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def check_limit(path: Path, kind: type[GoldWriter], outline: Outline) -> None:
+    """Raise InputError if the format cannot hold an id."""
+    highest = outline.highest if outline.highest_name is None else outline.highest_name
+    if kind.LIMIT is not None and highest >= kind.LIMIT:
+        raise InputError(f"{path}: files of this kind hold ids below {kind.LIMIT:,}, not {highest:,}; choose .h5")
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's or folder's content is on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
