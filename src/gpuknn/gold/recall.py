@@ -6,7 +6,7 @@ import numpy as np
 
 from gpuknn.errors import InputError
 from gpuknn.exact.neighbors import Neighbors
-from gpuknn.gold.distances import BITS, FOR_ANN_BENCHMARKS, as_distance
+from gpuknn.gold.distances import BITS, FOR_ANN_BENCHMARKS, alike, as_distance
 from gpuknn.gold.gold import Gold, as_gold, unsorted_query
 
 EPSILON = 1e-3
@@ -65,7 +65,6 @@ def recall_at(result: Gold, gold: Gold, k: int, epsilon: float = EPSILON) -> Rec
         raise InputError(f"the gold standard's distances of query {wrong} (counted from 0) {_fault(gold, wrong)}")
     true = np.count_nonzero(gold.ids[:, :k] >= 0, axis=1)
     found, repeated = np.zeros(len(gold), int), 0
-    seen, exact = as_ann_benchmarks(result, gold)
     for query, (ids, gold_ids) in enumerate(zip(result.ids[:, :k], gold.ids, strict=True)):
         near = gold_ids[:k] if gold.dists is None else _near(gold_ids, gold.dists[query], true[query])
         found[query] = min(true[query], len(_set(ids) & _set(near)))
@@ -74,23 +73,12 @@ def recall_at(result: Gold, gold: Gold, k: int, epsilon: float = EPSILON) -> Rec
         k,
         recall(result, gold, k),
         _mean(found, true),
-        _by_distances(seen, exact, k, true, epsilon),
+        _by_distances(result, gold, k, true, epsilon),
         epsilon,
         _undecided(gold, k),
         repeated,
         int(np.count_nonzero(true < k)),
     )
-
-
-def as_ann_benchmarks(result: Gold, gold: Gold) -> tuple[Gold, Gold]:
-    """Both with the distances that ann-benchmarks counts by, roots and shares of bits, if the gold's kind is known."""
-    if result.dists is None or gold.dists is None or gold.distance not in FOR_ANN_BENCHMARKS:
-        return result, gold
-    if gold.distance == "hamming" and BITS not in gold.said:
-        return result, gold
-    same = replace(result, distance=result.distance or gold.distance, said=gold.said)
-    wanted = FOR_ANN_BENCHMARKS[gold.distance]
-    return (as_distance(same, wanted, "") if same.distance == gold.distance else same), as_distance(gold, wanted, "")
 
 
 def another_kind(result: Gold, gold: Gold) -> bool:
@@ -121,14 +109,30 @@ def _near(ids: np.ndarray, dists: np.ndarray, neighbors: int) -> np.ndarray:
 
 
 def _by_distances(result: Gold, gold: Gold, k: int, true: np.ndarray, epsilon: float) -> float | None:
-    if result.dists is None or gold.dists is None or another_kind(result, gold):
+    try:
+        a, b = alike(result, gold, ("the result", "the gold standard"))
+    except InputError:
         return None
-    found = np.zeros(len(gold), int)
-    limits = gold.dists.astype(np.float64)[np.arange(len(gold)), np.maximum(true, 1) - 1] + epsilon
-    near = result.dists[:, :k].astype(np.float64) <= limits[:, None]
-    for query, (ids, close) in enumerate(zip(result.ids[:, :k], near, strict=True)):
+    if a.dists is None or b.dists is None or another_kind(a, b):
+        return None
+    a, b = _as_ann_benchmarks(a, b)
+    assert a.dists is not None
+    assert b.dists is not None
+    found = np.zeros(len(b), int)
+    limits = b.dists.astype(np.float64)[np.arange(len(b)), np.maximum(true, 1) - 1] + epsilon
+    near = a.dists[:, :k].astype(np.float64) <= limits[:, None]
+    for query, (ids, close) in enumerate(zip(a.ids[:, :k], near, strict=True)):
         found[query] = min(true[query], len(_set(ids[close])))
     return _mean(found, true)
+
+
+def _as_ann_benchmarks(result: Gold, gold: Gold) -> tuple[Gold, Gold]:
+    """Both with the distances that ann-benchmarks counts by, roots and shares of bits, if the gold's kind is known."""
+    wanted = FOR_ANN_BENCHMARKS.get(gold.distance or "")
+    if wanted is None or (gold.distance == "hamming" and BITS not in gold.said):
+        return result, gold
+    same = replace(result, distance=gold.distance, said=gold.said)
+    return as_distance(same, wanted, "the result"), as_distance(gold, wanted, "the gold standard")
 
 
 def _undecided(gold: Gold, k: int) -> int:
