@@ -38,10 +38,10 @@ def for_target(gold: Gold, name: str, where: str) -> Gold:
 
     `where`: the source, for messages.
     """
-    if gold.query_ids is not None and np.array_equal(gold.query_ids, np.arange(len(gold))):
-        return replace(gold, query_ids=None, in_order=True)
     if not gold.in_order and name in NO_QUERY_IDS:
-        raise InputError(f"{where}: its queries have ids of their own, and {name} has no place for them")
+        raise InputError(f"{where}: its lines are not in the order of the queries' ids, for which {name} has no place")
+    if gold.query_ids is not None and np.array_equal(gold.query_ids, np.arange(len(gold))):
+        return replace(gold, query_ids=None)
     return gold
 
 

@@ -43,7 +43,6 @@ def _named(gold: Gold) -> Gold:
 def _same_queries(a: Gold, b: Gold, where: tuple[str, str]) -> tuple[Gold, Gold]:
     if len(a) != len(b):
         raise InputError(f"{where[0]} answers {len(a):,} queries, {where[1]} answers {len(b):,}")
-    numbers = np.arange(len(a))
     if a.query_ids is not None and b.query_ids is not None:
         orders = np.argsort(a.query_ids, kind="stable"), np.argsort(b.query_ids, kind="stable")
         mine, theirs = a.query_ids[orders[0]], b.query_ids[orders[1]]
@@ -53,9 +52,9 @@ def _same_queries(a: Gold, b: Gold, where: tuple[str, str]) -> tuple[Gold, Gold]
             raise InputError(f"{where[0]} and {where[1]} answer other queries: one alone has a query of the id {alone}")
         return a.queries(orders[0]), b.queries(orders[1])
     for gold, name, other in ((a, *where), (b, *where[::-1])):
-        if not gold.in_order and gold.query_ids is not None and not np.array_equal(gold.query_ids, numbers):
+        if not gold.in_order:
             raise InputError(
-                f"{name}: its queries have ids of their own, and {other} does not tell the ids of its queries; "
-                "compute it with gpuknn exact from the file of queries that holds them"
+                f"{name}: its lines are not in the order of the queries' ids, and {other} does not tell these ids; "
+                f"sort the lines of {name} by id, if the queries are in that order"
             )
     return a, b

@@ -13,6 +13,7 @@ from gpuknn.gold.writer import GoldWriter, Outline
 def read_neighbors_parquet(path: Path) -> Gold:
     """Read such a file, its lines in the order of `id`.
 
+    VectorDBBench itself goes by the lines' own order.  The two agree if `id` ascends; if not, `in_order` is False.
     Raises InputError if its lists are not of one length, or an id is no whole number or stands twice: the answers would
     go to other queries unnoticed.
     """
@@ -43,7 +44,8 @@ def read_neighbors_parquet(path: Path) -> Gold:
     if len(twice):
         raise InputError(f"{path}: its ids are not the queries' ids: {queries[twice[0]]} stands twice")
     lines = flat.reshape(len(lengths), -1)[order]
-    return from_file(lines, None, 0, query_ids=queries, are_rows=False, in_order=False)
+    ascending = bool(np.array_equal(order, np.arange(len(order))))
+    return from_file(lines, None, 0, query_ids=queries, are_rows=False, in_order=ascending)
 
 
 def is_neighbors_parquet(path: Path) -> bool:
