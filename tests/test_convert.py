@@ -255,11 +255,27 @@ def test_rows_dtype_and_length(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("options", "change", "line"),
     [
-        (["--dtype", "float16"], lambda a: a.__setitem__((700, 3), 1e5), "row 700 holds 100000, which float16 cannot"),
-        (["--dtype", "uint8"], lambda a: np.copyto(a, np.arange(ROWS)[:, None]), "row 256 holds 256, which uint8"),
-        (["--dtype", "int8"], lambda a: a.__setitem__((9, 3), np.nan), "row 9 holds nan, which int8 cannot"),
-        (["--normalize"], lambda a: a.__setitem__(800, 0), "row 800 is zero and cannot be given unit length"),
-        (["--normalize"], lambda a: a.__setitem__((3, 1), np.inf), "row 3 is not finite"),
+        (
+            ["--dtype", "float16"],
+            lambda a: a.__setitem__((700, 3), 1e5),
+            "row 700 (counted from 0) holds 100000, which float16 cannot hold; --scale S",
+        ),
+        (
+            ["--dtype", "uint8"],
+            lambda a: np.copyto(a, np.arange(ROWS)[:, None]),
+            "row 256 (counted from 0) holds 256, which uint8 cannot hold; --scale S",
+        ),
+        (
+            ["--dtype", "int8"],
+            lambda a: a.__setitem__((9, 3), np.nan),
+            "row 9 (counted from 0) holds nan, which int8 cannot hold\n",
+        ),
+        (
+            ["--normalize"],
+            lambda a: a.__setitem__(800, 0),
+            "row 800 (counted from 0) is zero and cannot be given unit length",
+        ),
+        (["--normalize"], lambda a: a.__setitem__((3, 1), np.inf), "row 3 (counted from 0) is not finite"),
         (["--normalize", "--dtype", "int8"], lambda a: None, "choose --dtype float32"),
         (["--rows", "5:5"], lambda a: None, "--rows 5:5: expected A:B with 0 <= A < B <= 1003"),
         (["--rows", "0:1004"], lambda a: None, "expected A:B"),

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -28,10 +29,16 @@ EXAMPLES = """examples:
 DISTANCES = ("cosine", "ip", "l2", "euclidean", "hamming", "mean hamming")
 """Those of `gold.distances`, which would load HDF5 before it is needed."""
 DECIDE = (
-    *("source", "missing", "ignore_ids", "rows", "dtype", "normalize", "to", "dst_key", "queries", "gold", "distance"),
+    *("source", "missing", "ignore_ids", "rows", "dtype", "normalize", "scale", "round"),
+    *("to", "dst_key", "queries", "gold", "distance"),
     *("compression", "zarr_format", "shard_rows", "chunk_rows"),
 )
 """Options that decide what is written."""
+VECTORS_ONLY = (
+    *("ignore_ids", "normalize", "scale", "round", "queries", "gold"),
+    *("compression", "zarr_format", "shard_rows", "chunk_rows", "workers"),
+)
+"""Options that a gold standard has no use for."""
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -62,6 +69,10 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     what.add_argument("--rows", metavar="A:B", help="rows A to B-1, counted from 0; of a gold standard, queries")
     what.add_argument("--dtype", choices=("float16", "float32", "float64", "uint8", "int8"), help="of what is written")
     what.add_argument("--normalize", action="store_true", help="divide each row by its length")
+    what.add_argument("--scale", type=float, metavar="S", help="then multiply each component by S")
+    what.add_argument(
+        "--round", action="store_true", help="round to whole numbers for uint8 and int8, which refuse fractions else"
+    )
     what.add_argument("--queries", metavar="FILE", help="ann-benchmarks and SISAP: put these beside the rows")
     what.add_argument("--gold", metavar="FILE", help="ann-benchmarks and SISAP: and this answer to them")
     what.add_argument(
@@ -97,6 +108,8 @@ def run(chosen: argparse.Namespace) -> int:
         value = getattr(chosen, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    if chosen.scale is not None and not 0 < chosen.scale < math.inf:
+        raise InputError(f"--scale {chosen.scale:g}: must be a number above 0")
     if chosen.destination is None:
         if not chosen.check:
             raise InputError("name the file or store to write")
@@ -125,6 +138,10 @@ def _convert_vectors(chosen: argparse.Namespace, target: "Format") -> int:
     source = open_vectors(chosen.source, missing=chosen.missing)
     rows = _rows(chosen, source, choose_dtype(target, chosen.dtype, source.dtype.name, chosen.destination))
     beside = tuple(str(split_key(path)[0]) for path in (chosen.queries, chosen.gold) if path)
+    if chosen.scale is not None and beside:
+        raise InputError(
+            f"--scale: would scale the rows and not {beside[0]}; scale each file by itself, then put together"
+        )
     check_destination(chosen.destination, [source.path, *beside], chosen.force, chosen.fresh)
     wishes = Wishes(
         chosen.dst_key,
@@ -170,7 +187,8 @@ def _rows(chosen: argparse.Namespace, source: "Vectors", dtype: str) -> "Convert
 
     from gpuknn.convert.rows import Converted
 
-    return Converted.of(source, _range(chosen.rows, len(source)), np.dtype(dtype), chosen.normalize)
+    rows = _range(chosen.rows, len(source))
+    return Converted.of(source, rows, np.dtype(dtype), chosen.normalize, chosen.scale, chosen.round)
 
 
 def _ids(chosen: argparse.Namespace, source: "Vectors") -> "RowIds | None":
@@ -236,10 +254,7 @@ def _gold(chosen: argparse.Namespace, dists: str | None) -> "tuple[Gold, float]"
     from gpuknn.gold import read_gold
     from gpuknn.gold.distances import told
 
-    for name in (
-        *("normalize", "queries", "gold", "compression", "zarr_format", "shard_rows", "chunk_rows", "workers"),
-        "ignore_ids",
-    ):
+    for name in VECTORS_ONLY:
         if getattr(chosen, name):
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"{option}: {chosen.source} is a gold standard, not vectors; leave it out")
@@ -271,6 +286,7 @@ def _check_vectors(chosen: argparse.Namespace) -> int:
         found = first_difference(ours, theirs, bar.step("comparing", len(ours), computes=False).at)
     if found is None:
         after = f", after turning {source.dtype} into {ours.dtype}" if source.dtype != ours.dtype else ""
+        after += f", scaled by {ours.scale:g}" if ours.scale is not None else ""
         return _verdict(chosen, None, f"{len(ours):,} x {ours.shape[1]} {ours.dtype}{after}")
     return _verdict(
         chosen, f"first at row {found.row}, component {found.component}: {found.ours:.9g} beside {found.theirs:.9g}"
@@ -293,9 +309,10 @@ def _check_gold(chosen: argparse.Namespace) -> int:
     from gpuknn.convert.gold import check_gold
     from gpuknn.gold import read_gold
 
-    ours, _ = _gold(chosen, chosen.dtype)
     destination = f"{chosen.destination}:{chosen.dst_key}" if chosen.dst_key else chosen.destination
-    found = check_gold(ours, read_gold(destination), (chosen.source, destination))
+    theirs = read_gold(destination)
+    ours, _ = _gold(chosen, chosen.dtype or (None if theirs.dists is None else theirs.dists.dtype.name))
+    found = check_gold(ours, theirs, (chosen.source, destination))
     if found.widths[0] != found.widths[1]:
         return _verdict(chosen, f"{found.widths[0]} neighbours for each query beside {found.widths[1]}")
     if found.first is None:

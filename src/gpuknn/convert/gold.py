@@ -23,12 +23,19 @@ def cut_gold(gold: Gold, queries: range, dists: np.dtype | None) -> tuple[Gold, 
     if kept.dists is None or dists is None:
         return kept, 0.0
     exact = kept.dists
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore"):
         rounded = exact.astype(dists)
-    lost = np.argwhere(np.isfinite(exact) & (~np.isfinite(rounded) | ((rounded == 0) & (exact != 0))))
+    lost = np.argwhere(np.isfinite(exact) & ~np.isfinite(rounded))
     if len(lost):
         i, j = (int(x) for x in lost[0])
         raise InputError(f"query {queries.start + i} has a distance of {exact[i, j]:g}, which {dists} cannot hold")
+    vanished = np.argwhere((exact != 0) & (rounded == 0))
+    if len(vanished):
+        i, j = (int(x) for x in vanished[0])
+        raise InputError(
+            f"query {queries.start + i} (counted from 0) has a distance of {exact[i, j]:g}, which {dists} would make "
+            "zero; keep --dtype float64, in a format that holds it (h5)"
+        )
     error = np.abs(exact - rounded, dtype=np.float64)
     return replace(kept, dists=rounded), float(error[np.isfinite(error)].max(initial=0))
 
@@ -49,7 +56,7 @@ def check_gold(ours: Gold, theirs: Gold, where: tuple[str, str]) -> Comparison:
     """Compare the source's answer with what was written: distances as they are stored there, or ids alone."""
     ours, theirs = alike(ours, theirs, where)
     if ours.dists is not None and theirs.dists is not None:
-        with np.errstate(over="ignore", under="ignore"):
+        with np.errstate(over="ignore"):
             ours = replace(ours, dists=ours.dists.astype(theirs.dists.dtype))
     pair = matched(ours, theirs, where)
     return compare_gold(pair.a, pair.b)

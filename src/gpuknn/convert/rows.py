@@ -1,4 +1,4 @@
-"""What becomes of rows on their way: a range of them, another type, unit length."""
+"""What becomes of rows on their way: a range of them, unit length, a factor, another type."""
 
 from dataclasses import dataclass, replace
 
@@ -6,6 +6,9 @@ import numpy as np
 
 from gpuknn.errors import InputError
 from gpuknn.vectors import Vectors
+
+SMALL_SQUARES = 2.0**-960
+"""Below such a sum of squares what the smallest of them have lost would show."""
 
 
 @dataclass(frozen=True)
@@ -16,21 +19,39 @@ class Converted(Vectors):
     first: int
     """The row of the source that becomes row 0."""
     normalize: bool
+    scale: float | None = None
+    """What each component is multiplied by, after its row was normalised and before it is rounded."""
+    round: bool = False
+    """Whether an integer type takes the nearest whole numbers; else it takes whole numbers only."""
 
     @classmethod
-    def of(cls, source: Vectors, rows: range, dtype: np.dtype, normalize: bool) -> "Converted":
-        """The given rows of `source` as `dtype`, divided by their length where `normalize` is set.
+    def of(
+        cls,
+        source: Vectors,
+        rows: range,
+        dtype: np.dtype,
+        normalize: bool = False,
+        scale: float | None = None,
+        round: bool = False,
+    ) -> "Converted":
+        """The given rows of `source` as `dtype`; the options are those of the fields.
 
         Raises InputError where that has no meaning.
         """
-        if source.dtype == np.uint64 and (dtype != source.dtype or normalize):
-            raise InputError(f"{source.where}: holds sketches (uint64); they have neither another type nor a length")
+        if source.dtype == np.uint64 and (dtype != source.dtype or normalize or scale is not None):
+            raise InputError(
+                f"{source.where}: holds sketches (uint64); a sketch has no length, no --scale and no other type"
+            )
         if dtype == np.uint64 != source.dtype:
             raise InputError(f"{source.where}: holds {source.dtype}, which --dtype uint64 does not turn into sketches")
-        if normalize and dtype.kind != "f":
-            raise InputError(f"{source.where}: {dtype} cannot hold rows of unit length; choose --dtype float32")
+        if round and (dtype.kind == "f" or dtype == np.uint64):
+            raise InputError(f"--round: {dtype} needs no rounding to whole numbers; leave it out")
+        if normalize and dtype.kind != "f" and scale is None:
+            raise InputError(
+                f"{source.where}: {dtype} cannot hold rows of unit length; choose --dtype float32, or add --scale 127"
+            )
         shape = len(rows), source.shape[1]
-        return cls(source.path, source.key, shape, dtype, source, rows.start, normalize)
+        return cls(source.path, source.key, shape, dtype, source, rows.start, normalize, scale, round)
 
     @property
     def bits(self) -> int | None:
@@ -48,38 +69,93 @@ class Converted(Vectors):
     def take(self, first: int, out: np.ndarray) -> float:
         """The same; the largest error of a component that rounding has made."""
         start = self.first + first
-        if self.source.dtype == self.dtype and not self.normalize:
+        if self.source.dtype == self.dtype and not self.normalize and self.scale is None:
             self.source.read(start, out)
             return 0.0
-        rows = self.source[start : start + len(out)]
-        if self.normalize:
-            rows = self._unit(rows.astype(np.float64), start)
-        with np.errstate(over="ignore", invalid="ignore"):
+        stored = self.source[start : start + len(out)]
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            rows = self._changed(stored, start)
             out[...] = rows if self.dtype.kind == "f" or rows.dtype.kind != "f" else np.rint(rows)
             wide = np.result_type(rows.dtype, self.dtype, np.float32)
             error = np.abs(np.subtract(rows, out, dtype=wide))
-        return self._checked(rows, error, start)
+        worst = self._checked(stored, rows, error, start)
+        if worst or rows is not stored:
+            self._refuse_vanished(stored, out, start)
+        return worst
 
-    def _checked(self, rows: np.ndarray, error: np.ndarray, start: int) -> float:
+    def _changed(self, stored: np.ndarray, start: int) -> np.ndarray:
+        """What is to be rounded to the type that is written."""
+        if not self.normalize and self.scale is None:
+            return stored
+        rows = stored.astype(np.float64)
+        if self.normalize:
+            self._give_unit_length(rows, start)
+        if self.scale is not None:
+            rows *= self.scale
+        return rows
+
+    def _give_unit_length(self, rows: np.ndarray, start: int) -> None:
+        """Divide each row (float64) by its length; a length whose square is no float64 is found all the same."""
+        squares = np.einsum("ij,ij->i", rows, rows)
+        for i in np.flatnonzero(~((squares >= SMALL_SQUARES) & np.isfinite(squares))):
+            largest = np.abs(rows[i]).max()
+            if largest == 0 or not np.isfinite(largest):
+                what = "is zero" if largest == 0 else "is not finite"
+                raise InputError(f"{self._row(start + int(i))} {what} and cannot be given unit length")
+            rows[i] = np.ldexp(rows[i], -int(np.frexp(largest)[1]))
+            squares[i] = np.einsum("j,j->", rows[i], rows[i])
+        rows /= np.sqrt(squares)[:, None]
+
+    def _checked(self, stored: np.ndarray, rows: np.ndarray, error: np.ndarray, start: int) -> float:
         """The largest error; raises InputError where a value is not rounded but lost.
 
         What an integer cannot hold turns around at its ends and is wrong by more than a half.  Infinity and NaN have no
         error that is a number; a float holds them, and what was finite must not become one.
         """
         worst = float(error.max())
-        if worst <= 0.5 if self.dtype.kind != "f" else np.isfinite(worst):
-            return worst
-        lost = ~(error <= 0.5) if self.dtype.kind != "f" else ~np.isfinite(error) & np.isfinite(rows)
+        if self.dtype.kind == "f":
+            if np.isfinite(worst):
+                return worst
+            lost = ~np.isfinite(error) & np.isfinite(stored)
+        else:
+            most = 0.5 if self.round else 0.0
+            if worst <= most:
+                return worst
+            lost = ~(error <= most)
         if lost.any():
             i, j = (int(x) for x in np.argwhere(lost)[0])
-            raise InputError(f"{self.where}: row {start + i} holds {rows[i, j]:g}, which {self.dtype} cannot hold")
+            holds = "holds" if rows is stored else "comes to hold"
+            value = float(rows[i, j])
+            raise InputError(
+                f"{self._row(start + i)} {holds} {value:g}, which {self.dtype} cannot hold{self._remedy(value)}"
+            )
         return float(error[np.isfinite(error)].max(initial=0))
 
-    def _unit(self, rows: np.ndarray, start: int) -> np.ndarray:
-        lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-        wrong = np.flatnonzero(~((lengths > 0) & np.isfinite(lengths)))
-        if len(wrong):
-            what = "is zero" if lengths[wrong[0]] == 0 else "is not finite"
-            raise InputError(f"{self.where}: row {start + wrong[0]} {what} and cannot be given unit length")
-        rows /= lengths[:, None]
-        return rows
+    def _remedy(self, value: float) -> str:
+        """What would make a value fit that was refused."""
+        if not np.isfinite(value):
+            return ""
+        if self.dtype.kind != "f":
+            held = np.iinfo(self.dtype)
+            if held.min <= np.rint(value) <= held.max:
+                return "; --round rounds it to a whole number, --scale S multiplies it by S before"
+            if held.min == 0 > value:
+                return "; int8 holds negative numbers"
+        return "; --scale S, with an S that is small enough, makes it fit"
+
+    def _refuse_vanished(self, stored: np.ndarray, out: np.ndarray, start: int) -> None:
+        """Raise InputError where a row was not zero and has become so."""
+        left = np.flatnonzero(out[:, 0] == 0)
+        if not len(left):
+            return
+        left = left[~out[left, :16].any(axis=1)]  # of most rows a few components tell
+        left = left[stored[left].any(axis=1)]
+        left = left[~out[left].any(axis=1)]
+        if len(left):
+            raise InputError(
+                f"{self._row(start + int(left[0]))} is not zero and would become zero in {self.dtype}; "
+                "--scale S, with an S that is large enough, keeps it"
+            )
+
+    def _row(self, number: int) -> str:
+        return f"{self.where}: row {number} (counted from 0)"

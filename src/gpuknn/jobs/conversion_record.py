@@ -74,7 +74,7 @@ class ConversionRecord:
                 self._clear()
             found = self._manifest()
             if found and found["fingerprint"] != fingerprint:
-                other = [name for name, value in description.items() if found["conversion"].get(name) != value]
+                other = [name for name, value in description.items() if found["conversion"].get(name, value) != value]
                 what = ", ".join(other) or "a source, or gpuknn, was changed since"
                 raise InputError(
                     f"{self.folder}: holds what another conversion has left (other: {what}); --fresh discards it"

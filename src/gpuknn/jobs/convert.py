@@ -24,7 +24,7 @@ from gpuknn.jobs.workers import LOOK_EVERY, LOST_AFTER, WINDOW, choose_workers
 from gpuknn.vectors import content_fingerprint, file_identity
 from gpuknn.vectors.location import absolute, is_url, listing
 
-VERSION = 1
+VERSION = 2
 """Raised when the same options come to write other bytes."""
 THREADS = 2
 """For each core: while one waits for the disk another reads."""
@@ -55,7 +55,7 @@ class Conversion:
         """Of everything that decides the target's bytes, where they are written, and the pieces."""
         place = self.destination.rstrip("/") if is_url(self.destination) else ""
         target = repr(replace(self.target, path=place)), self.target.piece_rows
-        rows = self.rows.first, self.rows.normalize
+        rows = self.rows.first, self.rows.normalize, self.rows.scale, self.rows.round
         parts = VERSION, sorted(identities.items()), rows, target, sorted(self.options.items())
         return digest(repr(parts).encode())
 
@@ -323,6 +323,8 @@ def _notes(conversion: Conversion, pieces: list[Piece]) -> dict[str, Any]:
         "key": getattr(conversion.target, "key", ""),
         "rows": f"{rows.first}:{rows.first + len(rows)}",
         "normalized": rows.normalize,
+        "scaled_by": 1.0 if rows.scale is None else rows.scale,
+        "rounded_to_whole_numbers": rows.round,
         "piece_rows": conversion.target.piece_rows,
         "crc32c": [piece.crc32c for piece in sorted(pieces, key=lambda piece: piece.first)],
     }
