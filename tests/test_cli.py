@@ -1,6 +1,7 @@
 """The commands as a user runs them, and every way to be told what is wrong."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -195,13 +196,54 @@ def test_options_from_a_file_and_over_it(capsys: pytest.CaptureFixture[str], mon
     plan = json.loads(capsys.readouterr().out)
     assert (plan["k"], plan["metric"], plan["output"]) == (3, "l2", "out.h5")
     for content, said in (
-        ("depth: 3", "unrecognized arguments: --depth"),
+        ("depth: 3", "job.yaml: there is no option 'depth'; gpuknn exact --help lists them\n"),
         ("- 1", "must hold"),
-        ("k: x", "invalid int value"),
+        ("metrc: l2", "job.yaml: there is no option 'metrc'; did you mean 'metric'?\n"),
+        ("k: x", "job.yaml: k: invalid int value: 'x'\n"),
+        ("metric: l3", "job.yaml: metric: invalid choice: 'l3'"),
+        ("metric: true", "job.yaml: metric: takes a value, not true\n"),
+        ("self: 3", "job.yaml: self: takes true or false, not 3\n"),
+        ("queries: other\nsubset: sample", "job.yaml: queries: invalid choice: 'other'"),
+        ("config: job.yaml", "job.yaml: a config file cannot name another\n"),
+        ("help: true", "job.yaml: there is no option 'help'"),
     ):
         Path("job.yaml").write_text(content)
         assert run(*command) == 2
-        assert said in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert told.startswith("gpuknn: error: job.yaml: ")
+        assert (said in told, told.count("\n")) == (True, 1)
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("content", "words", "database", "queries"),
+    [
+        ("database: db.npy\nqueries: q.npy", [], "db.npy", 7),
+        ("database: other.npy\nqueries: other.npy", ["db.npy", "q.npy"], "db.npy", 7),
+        ("database: nothing.npy\nqueries: q.npy", ["db.npy"], "db.npy", 7),
+        ("queries: q.npy", ["db.npy"], "db.npy", 7),
+        ("database: db.npy\nself: true", [], "db.npy", 300),
+        ("database: db.npy\nqueries: public", [], "db.npy", 7),
+        ("subset: sample\nqueries: public", [], "database.h5:emb", 200),
+        ("queries: public", ["--subset", "sample"], "database.h5:emb", 200),
+    ],
+)
+def test_files_from_a_file(
+    content: str, words: list[str], database: str, queries: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("job.yaml").write_text(content)
+    shutil.copy("q.npy", "public")
+    assert run("exact", *words, "--config", "job.yaml", "-o", "out.h5", "-k", "3", "--dry-run", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["database"].endswith(database)
+    assert plan["queries"] == queries
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_subset_leaves_no_file_of_queries_unused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("job.yaml").write_text("queries: q.npy")
+    assert run("exact", "--subset", "sample", "--config", "job.yaml", "--dry-run") == 2
+    assert "--subset sample names the files; leave out q.npy" in capsys.readouterr().err
 
 
 def test_the_example_configs_are_valid(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from gpuknn.convert import target as target_module
 from gpuknn.exact.neighbors import Neighbors
 from gpuknn.gold import read_gold, write_gold
 from gpuknn.vectors import open_vectors
+from tests.answers import dists_of
 
 ROWS, D, ROW = 300, 24, 123
 ANY_TYPE = ["a.h5", "a.zarr", "a.npy", *(["a.parquet"] if find_spec("pyarrow") else [])]
@@ -225,7 +226,7 @@ def test_a_distance_that_would_become_zero_is_refused(target: list[str], capsys:
         assert main(["convert", "gold.h5", *target, "--rows", "0:2", "--quiet"]) == 0
     else:
         assert main(["convert", "gold.h5", *target, "--quiet"]) == 0
-        assert read_gold("a.h5", "itest").dists.tobytes() == dists.tobytes()
+        assert dists_of(read_gold("a.h5:itest")).tobytes() == dists.tobytes()
 
 
 def test_check_does_not_take_a_vanished_distance_for_rounding(capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,7 +103,9 @@ def test_wrong_answers_are_exit_code_1(
         (["--report", "nowhere"], "--report nowhere: there is no such folder"),
         (["--gpu", "0"], "does not go with --device cpu"),
         (["--device", "cuda", "--gpu", "-1"], "--gpu -1: this machine has"),
-        pytest.param(["--device", "cuda"], "CuPy is not installed; install gpuknn[cuda12]", marks=without_cupy),
+        pytest.param(
+            ["--device", "cuda"], "install it, for a driver of CUDA 12: pip install 'cupy-cuda12x[", marks=without_cupy
+        ),
         pytest.param(["--device", "auto", "--gpu", "0"], "CuPy is not installed", marks=without_cupy),
     ],
 )
@@ -121,8 +123,8 @@ def test_wrong_options_are_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("driver", "extra"),
     [
-        ("580.65.06", "install gpuknn[cuda13]"),
-        ("570.133.20", "install gpuknn[cuda12]"),
+        ("580.65.06", "install CuPy with: pip install 'cupy-cuda13x["),
+        ("570.133.20", "install CuPy with: pip install 'cupy-cuda12x["),
         ("470.1", "install a driver of at least 525"),
     ],
 )

@@ -1,9 +1,18 @@
 """What importing costs, and what it must not bring."""
 
+import re
+import shlex
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
 
 import gpuknn
+from gpuknn.errors import pip_install
+
+ROOT = Path(__file__).parents[1]
 
 HEAVY = {"dask", "distributed", "zarr", "h5py", "numba", "cupy", "dask_cuda"}
 
@@ -31,3 +40,16 @@ def test_no_room_but_jobs_loads_dask_and_none_loads_cupy() -> None:
 
 def test_every_public_name_is_there() -> None:
     assert all(getattr(gpuknn, name) is not None for name in gpuknn.__all__)
+
+
+def test_what_is_missing_is_installed_by_its_own_name() -> None:
+    """An extra of gpuknn finds nothing where gpuknn is on no index."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    sources = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    named = set(re.findall(r"pip_install\(['\"](\w+)['\"]", sources)) | {"cuda12"}
+    assert named == set(extras) - {"test", "manifests", "lint"}
+    assert "gpuknn[" not in sources
+    for extra in named:
+        words = shlex.split(pip_install(extra))
+        assert words[:2] == ["pip", "install"]
+        assert {Requirement(word) for word in words[2:]} == {Requirement(word) for word in extras[extra]}

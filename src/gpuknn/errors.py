@@ -1,4 +1,11 @@
-"""The two ways in which a command can fail; the command line turns them into exit codes."""
+"""The two ways in which a command can fail, and words for what is missing.
+
+The command line turns the errors into exit codes.
+"""
+
+import re
+import shlex
+from importlib.metadata import requires
 
 
 class InputError(ValueError):
@@ -12,3 +19,13 @@ class RunError(RuntimeError):
 def one_line(error: Exception) -> str:
     """What a library says went wrong, without the lines on its inside that may follow."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def pip_install(extra: str) -> str:
+    """The command that installs what an extra of this package brings.
+
+    It names the packages themselves, which works wherever gpuknn was installed from.
+    """
+    packages = (line.partition(";") for line in requires("gpuknn") or ())
+    wanted = [name for name, _, when in packages if re.search(rf"\bextra\s*==\s*['\"]{extra}['\"]", when)]
+    return f"pip install {shlex.join(map(str.strip, wanted))}"

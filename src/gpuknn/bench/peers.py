@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, pip_install
 from gpuknn.exact.metric import Metric
 
 Search = Callable[[], object]
@@ -36,7 +36,7 @@ def installed_peers(names: str | None) -> list[Peer]:
         if name not in known:
             raise InputError(f"--peers {name}: there are {', '.join(known)}")
         if not find_spec(known[name].module):
-            raise InputError(f"--peers {name}: is not installed; install gpuknn[bench]")
+            raise InputError(f"--peers {name}: is not installed; install it with: {pip_install('bench')}")
     return [known[name] for name in chosen]
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, pip_install
 
 if TYPE_CHECKING:
     from gpuknn.bench.measure import Machine, Measurement
@@ -159,7 +159,7 @@ def _check_plot(path: Path) -> None:
     from importlib.util import find_spec
 
     if not find_spec("matplotlib"):
-        raise InputError("--plot: needs matplotlib; install gpuknn[bench]")
+        raise InputError(f"--plot: needs matplotlib; install it with: {pip_install('bench')}")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: there is no such folder to write {path.name} to")
 

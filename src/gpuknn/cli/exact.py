@@ -93,7 +93,10 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     how.add_argument("--run-dir", type=Path, metavar="D", help="where finished shards are kept (default: OUT.h5.run)")
     how.add_argument("--fresh", action="store_true", help="discard what an earlier run has finished")
     how.add_argument(
-        "--config", type=Path, metavar="FILE.yaml", help="options from a file; the command line goes first"
+        "--config",
+        type=Path,
+        metavar="FILE.yaml",
+        help="options, database and queries from a file, `name: value`; the command line goes first",
     )
     how.add_argument(
         "--rates",
@@ -104,9 +107,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     shown = parser.add_argument_group("what to show")
     shown.add_argument("--dry-run", action="store_true", help="check the input's headers, print the plan, stop")
     shown.add_argument("--quiet", action="store_true", help="no progress")
-    shown.add_argument(
-        "--report", type=Path, metavar="FILE.html", help="Dask's performance report (needs gpuknn[dashboard])"
-    )
+    shown.add_argument("--report", type=Path, metavar="FILE.html", help="Dask's performance report (needs Bokeh)")
     shown.add_argument("--log-json", action="store_true", help="no progress bar, but a line of JSON for what happens")
     shown.add_argument("--json", action="store_true", help="the plan or the outcome as JSON on standard output")
     parser.set_defaults(run=run)
@@ -244,8 +245,8 @@ def _workers(chosen: argparse.Namespace, cores: int) -> "Iterator[tuple[str, Wor
 def _files(chosen: argparse.Namespace) -> tuple[str | Path, str | Path, Path]:
     """Database, queries and output, from the subset's name or as given."""
     if chosen.subset:
-        if chosen.database:
-            raise InputError(f"--subset {chosen.subset} names the files; leave out {chosen.database}")
+        if named := chosen.database or chosen.queries_file:
+            raise InputError(f"--subset {chosen.subset} names the files; leave out {named}")
         if chosen.self_join or chosen.self_first:
             raise InputError(f"--subset {chosen.subset} has its own queries; name the database instead for --self")
         if chosen.metric != "cosine":

@@ -41,7 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
         words = sys.argv[1:] if arguments is None else arguments
         chosen = parser.parse_args(words)
         if config := getattr(chosen, "config", None):
-            chosen = parser.parse_args([words[0], *options_from(config), *words[1:]])
+            options = commands.choices[words[0]]
+            options.set_defaults(**options_from(config, options))
+            chosen = parser.parse_args(words)
         chosen.words = words
         code = int(chosen.run(chosen))
         sys.stdout.flush()

@@ -11,7 +11,7 @@ from gpuknn.doctor import selftest
 from gpuknn.doctor.gpus import HOST_BUILD, Gpus, choose_device, find_gpus
 from gpuknn.doctor.machine import Machine, look_around
 from gpuknn.doctor.selftest import Check, Size, check_answers
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, pip_install
 from gpuknn.exact.cpu import CpuDevice
 from gpuknn.exact.device import Device, usable_cores
 from gpuknn.exact.int8 import int8_product
@@ -86,7 +86,9 @@ def examine(device_name: str, number: int | None, folder: Path, full: bool, say:
             "no GPU was examined: " + ("--device cpu" if device_name == "cpu" else "there is none to use")
         )
     if full and len(cpus) == 1:
-        report.notes.append("no int8 filter was checked: 8-bit products take gpuknn[int8]")
+        report.notes.append(
+            f"no int8 filter was checked: 8-bit products need ONNX Runtime; install it with: {pip_install('int8')}"
+        )
     return report
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, pip_install
 from gpuknn.exact.device import Device, count_gpus, open_device
 
 CUDA13_DRIVER, CUDA12_DRIVER = 580, 525
@@ -36,12 +36,12 @@ class Gpus:
     """Versions of what CuPy was built with and loads; empty where it is not installed."""
 
     @property
-    def extra(self) -> str:
-        """What to install, as far as the driver's version tells."""
+    def remedy(self) -> str:
+        """How to install CuPy, as far as the driver's version tells."""
         branch = int(self.driver.partition(".")[0]) if self.driver and self.driver[:1].isdigit() else CUDA12_DRIVER
         if branch < CUDA12_DRIVER:
-            return f"a driver of at least {CUDA12_DRIVER} (this is {self.driver}) and gpuknn[cuda12]"
-        return "gpuknn[cuda13]" if branch >= CUDA13_DRIVER else "gpuknn[cuda12]"
+            return f"install a driver of at least {CUDA12_DRIVER} (this is {self.driver}), then {pip_install('cuda12')}"
+        return f"install CuPy with: {pip_install('cuda13' if branch >= CUDA13_DRIVER else 'cuda12')}"
 
 
 def find_gpus() -> Gpus:
@@ -75,7 +75,7 @@ def choose_device(name: str, number: int | None, gpus: Gpus) -> tuple[Device, st
             return open_device("cpu"), None
         if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
             return open_device("cpu"), "the GPUs are not used: CUDA_VISIBLE_DEVICES hides them"
-        why = str(error).removeprefix("--device cuda: ") if find_spec("cupy") else f"install {gpus.extra}"
+        why = str(error).removeprefix("--device cuda: ") if find_spec("cupy") else gpus.remedy
         return open_device("cpu"), f"the GPUs are not used: {why}"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuknn.doctor.examine import Report
+from gpuknn.errors import pip_install
 
 Section = tuple[str, list[tuple[str, ...]]]
 """Title and rows."""
@@ -73,7 +74,7 @@ def _sections(report: Report) -> list[Section]:
 
 def _machine(report: Report) -> list[tuple[str, ...]]:
     m = report.machine
-    levels = f"{m.int8_levels} levels" if m.int8_levels else "none: gpuknn[int8] brings them"
+    levels = f"{m.int8_levels} levels" if m.int8_levels else f"none; install them with: {pip_install('int8')}"
     limit = f", the container may use {m.memory_limit / 2**30:.1f} GiB" if m.memory_limit else ""
     cores = f"{m.cores} cores" + (f", {m.core_limit:g} granted by the container" if m.core_limit else "")
     return [

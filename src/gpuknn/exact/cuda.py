@@ -37,7 +37,7 @@ from cupy_backends.cuda.libs import cublas
 from gpuknn.errors import InputError, RunError
 from gpuknn.exact.bound import ROUNDING, Filter, Halved, filter_for
 from gpuknn.exact.cuda_kernels import THREADS, Kernels
-from gpuknn.exact.device import Certificate, Search
+from gpuknn.exact.device import Certificate, Search, install_cupy
 from gpuknn.exact.metric import Metric, summation_leaves
 from gpuknn.exact.neighbors import Neighbors
 
@@ -113,8 +113,8 @@ def open_cuda(number: int = 0) -> CudaDevice:
         raise
     except Exception as error:  # missing or mismatched libraries show in many ways
         raise InputError(
-            f"--device cuda: CuPy cannot use this GPU ({type(error).__name__}: {error}); install the extra that fits "
-            "the driver: gpuknn[cuda12] or gpuknn[cuda13]"
+            f"--device cuda: CuPy cannot use this GPU ({type(error).__name__}: {error}); install the one that "
+            f"fits the driver, {install_cupy()}"
         ) from error
     return CudaDevice(number, model, free)
 

@@ -8,14 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, pip_install
 from gpuknn.exact.metric import Metric
 from gpuknn.exact.neighbors import Neighbors
-
-NO_CUPY = (
-    "--device cuda: CuPy is not installed; install gpuknn[cuda12] or gpuknn[cuda13], whichever fits the driver, or use "
-    "--device cpu"
-)
 
 
 @dataclass(frozen=True)
@@ -108,13 +103,13 @@ def open_device(name: str = "auto", threads: int | None = None, number: int = 0)
         raise InputError(f"--device {name}: there are auto, cpu and cuda")
     if name == "cuda" or (name == "auto" and count_gpus()):
         if not find_spec("cupy"):
-            raise InputError(NO_CUPY)
+            raise no_cupy()
         try:
             from gpuknn.exact.cuda import open_cuda
         except ImportError as error:  # CuPy looks for cuBLAS as soon as it is mentioned
+            missing = f"CuPy lacks CUDA's libraries ({error})"
             raise InputError(
-                f"--device cuda: CuPy lacks CUDA's libraries ({error}); install gpuknn[cuda12] or gpuknn[cuda13], "
-                "whichever fits the driver, or use --device cpu"
+                f"--device cuda: {missing}; use --device cpu, or install them, {install_cupy()}"
             ) from error
         return open_cuda(number)
     from gpuknn.exact.cpu import CpuDevice
@@ -134,3 +129,13 @@ def count_gpus() -> int:
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def no_cupy() -> InputError:
+    """That a GPU is asked for and CuPy is not installed."""
+    return InputError(f"--device cuda: CuPy is not installed; use --device cpu, or install it, {install_cupy()}")
+
+
+def install_cupy() -> str:
+    """How, for either version of CUDA."""
+    return f"for a driver of CUDA 12: {pip_install('cuda12')}; for one of CUDA 13: {pip_install('cuda13')}"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuknn.errors import InputError, one_line
+from gpuknn.errors import InputError, one_line, pip_install
 from gpuknn.gold.gold import Gold, from_file
 from gpuknn.gold.writer import GoldWriter, Outline
 
@@ -89,5 +89,5 @@ def pyarrow_parquet(path: str | Path) -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise InputError(f"{path}: Parquet needs pyarrow; install gpuknn[parquet]") from error
+        raise InputError(f"{path}: Parquet files need pyarrow; install it with: {pip_install('parquet')}") from error
     return pyarrow.parquet

@@ -9,7 +9,7 @@ from dask.utils import parse_bytes
 
 from gpuknn.errors import InputError
 from gpuknn.exact.cpu import CpuDevice
-from gpuknn.exact.device import NO_CUPY, Device, usable_cores
+from gpuknn.exact.device import Device, no_cupy, usable_cores
 from gpuknn.jobs.workers import Workers
 
 ASSUMED_GPU_BYTES = 16 * 2**30
@@ -165,7 +165,7 @@ def _assumed_gpu() -> Device:
     try:
         from gpuknn.exact.cuda import CudaDevice
     except ImportError as error:
-        raise InputError(NO_CUPY) from error
+        raise no_cupy() from error
     return CudaDevice(0, f"assumed, {ASSUMED_GPU_BYTES >> 30} GiB free", ASSUMED_GPU_BYTES)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import dask
 from distributed import SpecCluster, SSHCluster
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, pip_install
 from gpuknn.jobs.cluster import SETTINGS, Expected, workers_of
 from gpuknn.jobs.cluster_file import Running, Slurm, Ssh
 from gpuknn.jobs.workers import Workers
@@ -71,7 +71,7 @@ def _started(source: Ssh | Slurm) -> Iterator[str]:
 
 def _start_ssh(source: Ssh) -> SpecCluster:
     if not find_spec("asyncssh"):
-        raise InputError(f"{source.name}: SSH needs asyncssh; install gpuknn[ssh]")
+        raise InputError(f"{source.name}: SSH needs asyncssh; install it with: {pip_install('ssh')}")
     listening = {"interface": source.interface} if source.interface else {}
     worker = {**listening, "memory_limit": 0, "dashboard_address": NO_PAGES}
     if source.gpus:  # dask-cuda's worker starts one for each GPU; it takes resources as its command line does
@@ -107,7 +107,7 @@ def _start_slurm(source: Slurm) -> Any:
 def slurm_cluster(source: Slurm) -> Any:
     """The jobs (`job_script()`), not yet queued."""
     if not find_spec("dask_jobqueue"):
-        raise InputError(f"{source.name}: SLURM needs dask-jobqueue; install gpuknn[slurm]")
+        raise InputError(f"{source.name}: SLURM needs dask-jobqueue; install it with: {pip_install('slurm')}")
     from dask_jobqueue import SLURMCluster
 
     directives = list(source.directives)

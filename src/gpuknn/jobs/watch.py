@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from distributed import Client, performance_report
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, pip_install
 from gpuknn.jobs.events import TOPIC
 from gpuknn.jobs.page import PATH, Page
 
@@ -27,7 +27,9 @@ def watched(
     where the scheduler cannot make one.
     """
     if report and not _draws(client):
-        raise InputError(f"--report {report}: needs Bokeh where the scheduler runs; install gpuknn[dashboard] there")
+        raise InputError(
+            f"--report {report}: needs Bokeh at the scheduler; install it there: {pip_install('dashboard')}"
+        )
     client.register_plugin(Page())
     rows = sum(len(rows) for _, rows in shards)
     facts = {"run": str(run), "title": title, "client": client.id, "shards": len(shards), "rows": rows}
@@ -62,7 +64,7 @@ def _reachable(dashboard: str) -> tuple[str, str]:
 def check_report(report: Path) -> None:
     """Raise InputError where the performance report cannot be made or written."""
     if not find_spec("bokeh"):
-        raise InputError(f"--report {report}: needs Bokeh; install gpuknn[dashboard]")
+        raise InputError(f"--report {report}: needs Bokeh; install it with: {pip_install('dashboard')}")
     if not report.absolute().parent.is_dir() or report.is_dir():
         raise InputError(f"--report {report}: names no file in a folder that is there")
 

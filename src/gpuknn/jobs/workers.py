@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from gpuknn.errors import InputError
 from gpuknn.exact.cpu import CpuDevice
-from gpuknn.exact.device import NO_CUPY, Device
+from gpuknn.exact.device import Device, no_cupy
 
 LOCAL = "local"
 """Of `--cluster`: processes of this machine, started for the run."""
@@ -61,7 +61,7 @@ def choose_workers(device: str, count: int | None, cores: int) -> Workers:
 def find_gpus() -> list[Device]:
     """The GPUs that this process would see, at least one; raises InputError where CuPy cannot use them."""
     if not find_spec("cupy"):
-        raise InputError(NO_CUPY)
+        raise no_cupy()
     done = subprocess.run([sys.executable, "-c", SEARCH], capture_output=True, text=True)
     try:
         found = json.loads(done.stdout.splitlines()[-1])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuknn.errors import InputError, RunError, one_line
+from gpuknn.errors import InputError, RunError, one_line, pip_install
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -73,7 +73,7 @@ def object_store(url: str) -> "ObjectStore":
     try:
         from obstore.store import from_url
     except ImportError as error:
-        raise InputError(f"{url}: object stores need obstore; install gpuknn[cloud]") from error
+        raise InputError(f"{url}: object stores need obstore; install it with: {pip_install('cloud')}") from error
     try:
         return from_url(url)
     except Exception as error:  # obstore's own kinds, and ValueError

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuknn.errors import InputError, one_line
+from gpuknn.errors import InputError, one_line, pip_install
 from gpuknn.vectors.decoded import DecodedVectors
 from gpuknn.vectors.ids import ADVICE, IDS_AT_ONCE, RowIds
 from gpuknn.vectors.source import check_layout, choose_ids, choose_key
@@ -109,7 +109,7 @@ def open_parquet(path: Path, key: str | None, missing: Missing) -> ParquetVector
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise InputError(f"{path}: Parquet files need pyarrow; install gpuknn[parquet]") from error
+        raise InputError(f"{path}: Parquet files need pyarrow; install it with: {pip_install('parquet')}") from error
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             columns = {column.name: column.type for column in file.schema_arrow}
