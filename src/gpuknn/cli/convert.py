@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   gpuknn convert database.h5 database.zarr
-  gpuknn convert database.fbin database.h5 --dtype float16 --normalize
+  gpuknn convert vectors.fbin vectors.h5 --dtype float16 --normalize
+  gpuknn convert vectors.fbin vectors.i8bin --normalize --scale 127 --round
   gpuknn convert --check database.h5 database.zarr
   gpuknn convert --check database.zarr
   gpuknn convert gold.h5 gold.ibin

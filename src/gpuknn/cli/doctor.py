@@ -10,7 +10,7 @@ from gpuknn.errors import InputError
 
 EXAMPLES = """examples:
   gpuknn doctor
-  gpuknn doctor --full --data-dir /scratch --report .
+  gpuknn doctor --full --report .
 """
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   gpuknn runs
   gpuknn runs --resume gold.h5.run
-  gpuknn runs --remove gold.h5.run
+  gpuknn runs --remove other.h5.run
 """
 
 

@@ -1,0 +1,121 @@
+"""The commands of README and of each `--help`, typed in their order."""
+
+import argparse
+import re
+import shlex
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from gpuknn.cli import main as cli
+from gpuknn.doctor import examine, selftest
+from gpuknn.exact.neighbors import Neighbors
+from gpuknn.gold import write_gold
+from gpuknn.laion.catalogue import SAMPLE
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+LEFT_OUT = {
+    "s3://": "needs an object store; tests/test_object_store.py has one",
+    "--cluster": "needs a cluster; tests/test_cluster.py has one",
+    "--subset 10M": "needs the LAION files",
+}
+"""Words of commands that are not run, and why."""
+SHORT = {"bench": ["--components", "32", "--repeat", "1"]}
+"""Options that make a command quicker and nothing else."""
+SAYS_NO = {"compare"}
+"""Commands for which 1 is an answer."""
+
+
+def readme_commands() -> list[str]:
+    """Of the indented blocks, with a prompt or without; what a command prints begins with its name and a colon."""
+    unfenced = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"^    (?:\$ )?(gpuknn \w+(?!\w*:).*)$", unfenced, re.MULTILINE)
+
+
+def help_commands() -> dict[str, list[str]]:
+    """Of the examples at the end of each command's help."""
+    commands = argparse.ArgumentParser().add_subparsers()
+    for command in cli.COMMANDS:
+        command.add_parser(commands)
+    return {name: re.findall(r"^  (gpuknn .*)$", p.epilog or "", re.MULTILINE) for name, p in commands.choices.items()}
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files under the names that the examples use, and a `gpuknn doctor` that is soon done."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(examine, "DISK_BYTES", {False: 2**22, True: 2**22})
+    monkeypatch.setattr(examine, "QUICK", selftest.Size(200, 4, 20, (10,)))
+    monkeypatch.setattr(examine, "FULL", selftest.Size(200, 4, 20, (10,)))
+    rng = np.random.default_rng(0)
+    rows, queries = rng.standard_normal((1_500, 16), np.float32), rng.standard_normal((20, 16), np.float32)
+    for name, values in (("database", rows.astype(np.float16)), ("queries", queries)):
+        np.save(f"{name}.npy", values)
+        with h5py.File(f"{name}.h5", "w") as file:
+            file["emb"] = values
+    Path("vectors.fbin").write_bytes(np.array(rows.shape, "<u4").tobytes() + rows.tobytes())
+    lengths = np.full((len(rows), 1), rows.shape[1], "<i4").view("<f4")
+    Path("vectors.fvecs").write_bytes(np.hstack([lengths, rows]).tobytes())
+    shutil.copy(SAMPLE / "gold.h5", "result.h5")
+    dists = np.sort(rng.random((20, 5), np.float32), axis=1)
+    for name, first in (("a.h5", 0), ("b.h5", 1)):
+        write_gold(name, Neighbors(np.arange(100).reshape(20, 5) + first, dists))
+
+
+@pytest.fixture
+def unfinished_runs(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """What `gpuknn runs` lists, each left by a command whose disk was full at its end."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for name in ("gold.h5", "other.h5"):
+        with monkeypatch.context() as patch:
+            patch.setattr("gpuknn.jobs.exact.GoldWriter", full)
+            assert cli.main(["exact", "database.h5", "queries.h5", "-k", "5", "-o", name]) == 3
+        assert Path(f"{name}.run").is_dir()
+
+
+def test_readme() -> None:
+    shutil.copy(SAMPLE / "gold.h5", "sample-gold-standard.h5")  # the first of the sh blocks has been run
+    commands = readme_commands()
+    assert len(commands) > 12
+    run_in_order(commands)
+
+
+@pytest.mark.parametrize("name", ["exact", "eval", "compare", "convert", "bench", "doctor"])
+def test_help(name: str) -> None:
+    if name == "eval":
+        shutil.copy(SAMPLE / "gold.h5", "gold.h5")
+    if name == "convert":
+        shutil.copy("a.h5", "gold.h5")
+    run_in_order(help_commands()[name])
+
+
+@pytest.mark.usefixtures("unfinished_runs")
+def test_help_of_runs() -> None:
+    run_in_order(help_commands()["runs"])
+    assert Path("gold.h5").is_file()
+    assert not list(Path().glob("*.run"))
+
+
+def test_every_command_has_examples_and_no_reason_is_stale() -> None:
+    everywhere = help_commands()
+    assert set(everywhere) == {"exact", "runs", "eval", "compare", "convert", "bench", "doctor"}
+    assert all(everywhere.values())
+    for words in LEFT_OUT:
+        assert any(words in command for command in readme_commands())
+
+
+def run_in_order(commands: list[str]) -> None:
+    for command in commands:
+        _, name, *words = shlex.split(command, comments=True)
+        needs_peer = "--peers faiss" in command and not find_spec("faiss")
+        if needs_peer or any(left_out in command for left_out in LEFT_OUT):
+            continue
+        code = cli.main([name, *words, *SHORT.get(name, [])])
+        assert code in ((0, 1) if name in SAYS_NO else (0,)), command
