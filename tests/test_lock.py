@@ -112,8 +112,13 @@ def test_where_the_system_knows_no_locks_heartbeats_tell(path: Path, monkeypatch
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with lock(path), pytest.raises(RunError, match=f"process {os.getpid()}"), lock(path):
-        pass
+    with lock(path):
+        assert is_held(path)
+        with pytest.raises(RunError, match=f"process {os.getpid()}"), lock(path):
+            pass
+        os.utime(path, (0, 0))
+        held_without_a_heartbeat = is_held(path)
+    assert not held_without_a_heartbeat
     assert not is_held(path)
 
 
