@@ -75,7 +75,7 @@ def unfinished_runs(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
 
     for name in ("gold.h5", "other.h5"):
         with monkeypatch.context() as patch:
-            patch.setattr("gpuknn.jobs.exact.GoldWriter", full)
+            patch.setattr("gpuknn.jobs.exact.written", full)
             assert cli.main(["exact", "database.h5", "queries.h5", "-k", "5", "-o", name]) == 3
         assert Path(f"{name}.run").is_dir()
 
