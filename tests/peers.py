@@ -39,7 +39,7 @@ def ann_benchmarks_recall(path: Path, answers: Answers, k: int, epsilon: float =
     for query, farthest, rows in zip(test, truth[:, k - 1], answers, strict=True):
         if len(set(rows)) != len(rows) or len(rows) > k:
             raise ValueError(f"an answer of {len(rows)} rows repeats one, or is longer than {k}")
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             there = np.array([distance(query, train[row]) for row in rows], np.float32)
         found += int(np.count_nonzero(there <= farthest + epsilon))
     return found / (k * len(truth))
@@ -69,7 +69,8 @@ def big_ann_recall(truth: tuple[np.ndarray, np.ndarray], answers: Answers, k: in
     """
     found = 0
     for ids, dists, answer in zip(*truth, answers, strict=True):
-        others = np.abs(dists[k:] - dists[k - 1]) >= 1e-6
+        with np.errstate(invalid="ignore"):
+            others = ~(np.abs(dists[k:] - dists[k - 1]) < 1e-6)  # so that NaN, and two infinities, are no tie
         end = k + (int(np.argmax(others)) if others.any() else len(others)) if ties else k
         found += len(set(ids[:end].tolist()) & {int(one) for one in answer})
     return found / (k * len(truth[0]))

@@ -143,6 +143,13 @@ def test_big_ann_counts_ties_past_k() -> None:
     assert big_ann_recall(truth, [[12, 11, 10]], 2) == 1.5  # an answer that is too long is not cut
 
 
+def test_big_ann_takes_largest_floats_for_ties_and_infinities_not() -> None:
+    ids = np.array([[10, 11, 12]])
+    largest = np.finfo(np.float32).max
+    assert big_ann_recall((ids, np.array([[1, largest, largest]], np.float32)), [[10, 12]], 2) == 1.0
+    assert big_ann_recall((ids, np.array([[1, np.inf, np.inf]], np.float32)), [[10, 12]], 2) == 0.5
+
+
 def test_big_ann_does_not_mind_which_way_distances_go() -> None:
     """Inner products are positive and fall; nothing but nearness to the k-th matters."""
     truth = np.array([[10, 11, 12, 13]]), np.array([[5, 4, 4, 1]], np.float32)
