@@ -364,7 +364,8 @@ def test_names_without_suffix(capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["convert", "source.npy", name, "--to", to, "--quiet"]) == 0
         assert open_vectors(name)[:].tobytes() == rows("float32").tobytes()
     assert main(["convert", "--check", "source.npy", "store"]) == 0
-    code, out = said(["convert", "--check", "source.npy", "target"], capsys)
+    assert said(["convert", "--check", "source.npy", "target"], capsys)[0] == 0
+    code, out = said(["convert", "source.npy", "other"], capsys)
     assert (code, "its name tells no format" in out) == (2, True)
 
 

@@ -260,6 +260,8 @@ def test_squares_are_not_compared_with_roots(capsys: pytest.CaptureFixture[str])
     assert figures(capsys, "untold.h5", "squares.h5")["by_distances"] is None
     assert main(["eval", "untold.h5", "squares.h5"]) == 0
     assert "the two files hold distances of two kinds, which were not compared" in capsys.readouterr().out
+    assert main(["compare", "untold.h5", "squares.h5"]) == 1
+    assert "the two may be of two kinds, as roots and squares" in capsys.readouterr().out
     assert figures(capsys, "kept.h5", "squares.h5")["by_distances"] == 1
     assert main(["convert", "untold.h5", "ann.hdf5", "--to", "ann-benchmarks"]) == 2
     assert "does not tell which distances it holds; say it with --distance" in capsys.readouterr().err

@@ -84,7 +84,7 @@ def test_ann_benchmarks(metric: str, capsys: pytest.CaptureFixture[str]) -> None
     search(metric, "set.hdf5:train", "set.hdf5:test", "again.h5")  # their files are databases, too
     assert main(["compare", "again.h5", "gold.h5"]) == 0
     assert main(["compare", "again.h5", "set.hdf5"]) == 0
-    assert main(["convert", "--check", "db.npy", "set.hdf5", "--dst-key", "train"]) == 0
+    assert main(["convert", "--check", "db.npy", "set.hdf5:train"]) == 0
 
 
 def test_ann_benchmarks_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,7 @@ def run(chosen: argparse.Namespace) -> int:
     from gpuknn.gold import compare_gold, matched, read_gold
     from gpuknn.gold.distances import alike
     from gpuknn.gold.match import ROWS
+    from gpuknn.gold.recall import another_kind
 
     where = chosen.a, chosen.b
     pair = matched(*alike(read_gold(chosen.a), read_gold(chosen.b), where), where)
@@ -64,6 +65,8 @@ def run(chosen: argparse.Namespace) -> int:
         f"first: query {i}, rank {j} (both counted from 0): {_entry(pair.a, i, j, pair.by == ROWS)}, "
         f"{_entry(pair.b, i, j, pair.by == ROWS)}\n"
     )
+    if found.real and another_kind(pair.a, pair.b):
+        sys.stdout.write("distances of the same neighbours differ: the two may be of two kinds, as roots and squares\n")
     return 1
 
 

@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,13 +114,11 @@ def run(chosen: argparse.Namespace) -> int:
         if not chosen.check:
             raise InputError("name the file or store to write")
         return _check_alone(chosen)
-    store = is_url(chosen.destination) or os.path.isdir(chosen.destination)
-    target = choose_format(chosen.destination, chosen.to or ("zarr" if chosen.check and store else None))
-    gold = target.gold and not target.vectors
-    if target.gold and target.vectors:
-        gold = not is_url(chosen.source) and holds_gold(chosen.source)
+    source_gold = not is_url(chosen.source) and holds_gold(chosen.source)
     if chosen.check:
-        return _check_gold(chosen) if gold else _check_vectors(chosen)
+        return _check_gold(chosen) if source_gold else _check_vectors(chosen)
+    target = choose_format(chosen.destination, chosen.to)
+    gold = target.gold and (source_gold or not target.vectors)
     if chosen.cluster != "local" and chosen.workers:
         raise InputError(f"--workers: the cluster {chosen.cluster} has the workers that it has; leave it out")
     return _convert_gold(chosen, target) if gold else _convert_vectors(chosen, target)
