@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpuknn.cli.main import main
-from gpuknn.gold import read_gold
+from gpuknn.gold import Gold, read_gold, save_gold
 from tests import peers
 from tests.oracle import knn
 
@@ -85,6 +85,28 @@ def test_ann_benchmarks(metric: str, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["compare", "again.h5", "gold.h5"]) == 0
     assert main(["compare", "again.h5", "set.hdf5"]) == 0
     assert main(["convert", "--check", "db.npy", "set.hdf5:train"]) == 0
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "float16"])
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_ann_benchmarks_computes_in_what_it_finds(metric: str, dtype: str) -> None:
+    """Differences of bytes turn around, and squares of 1,000 overflow float16: rows become float32."""
+    rng = np.random.default_rng(3)
+    low, high = {"uint8": (0, 256), "int8": (-128, 128), "float16": (-1000, 1000)}[dtype]
+    rows, asked = (rng.integers(low, high, (n, 12)).astype(dtype) for n in (N, NQ))
+    np.save("db.npy", rows)
+    np.save("q.npy", asked)
+    exact, dists = knn(rows, asked, K, metric, "float32")
+    save_gold(Gold(exact, dists, metric), "h5", Path("gold.h5"), None, {})
+    beside = ["--queries", "q.npy", "--gold", "gold.h5", "--quiet"]
+    assert main(["convert", "db.npy", "set.hdf5", "--to", "ann-benchmarks", *beside]) == 0
+    with h5py.File("set.hdf5") as file:
+        assert file["train"].dtype == file["test"].dtype == np.float32
+        assert np.array_equal(file["train"][:], rows)
+        assert np.array_equal(file["test"][:], asked)
+    assert peers.ann_benchmarks_recall(Path("set.hdf5"), exact, K) == 1
+    assert peers.ann_benchmarks_recall(Path("set.hdf5"), random_answer(), K) < CHANCE
+    assert main(["convert", "db.npy", "bad.hdf5", "--to", "ann-benchmarks", "--dtype", dtype]) == 2
 
 
 def test_ann_benchmarks_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:

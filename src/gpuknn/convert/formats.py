@@ -34,6 +34,8 @@ FORMATS = (
     Format("ibin", (".ibin", ".bin"), vectors=False, gold=True, dtype="float32"),
     Format("ivecs", (".ivecs",), vectors=False, gold=True),
 )
+NARROW = ("float16", "uint8", "int8")
+"""Types in which differences or sums of squares may not fit."""
 NAMES = tuple(f.name for f in FORMATS)
 
 
@@ -47,7 +49,15 @@ def choose_format(destination: str, name: str | None) -> Format:
 
 
 def choose_dtype(target: Format, asked: str | None, source: str, destination: str) -> str:
-    """The type of components to write; raises InputError where the format does not hold the one asked for."""
+    """The type of components to write; raises InputError if the format does not hold the one asked for.
+
+    ann-benchmarks computes with the type that it finds, in which differences of bytes turn around and float16 overflows
+    (ann_benchmarks/distance.py): such rows become float32, which loses nothing.
+    """
     if target.dtype and asked and asked != target.dtype:
         raise InputError(f"{destination}: {target.name} holds {target.dtype} only; leave out --dtype {asked}")
+    if target.name == "ann-benchmarks" and (asked or source) in NARROW:
+        if asked:
+            raise InputError(f"{destination}: ann-benchmarks computes in {asked} what it finds in {asked}; use float32")
+        return "float32"
     return target.dtype or asked or source

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from gpuknn.convert.flat import Flat, reserve
+from gpuknn.convert.formats import NARROW
 from gpuknn.errors import InputError
 from gpuknn.gold import hdf5, read_gold
 from gpuknn.gold.distances import BITS, told
@@ -136,8 +137,10 @@ class Hdf5(Flat):
         return said
 
     def _as_stored(self, rows: np.ndarray) -> np.ndarray:
-        """Sketches as they are, or as booleans."""
-        return rows if self.bits is None else unpack_bits(rows, self.bits)
+        """Sketches as they are, or as booleans; queries of a narrow type as wide as the rows."""
+        if self.bits is not None:
+            return unpack_bits(rows, self.bits)
+        return rows.astype(self.dtype) if self.layout == ANN_BENCHMARKS and rows.dtype.name in NARROW else rows
 
     @property
     def _row_bytes(self) -> int:
