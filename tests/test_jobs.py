@@ -421,6 +421,26 @@ def test_a_client_killed_at_the_very_end_had_finished(
     assert list(run.glob("*/*-*.json"))  # what was finished is not thrown away
 
 
+@pytest.mark.parametrize("name", ["gold.ibin", "gold.ivecs"])
+def test_formats_that_say_nothing_of_themselves_are_known_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+    np.save("db.npy", rows)
+    np.save("q.npy", rows[:9])
+    words = ["exact", "db.npy", "q.npy", "-k", "3", "-o", name]
+    with monkeypatch.context() as patched:
+        patched.setattr(RunDirectory, "remove", lambda _: None)  # killed before that
+        assert main(words) == 0
+    content = Path(name).read_bytes()
+    assert main(words) == 0
+    assert Path(name).read_bytes() == content
+    assert not Path(f"{name}.run").exists()
+    assert main(words) == 2
+    assert "exists already; --force replaces it" in capsys.readouterr().err
+
+
 def test_what_is_left_to_do_is_cut_evenly() -> None:
     assert cut(10, [], 4) == [range(3), range(3, 6), range(6, 10)]
     assert cut(10, [range(2, 5), range(8, 10)], 100) == [range(2), range(5, 8)]

@@ -3,7 +3,7 @@
 import glob
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +62,17 @@ class GoldWriter(ABC):
 
 
 @contextmanager
-def written(path: Path, kind: type[GoldWriter], outline: Outline, **more: Any) -> Iterator[GoldWriter]:
-    """A writer of `kind`, whose file gets its name when the context is left without an error."""
+def written(
+    path: Path,
+    kind: type[GoldWriter],
+    outline: Outline,
+    whole: Callable[[Path], None] = lambda _: None,
+    **more: Any,
+) -> Iterator[GoldWriter]:
+    """A writer of `kind`, whose file gets its name when the context is left without an error.
+
+    `whole` is told of the file when it is on disk, and next gets its name, unless `whole` raises an error.
+    """
     check_limit(path, kind, outline)
     for stale in path.parent.glob(f"{glob.escape(path.name)}.????????.part"):
         stale.unlink(missing_ok=True)  # of a process that was killed
@@ -77,6 +86,7 @@ def written(path: Path, kind: type[GoldWriter], outline: Outline, **more: Any) -
             raise
         writer.close()
         sync(part)
+        whole(part)
         os.replace(part, path)
         sync(path.parent)
     finally:

@@ -119,12 +119,18 @@ def run_exact(
             raise RunError(changed(job))
         certificate = reduce(add, (p.certificate for partials in every.values() for p in partials))
         devices = sorted({name for partials in every.values() for p in partials for name in p.device.split(", ")})
-        with written(output, WRITERS[gold_format(output)], outline(job)) as gold:
+        said: dict[str, str | int | float] = {JOB: fingerprint}
+
+        def whole(part: Path) -> None:
+            directory.note_answer(part, said)
+            claim.held.check()
+
+        with written(output, WRITERS[gold_format(output)], outline(job), whole) as gold:
             for block, partials in every.items():
                 _write(job, block, partials, gold)
             seconds = time.monotonic() - started
-            gold.describe(_attributes(job, certificate, devices, seconds) | {JOB: fingerprint})
-            claim.held.check()
+            said |= _attributes(job, certificate, devices, seconds)
+            gold.describe(said)
         directory.remove()
     return Outcome(certificate, ", ".join(devices), len(shards), rows_done.resumed, seconds)
 
@@ -143,7 +149,7 @@ def check_format(job: Job, output: Path) -> None:
 
 def _finished(output: Path, fingerprint: str, rows: int, directory: RunDirectory) -> Outcome:
     """What there is to say where the output is there: perhaps it is this job's, which was killed at its very end."""
-    said = read_attributes(output)
+    said = read_attributes(output) or directory.answer(output)
     if said.get(JOB) != fingerprint:
         if not directory.has_partials():
             directory.remove()

@@ -1,6 +1,7 @@
 """The run directory: what is finished stays finished, whatever happens to the process, the node or the disk.
 
 manifest.json           whose it is: the job's fingerprint, and for a reader what it was, the command and its folder
+answer.json             what the answer's file says of itself, written just before the file gets its name
 gpuknn.lock             held while a client works on the run (`lock.py`)
 FINGERPRINT/            partial results and their receipts (`partial.py`); the job's own folder, since a task that was
                         given up on may still be at work, and must not write among those of another job
@@ -10,7 +11,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from gpuknn.jobs.partial import PARTIAL_NAME
 Description = dict[str, str | int]
 
 MANIFESTS = ("manifest.json", "manifest.copy.json")
-OURS = re.compile(re.escape(LOCK) + r"|manifest(\.copy)?\.json(\.[0-9a-f]+\.part)?|[0-9a-f]{32}")
+ANSWER = "answer.json"
+OURS = re.compile(re.escape(LOCK) + r"|(manifest(\.copy)?|answer)\.json(\.[0-9a-f]+\.part)?|[0-9a-f]{32}")
 """Names of what is in a run directory; nothing else is ever removed."""
 PARTIALS = re.compile(PARTIAL_NAME)
 
@@ -67,6 +69,17 @@ class RunDirectory:
             if fresh:
                 self._remove_files()
             yield Claim(self._claim(fingerprint, description, block, command), self.path / fingerprint, held)
+
+    def note_answer(self, part: Path, said: Mapping[str, str | int | float]) -> None:
+        """Keep what is said of the answer, which is whole in `part` and gets its name next."""
+        write_sealed(self.path / ANSWER, {**said, "file": _look(part)})
+
+    def answer(self, output: Path) -> dict[str, Any]:
+        """What was said of the answer, if `output` is the file that was noted; empty if not."""
+        with contextlib.suppress(OSError):
+            said = read_sealed(self.path / ANSWER)
+            return said if said.get("file") == _look(output) else {}
+        return {}
 
     def has_partials(self) -> bool:
         """Whether something was finished."""
@@ -175,6 +188,12 @@ def _found(path: Path) -> RunFound | None:
             size += file.stat().st_size
     command, began = manifest["command"], manifest["folder"]
     return RunFound(path, manifest["job"], command, began, len(names), rows, size, is_held(path / LOCK))
+
+
+def _look(file: Path) -> list[int]:
+    """What tells a file from others, and from itself once somebody has written to it; a new name does not change it."""
+    status = file.stat()
+    return [status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
