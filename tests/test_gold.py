@@ -75,6 +75,15 @@ def test_recall_by_ids_and_with_ties() -> None:
         gpuknn.recall(neighbors([[1]], [[0]]), GOLD)
 
 
+def test_a_gold_standard_that_repeats_its_last_neighbour_has_fewer() -> None:
+    """As big-ann's filtered ground truths do in place of padding."""
+    gold = neighbors([[4, 2, 2, 2], [1, 0, 5, 3]], [[0.1, 0.2, 0.2, 0.2], [0.0, 0.5, 0.6, 0.7]])
+    found = recall_at(gold, gold, 4)
+    assert (found.by_ids, found.tie_aware, found.by_distances, found.short) == (1, 1, 1, 1)
+    half = recall_at(neighbors([[4, 9, 8, 7], [1, 0, 5, 3]], np.full((2, 4), 9)), gold, 4)
+    assert half.by_ids == half.tie_aware == (1 / 2 + 1) / 2
+
+
 def test_results_may_speak_in_attributes_or_scalars(tmp_path: Path) -> None:
     for name, scalars in (("a.h5", False), ("b.h5", True)):
         write_gold(tmp_path / name, GOLD)

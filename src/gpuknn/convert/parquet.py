@@ -67,8 +67,8 @@ def parquet_target(
 ) -> Parquet:
     """Raises InputError where pyarrow is not installed or Parquet lacks the compression."""
     if compression == "blosc":
-        raise InputError(f"{path}: Parquet has no blosc; choose --compression zstd or none")
-    pyarrow_parquet(path)
+        raise InputError("--compression blosc: Parquet has no blosc; choose zstd or none")
+    pyarrow_parquet("--to parquet")
     return Parquet(path, shape, dtype, column or "emb", compression, ids)
 
 

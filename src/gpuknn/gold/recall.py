@@ -38,7 +38,7 @@ class Recall:
     repeated: int
     """Queries of which the result has an id more than once; it was counted once."""
     short: int
-    """Queries of which the gold has fewer than k neighbours."""
+    """Queries of which the gold has fewer than k different neighbours."""
 
 
 def recall(result: Neighbors | Gold, gold: Neighbors | Gold, k: int | None = None) -> float:
@@ -50,7 +50,7 @@ def recall(result: Neighbors | Gold, gold: Neighbors | Gold, k: int | None = Non
     a, b = as_gold(result), as_gold(gold)
     k = _check(a, b, k)
     found = [len(_set(ids[:k]) & _set(true[:k])) for ids, true in zip(a.ids, b.ids, strict=True)]
-    return _mean(np.array(found), np.count_nonzero(b.ids[:, :k] >= 0, axis=1))
+    return _mean(np.array(found), _neighbors(b, k))
 
 
 def recall_at(result: Gold, gold: Gold, k: int, epsilon: float = EPSILON) -> Recall:
@@ -63,10 +63,10 @@ def recall_at(result: Gold, gold: Gold, k: int, epsilon: float = EPSILON) -> Rec
     wrong = None if gold.dists is None else unsorted_query(gold)
     if wrong is not None:
         raise InputError(f"the gold standard's distances of query {wrong} (counted from 0) {_fault(gold, wrong)}")
-    true = np.count_nonzero(gold.ids[:, :k] >= 0, axis=1)
+    true, limits = _neighbors(gold, k), _limits(gold, k)
     found, repeated = np.zeros(len(gold), int), 0
     for query, (ids, gold_ids) in enumerate(zip(result.ids[:, :k], gold.ids, strict=True)):
-        near = gold_ids[:k] if gold.dists is None else _near(gold_ids, gold.dists[query], true[query])
+        near = gold_ids[:k] if gold.dists is None else gold_ids[gold.dists[query] <= limits[query]]
         found[query] = min(true[query], len(_set(ids) & _set(near)))
         repeated += len(_set(ids)) < int(np.count_nonzero(ids >= 0))
     return Recall(
@@ -103,9 +103,17 @@ def _fault(gold: Gold, query: int) -> str:
     return "neither ascend nor descend; sort them, or leave out the distances"
 
 
-def _near(ids: np.ndarray, dists: np.ndarray, neighbors: int) -> np.ndarray:
-    """The ids at most as far as the last of the first neighbours."""
-    return ids[dists <= dists[neighbors - 1]] if neighbors else ids[:0]
+def _neighbors(gold: Gold, k: int) -> np.ndarray:
+    """(nq,) int: the different neighbours among the first k; some files repeat the last one in place of padding."""
+    return np.array([len(_set(ids)) for ids in gold.ids[:, :k]])
+
+
+def _limits(gold: Gold, k: int) -> np.ndarray:
+    """(nq,) float64: the distances of the last neighbours among the first k; -inf if there is none."""
+    if gold.dists is None:
+        return np.full(len(gold), -np.inf)
+    last = np.count_nonzero(gold.ids[:, :k] >= 0, axis=1) - 1
+    return np.where(last < 0, -np.inf, gold.dists.astype(np.float64)[np.arange(len(gold)), last])
 
 
 def _by_distances(result: Gold, gold: Gold, k: int, true: np.ndarray, epsilon: float) -> float | None:
@@ -117,10 +125,8 @@ def _by_distances(result: Gold, gold: Gold, k: int, true: np.ndarray, epsilon: f
         return None
     a, b = _as_ann_benchmarks(a, b)
     assert a.dists is not None
-    assert b.dists is not None
     found = np.zeros(len(b), int)
-    limits = b.dists.astype(np.float64)[np.arange(len(b)), np.maximum(true, 1) - 1] + epsilon
-    near = a.dists[:, :k].astype(np.float64) <= limits[:, None]
+    near = a.dists[:, :k].astype(np.float64) <= (_limits(b, k) + epsilon)[:, None]
     for query, (ids, close) in enumerate(zip(a.ids[:, :k], near, strict=True)):
         found[query] = min(true[query], len(_set(ids[close])))
     return _mean(found, true)
