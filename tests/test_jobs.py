@@ -81,7 +81,7 @@ def test_the_same_bytes_however_the_work_is_cut(
     options: list[object], data: Path, expected: tuple[bytes, bytes], tmp_path: Path
 ) -> None:
     if "SMALL" in options:  # some 700 queries at once, three passes
-        fixed, each = (CpuDevice(usable_cores()).memory(n, K, DIM) for n in (0, 700))
+        fixed, each = (CpuDevice(usable_cores()).memory(n, K, DIM, 2) for n in (0, 700))
         options = ["--memory", 2 * PROCESS_BYTES + each, "--shard-rows", 20_000]
         assert each > fixed
         plan = subprocess.run(

@@ -71,7 +71,7 @@ def test_rates_that_were_kept_go_before_measuring_and_those_given_before_both(ve
 
 def test_a_long_run_tells_the_rate_for_the_next(vectors: Vectors) -> None:
     workers, facts = Workers(1, 2, CpuDevice(2)), {"operations": 1e12}
-    told = Plan(1, 1, Prediction(checking=1, reading=2, product=20, upload=0), facts)
+    told = Plan(1, 1, 2, Prediction(checking=1, reading=2, product=20, upload=0), facts)
     learn(replace(told, prediction=Prediction(1, 2, 3, 0)), workers, 30)
     learn(replace(told, prediction=Prediction(1, 21, 20, 0)), workers, 30)
     learn(replace(told, prediction=None), workers, 30)

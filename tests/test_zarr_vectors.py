@@ -254,6 +254,9 @@ class Sevens(DecodedVectors):
     def band(self, row: int) -> range:
         return range(row - row % 7, min(row - row % 7 + 7, len(self)))
 
+    def decoding_bytes(self, readers: int) -> int:
+        return 0
+
     def decode(self, rows: range, out: np.ndarray) -> None:
         assert rows.start % 7 == 0
         assert rows.stop % 7 == 0 or rows.stop == len(self)

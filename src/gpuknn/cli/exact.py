@@ -192,6 +192,7 @@ def _compute(
             fresh=chosen.fresh,
             replace=chosen.force,
             where=where,
+            check_threads=plan.check_threads,
             command=chosen.words,
             report=chosen.report,
             progress=Progress(check.at, compute.at, compute.at, said=bar.say, happened=bar.happened),

@@ -26,6 +26,8 @@ class Plan:
     block: int
     """Queries at once; each block is a pass over the database."""
     shard_rows: int
+    check_threads: int
+    """That check the rows before work begins."""
     prediction: "Prediction | None"
     """None where nobody has measured the device."""
     facts: dict[str, Any]
@@ -66,7 +68,7 @@ def make_plan(
         "metric": job.metric.value,
         "device": device.name,
         "workers": workers.count,
-        "memory_per_worker": plan.PROCESS_BYTES + device.memory(block, job.searched_k, database.shape[1]),
+        "memory_per_worker": plan.worker_bytes(job, block, device),
         "passes": passes,
         "shards": -(-len(database) // rows),
         "shard_rows": rows,
@@ -78,7 +80,7 @@ def make_plan(
         "run_dir": str(run_dir),
         "output": str(output),
     }
-    return Plan(block, rows, prediction, facts)
+    return Plan(block, rows, plan.check_threads(job, budget, workers.cores), prediction, facts)
 
 
 def check_space(job: "Job", workers: "Workers", plan: Plan, run_dir: Path, output: Path) -> None:

@@ -57,14 +57,14 @@ class CpuDevice:
 
     readers = 1
 
-    def memory(self, queries: int, k: int, components: int) -> int:
+    def memory(self, queries: int, k: int, components: int, itemsize: int = 8) -> int:
         """Bytes that a search takes at most.
 
-        Rows twice as stored (at most 8 bytes a component), as float32 and as int8; the threads' scores, twice, and
+        Rows twice as stored (`itemsize` bytes a component), as float32 and as int8; the threads' scores, twice, and
         candidates; queries as read, in float64, float32 and twice in int8, with their neighbours and the result made
         of them.
         """
-        rows = _epoch_rows(components) * components * (2 * 8 + 4 + 1)
+        rows = _epoch_rows(components) * components * (2 * itemsize + 4 + 1)
         spaces = self.threads * (2 * 4 * BLOCK_QUERIES * TILE_ROWS + max(CANDIDATE_BYTES, 8 * _room(k)))
         return rows + spaces + queries * (components * (8 + 8 + 4 + 2) + k * (16 + 8))
 

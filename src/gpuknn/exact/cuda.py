@@ -77,8 +77,8 @@ class CudaDevice:
         """What a person calls it."""
         return f"cuda ({self.model})"
 
-    def memory(self, queries: int, k: int, components: int) -> int:
-        """Bytes of pinned memory for rows, and of queries and results as they are on the host."""
+    def memory(self, queries: int, k: int, components: int, itemsize: int = 8) -> int:
+        """Bytes of pinned memory for rows, whatever their type, and of queries and results as they are on the host."""
         return SLOTS * max(EPOCH_BYTES, 8 * components) + queries * (components * (8 + 8 + 4) + k * (16 + 8))
 
     def most_queries(self, k: int, components: int) -> int:

@@ -81,8 +81,11 @@ class Device(Protocol):
     def readers(self) -> int:
         """Threads that it takes to read rows as fast as they are used."""
 
-    def memory(self, queries: int, k: int, components: int) -> int:
-        """Bytes of the machine's memory that a search for so many queries takes at most, its result included."""
+    def memory(self, queries: int, k: int, components: int, itemsize: int = 8) -> int:
+        """Bytes of the machine's memory that a search for so many queries takes at most, its result included.
+
+        `itemsize`: bytes of a component of the rows.
+        """
 
     def most_queries(self, k: int, components: int) -> int:
         """Queries that the device's own memory has room for, at least 1."""

@@ -75,13 +75,15 @@ def run_exact(
     replace: bool = True,
     progress: Progress | None = None,
     where: str = LOCAL,
+    check_threads: int | None = None,
     command: Sequence[str] = (),
     report: Path | None = None,
 ) -> Outcome:
     """Compute the job's gold standard and write it to `output`; goes on from what `run_dir` holds.
 
-    `where` the workers are: `cluster.cluster`.  `replace` an output that is there.  `command`: the words that go on
-    with the run, for `gpuknn runs`.  `report`: a file for Dask's performance report.
+    `where` the workers are: `cluster.cluster`.  `check_threads`: of this process; by default one for each core.
+    `replace` an output that is there.  `command`: the words that go on with the run, for `gpuknn runs`.  `report`: a
+    file for Dask's performance report.
 
     The question has been checked (`exact.check.check_question`); the rows are read and checked here.  Raises
     InputError where they cannot be measured or `run_dir` belongs to another job, RunError where the run failed: the
@@ -96,7 +98,7 @@ def run_exact(
     with directory.held(fingerprint, _description(job), block_size, fresh, command, progress.said) as claim:
         if output.exists() and not replace:  # looked at before, but another client may have been at work since
             return _finished(output, fingerprint, n, directory)
-        _check(job, directory, workers.cores, progress)
+        _check(job, directory, check_threads or workers.cores, progress)
         found: dict[range, dict[range, np.ndarray]] = {}
         for block in blocks(nq, claim.block):
             found[block], damaged = find_partials(claim.partials, block)

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from gpuknn.errors import InputError
+from gpuknn.exact.check import CHECKED_VALUES
 from gpuknn.exact.device import Device
 from gpuknn.exact.metric import Metric
 from gpuknn.jobs.durable import digest
@@ -20,6 +21,8 @@ SHARD_OPERATIONS = 2e13
 """Multiplications and additions of one shard by default: a minute or so of a laptop, a second of a GPU."""
 PROCESS_BYTES = 300 * 2**20
 """What a process takes before it does anything: Python, NumPy, Numba, Dask."""
+NOTED_BYTES = 2**28
+"""To decode a file whose chunks, shards or row groups are small takes less."""
 
 
 class SelfJoin(StrEnum):
@@ -82,17 +85,48 @@ def shard_rows(job: Job, workers: int, block: int) -> int:
 def queries_at_once(job: Job, memory: int, workers: int, device: Device) -> int:
     """The largest block of queries for which all processes together stay within `memory` bytes.
 
-    Each block is one pass over the database.  Raises InputError where not even one query fits.
+    Each block is one pass over the database.  Raises InputError where not even one query fits, or this process could
+    not check the rows.
     """
     d = job.database.shape[1]
-    fixed = device.memory(0, job.searched_k, d)
-    each = device.memory(1, job.searched_k, d) - fixed
-    room = (memory - PROCESS_BYTES) // workers - PROCESS_BYTES - fixed
-    if room < each:
-        need = workers * (PROCESS_BYTES + fixed + each) + PROCESS_BYTES
-        raise InputError(f"--memory {memory / 2**30:.2f} GiB: {workers} worker(s) need at least {need / 2**30:.2f} GiB")
+    fixed = worker_bytes(job, 0, device)
+    each = worker_bytes(job, 1, device) - fixed
+    room = (memory - PROCESS_BYTES) // workers - fixed
+    need = max(workers * (fixed + each) + PROCESS_BYTES, _checking_bytes(job, 1))
+    if memory < need or room < each:
+        raise InputError(_too_little(job, memory, need, workers, device))
     passes = -(-len(job.queries) // min(room // each, device.most_queries(job.searched_k, d)))
     return -(-len(job.queries) // passes)
+
+
+def worker_bytes(job: Job, queries: int, device: Device) -> int:
+    """What a worker takes for so many queries at once; what is held to decode queries stays there meanwhile."""
+    rows = job.database
+    scan = device.memory(queries, job.searched_k, rows.shape[1], rows.dtype.itemsize)
+    return PROCESS_BYTES + scan + job.queries.held_bytes(1) + rows.held_bytes(device.readers)
+
+
+def check_threads(job: Job, memory: int, cores: int) -> int:
+    """Threads, at most one for each core, with which this process checks the rows within `memory` bytes."""
+    return next((n for n in range(cores, 1, -1) if _checking_bytes(job, n) <= memory), 1)
+
+
+def _checking_bytes(job: Job, threads: int) -> int:
+    """What this process takes as it checks the rows, before there are workers."""
+    held = max(job.queries.held_bytes(threads), job.database.held_bytes(threads))
+    return PROCESS_BYTES + threads * CHECKED_VALUES * 2 * job.database.dtype.itemsize + held
+
+
+def _too_little(job: Job, memory: int, need: int, workers: int, device: Device) -> str:
+    """What to say where `memory` is less than is needed, in GiB rounded up: so much is enough."""
+    asked, needed = memory / 2**30, -(-need * 100 // 2**30) / 100
+    larger = max((job.queries, job.database), key=lambda vectors: vectors.held_bytes(device.readers))
+    held = larger.held_bytes(device.readers)
+    line = f"--memory {asked:.2f} GiB: {workers} worker(s) need at least {needed:.2f} GiB"
+    if held > NOTED_BYTES:
+        line += f", {held / 2**30:.2f} GiB of it each to decode {larger.where}"
+        return f"{line}; give more, or write that file anew with smaller pieces (gpuknn convert)"
+    return line
 
 
 def blocks(length: int, size: int) -> Iterator[range]:

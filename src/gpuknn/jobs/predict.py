@@ -1,6 +1,7 @@
 """How long a job will take and what limits it, from the rates of its workers."""
 
 import time
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from gpuknn.exact.cpu import CpuDevice
 from gpuknn.jobs.plan import Job, operations
 from gpuknn.jobs.workers import Workers
 from gpuknn.vectors import Vectors
+from gpuknn.vectors.decoded import DecodedVectors
 
 START_SECONDS = 4.0
 """Until the first shard is scanned: Dask, workers, kernels."""
@@ -67,13 +69,22 @@ def devices(workers: Workers) -> int:
 
 
 def reading_rate(vectors: Vectors) -> float:
-    """Bytes a second of reading rows, tried on runs of them that are spread over the file."""
+    """Bytes a second of reading rows, tried on runs of them that are spread over the file.
+
+    Rows that are decoded are read from the first on, up to the end of a band: of others much would be decoded in vain.
+    """
     row_bytes = vectors.nbytes // len(vectors)
     run = min(len(vectors), max(1, RUN_BYTES // row_bytes))
-    firsts = np.unique(np.linspace(0, len(vectors) - run, TRIED_BYTES // RUN_BYTES).astype(np.int64))
+    if isinstance(vectors, DecodedVectors):
+        tried = range(0, vectors.band(min(len(vectors), max(1, TRIED_BYTES // row_bytes)) - 1).stop)
+        runs = [tried[a : a + run] for a in tried[::run]]
+    else:
+        firsts = np.unique(np.linspace(0, len(vectors) - run, TRIED_BYTES // RUN_BYTES).astype(np.int64)).tolist()
+        runs = [range(first, first + run) for first in firsts]
     room = np.empty((run, vectors.shape[1]), vectors.dtype)
     room.fill(0)  # its pages are there before the clock starts
+    tried_on = copy(vectors)  # what it decodes and keeps goes with it
     began = time.perf_counter()
-    for first in firsts:
-        vectors.read(int(first), room)
-    return len(firsts) * room.nbytes / (time.perf_counter() - began)
+    for rows in runs:
+        tried_on.read(rows.start, room[: len(rows)])
+    return sum(map(len, runs)) * row_bytes / (time.perf_counter() - began)

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from itertools import islice
 from threading import Lock, Thread, current_thread
@@ -22,6 +22,8 @@ from gpuknn.vectors.source import Vectors
 
 HELD_BYTES = 2**27
 """Of bands that have been read in part; those that no thread is reading in are kept only within it."""
+HELD_EACH = 2
+"""Bands kept for each thread: threads that read side by side leave a band in part at either end of what they read."""
 
 
 class Held:
@@ -37,8 +39,8 @@ class Held:
     def rows(self, band: range, wanted: int, most: int, decode: Callable[[range], np.ndarray]) -> np.ndarray:
         """The band's rows, decoded unless they are here; threads that ask meanwhile wait.
 
-        The band is let go once as many rows were `wanted` as it has, or when it is the oldest of more than `most` and
-        every thread that read in it has gone on to another.
+        The band is let go once as many rows were `wanted` as it has, or when every thread that read in it has gone on
+        to another and it is the oldest of more than `most`, or of more than `HELD_EACH` for each thread.
         """
         with self._lock:
             self._read_in[current_thread()] = band
@@ -48,7 +50,7 @@ class Held:
             if left > 0:
                 self._bands[band], self._left[band] = rows, left
             if found is None:
-                self._make_room(most)
+                self._make_room(min(most, HELD_EACH * len(self._read_in)))
         if found is None:
             try:
                 decoded = decode(band)
@@ -87,11 +89,16 @@ class DecodedVectors(Vectors):
         return len(self.band(0))
 
     def held_bytes(self, readers: int) -> int:
-        """Bytes of decoded rows that are held at most while so many threads read: a band for each, or `HELD_BYTES`.
+        """Bytes that are taken at most, beside the callers' buffers, while so many threads read.
 
-        What the library takes while it decodes comes on top.
+        Of decoded rows a band for each, or `HELD_EACH` if `HELD_BYTES` has room; and what the library takes.
         """
-        return min(self.nbytes, max(HELD_BYTES, readers * self._band_bytes))
+        held = max(min(HELD_BYTES, HELD_EACH * readers * self.band_bytes), readers * self.band_bytes)
+        return min(self.nbytes, held) + self.decoding_bytes(readers)
+
+    @abstractmethod
+    def decoding_bytes(self, readers: int) -> int:
+        """Bytes that the library takes at most, beside the rows that it fills, while so many threads decode."""
 
     @abstractmethod
     def decode(self, rows: range, out: np.ndarray) -> None:
@@ -110,13 +117,12 @@ class DecodedVectors(Vectors):
             if stop > here:
                 self.decode(range(here, stop), into)
             else:
-                most = HELD_BYTES // self._band_bytes
-                rows = self.held.rows(band, len(into), most, self._decoded)
-                into[...] = rows[here - band.start :][: len(into)]
+                self._copy_held(band, here, into)
             here += len(into)
 
     @cached_property
-    def _band_bytes(self) -> int:
+    def band_bytes(self) -> int:
+        """Bytes of the largest band's rows."""
         return self.band_rows * self.shape[1] * self.dtype.itemsize
 
     def _whole_bands_until(self, band: range, here: int, end: int) -> int:
@@ -126,6 +132,11 @@ class DecodedVectors(Vectors):
             if here < end:
                 band = self.band(here)
         return here
+
+    def _copy_held(self, band: range, here: int, out: np.ndarray) -> None:
+        # A function of its own: the band is not to be named here any more while the next one is decoded.
+        rows = self.held.rows(band, len(out), HELD_BYTES // self.band_bytes, self._decoded)
+        out[...] = rows[here - band.start :][: len(out)]
 
     def _decoded(self, band: range) -> np.ndarray:
         try:
@@ -142,4 +153,5 @@ class DecodedVectors(Vectors):
         return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, held=Held())
+        anew = {f.name: f.default_factory() for f in fields(self) if f.default_factory is not MISSING and not f.init}
+        self.__dict__.update(state | anew)

@@ -14,6 +14,8 @@ SAMPLES = 64
 SAMPLE_BYTES = 2**16
 SAMPLERS = 4
 """Samples read at once: each may wait for an object store, or for a chunk to be decoded."""
+HELD_MOST = 2**29
+"""Bytes that may be held for them; where it would be more, one is read at a time."""
 
 
 def content_fingerprint(vectors: Vectors) -> str:
@@ -26,7 +28,8 @@ def content_fingerprint(vectors: Vectors) -> str:
     run = min(n, max(1, SAMPLE_BYTES // (d * vectors.dtype.itemsize)))
     firsts = np.unique(np.linspace(0, n - run, SAMPLES).astype(np.int64)).tolist()
     sampled = copy(vectors)  # what it decodes and keeps goes with it
-    with ThreadPoolExecutor(SAMPLERS) as pool:
+    samplers = SAMPLERS if vectors.held_bytes(SAMPLERS) <= HELD_MOST else 1
+    with ThreadPoolExecutor(samplers) as pool:
         for rows in pool.map(lambda first: sampled[first : first + run], firsts):
             digest.update(rows.tobytes())
     return digest.hexdigest()

@@ -17,7 +17,7 @@ import numpy as np
 
 from gpuknn.errors import InputError
 from gpuknn.vectors.bits import PackedBits
-from gpuknn.vectors.decoded import DecodedVectors
+from gpuknn.vectors.decoded import HELD_BYTES, DecodedVectors
 from gpuknn.vectors.ids import IDS_AT_ONCE, QUERY_ARRAYS, RowIds
 from gpuknn.vectors.raw import RawVectors, check_extent
 from gpuknn.vectors.source import Vectors, check_layout, choose_ids, choose_key
@@ -35,7 +35,9 @@ class Hdf5Vectors(DecodedVectors):
     """Rows that only the HDF5 library can read: chunked, compressed, or of foreign byte order."""
 
     chunk_rows: int
-    """Rows of a chunk, or of what is read at once if there are none."""
+    """Rows that are decoded together."""
+    any_rows: bool
+    """Whether HDF5 can read any rows without the others of their chunk, if they lie in chunks at all."""
     zeros: bool = False
     """Whether some rows were never written and are read as zeros."""
 
@@ -43,6 +45,15 @@ class Hdf5Vectors(DecodedVectors):
         """The rows of the chunk, or of the chunks side by side, that hold `row`."""
         start = row - row % self.chunk_rows
         return range(start, min(start + self.chunk_rows, len(self)))
+
+    def decoding_bytes(self, readers: int) -> int:
+        """Measured: a chunk as it is stored and as it is unpacked, in one thread at a time (HDF5 has one lock).
+
+        A band that is larger than callers' buffers is filled in memory that was asked for just before: the system gives
+        its pages as they are filled, when the chunk as it is stored has gone.
+        """
+        copies = 0 if self.any_rows else 2 if self.band_bytes <= HELD_BYTES else 1
+        return copies * self.band_bytes
 
     def decode(self, rows: range, out: np.ndarray) -> None:
         """Fill `out` through h5py."""
@@ -100,7 +111,8 @@ def open_hdf5(path: Path, key: str | None, missing: Missing) -> Vectors:
             if missing == "refuse":
                 check_written(dataset, where)
             offset = _raw_offset(dataset)
-            chunk_rows = dataset.chunks[0] if dataset.chunks else max(1, READ_BYTES // (d * kept.itemsize))
+            any_rows = _any_rows(dataset)
+            chunk_rows = max(1, READ_BYTES // (d * kept.itemsize)) if any_rows else dataset.chunks[0]
     except InputError:
         raise
     except Exception as error:  # of a damaged file h5py raises what it likes
@@ -111,7 +123,7 @@ def open_hdf5(path: Path, key: str | None, missing: Missing) -> Vectors:
     if offset is not None:
         rows = check_extent(RawVectors(str(path), key, (n, d), dtype, offset, ids=ids), missing)
     else:
-        rows = Hdf5Vectors(str(path), key, (n, d), dtype, chunk_rows, zeros, ids=ids)
+        rows = Hdf5Vectors(str(path), key, (n, d), dtype, chunk_rows, any_rows, zeros, ids=ids)
     return PackedBits.of(rows) if boolean else rows
 
 
@@ -231,6 +243,19 @@ def _dataset(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
         raise InputError(f"{path}:{key}: is not an array; the file holds {', '.join(_arrays(file)) or 'nothing'}")
     refuse_outside(dataset, file, f"{path}:{key}")
     return dataset
+
+
+def _any_rows(dataset: h5py.Dataset) -> bool:
+    """Whether any rows can be read without others.
+
+    HDF5 reads rows straight from a chunk of whole rows that has no filters and is too large for the cache of chunks.
+    """
+    if dataset.chunks is None:
+        return True
+    rows, width = dataset.chunks
+    cache: int = dataset.id.get_access_plist().get_chunk_cache()[1]
+    plain = dataset.id.get_create_plist().get_nfilters() == 0 and width >= dataset.shape[1]
+    return bool(plain and rows * width * dataset.dtype.itemsize > cache)
 
 
 def _raw_offset(dataset: h5py.Dataset) -> int | None:

@@ -2,7 +2,9 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -12,66 +14,88 @@ import numpy as np
 from gpuknn.errors import InputError, one_line, pip_install
 from gpuknn.vectors.decoded import DecodedVectors
 from gpuknn.vectors.ids import ADVICE, IDS_AT_ONCE, RowIds
+from gpuknn.vectors.parquet_rows import READ_BYTES, RowGroups, arrow_bytes, page_bytes
 from gpuknn.vectors.source import check_layout, choose_ids, choose_key
+from gpuknn.vectors.stream import PASSED_BYTES, Streams
 from gpuknn.vectors.written import Missing
 
-BATCH_ROWS = 2**14
-"""Rows decoded at once."""
+LARGE_BYTES = 2**26
+"""A row group with more than that of rows is decoded as a stream and never held whole."""
+BAND_BYTES = 2**24
+"""Of rows of such a stream that are decoded together: as much as one thread asks for at once."""
 
 
 @dataclass(frozen=True)
 class ParquetVectors(DecodedVectors):
-    """Rows decoded by Arrow, a row group or more at a time."""
+    """Rows decoded by Arrow: small row groups whole, large ones from their beginning, a band at a time."""
 
     edges: tuple[int, ...]
     """The first rows of the row groups, and the number of rows."""
+    streams: Streams = field(default_factory=Streams, init=False, repr=False, compare=False)
 
     def band(self, row: int) -> range:
-        """The rows of the row group that holds `row`."""
-        group = bisect_right(self.edges, row) - 1
-        return range(self.edges[group], self.edges[group + 1])
+        """The rows of the small row group, or of the band of a large one, that holds `row`."""
+        return self._band(self._group(row), row)
 
     @property
     def band_rows(self) -> int:
-        """Rows of the largest row group."""
-        return max(b - a for a, b in pairwise(self.edges))
+        """Rows of the largest band."""
+        return max(len(self._band(range(a, b), a)) for a, b in pairwise(self.edges))
+
+    def decoding_bytes(self, readers: int) -> int:
+        """What Arrow takes for each thread, and what streams keep of bands that they have passed."""
+        largest = int(np.argmax(np.diff(self.edges)))
+        each = arrow_bytes(self._row_bytes, page_bytes(self.path, str(self.key), largest))
+        large = self._is_large(range(self.edges[largest], self.edges[largest + 1]))
+        return readers * each + (PASSED_BYTES if large and readers > 1 else 0)
 
     def decode(self, rows: range, out: np.ndarray) -> None:
-        """Decode row groups into `out`, batch by batch."""
-        import pyarrow.parquet
+        """Decode small row groups one after another, and bands of large ones from the streams that come to them."""
+        here = rows.start
+        while here < rows.stop:
+            group = self._group(here)
+            if self._is_large(group):
+                band = self._band(group, here)
+                into = out[here - rows.start :][: len(band)]
+                self.streams.read(group, band, self._large_rows, into, partial(self._row_groups, group))
+                here = band.stop
+            else:
+                whole = range(here, self._small_until(group, rows.stop))
+                with closing(self._row_groups(whole)) as groups:
+                    groups.fill(out[here - rows.start :][: len(whole)])
+                here = whole.stop
 
+    def _row_groups(self, rows: range) -> RowGroups:
         groups = range(bisect_left(self.edges, rows.start), bisect_left(self.edges, rows.stop))
-        here = 0
-        try:
-            with pyarrow.parquet.ParquetFile(self.path) as file:
-                for batch in file.iter_batches(BATCH_ROWS, row_groups=list(groups), columns=[self.key]):
-                    here += self._copy(batch.column(0), rows.start + here, out[here:])
-        except InputError:
-            raise
-        except Exception as error:  # of a damaged file Arrow raises what it likes
-            raise InputError(
-                f"{self.where}: rows {rows.start} to {rows.stop} cannot be read ({one_line(error)})"
-            ) from error
-        if here != len(rows):
-            raise InputError(f"{self.where}: has {here} rows where {len(rows)} were promised")
+        return RowGroups(self.path, str(self.key), rows, groups, self.shape, self.dtype.itemsize)
 
-    def _copy(self, lists: Any, first: int, out: np.ndarray) -> int:
-        """Copy a batch, which begins at row `first`; raises InputError at a row that is not d numbers."""
-        import pyarrow.compute
+    def _group(self, row: int) -> range:
+        number = bisect_right(self.edges, row) - 1
+        return range(self.edges[number], self.edges[number + 1])
 
-        d = self.shape[1]
-        lengths = pyarrow.compute.fill_null(pyarrow.compute.list_value_length(lists), 0).to_numpy()
-        odd = np.flatnonzero(lengths != d)
-        if len(odd):
-            raise InputError(
-                f"{self.where}: row {first + odd[0]} (counted from 0) has {lengths[odd[0]]} components, others have {d}"
-            )
-        values = lists.flatten()
-        if values.null_count:
-            missing = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
-            raise InputError(f"{self.where}: row {first + missing // d} (counted from 0) has a component that is null")
-        out[: len(lists)] = values.to_numpy().reshape(len(lists), d)
-        return len(lists)
+    def _band(self, group: range, row: int) -> range:
+        if not self._is_large(group):
+            return group
+        start = row - (row - group.start) % self._large_rows
+        return range(start, min(start + self._large_rows, group.stop))
+
+    def _is_large(self, group: range) -> bool:
+        return len(group) * self._row_bytes > LARGE_BYTES
+
+    def _small_until(self, group: range, end: int) -> int:
+        """Where the last of the small row groups from `group` on ends, before `end`."""
+        while group.stop < end and not self._is_large(following := self._group(group.stop)):
+            group = following
+        return group.stop
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.shape[1] * self.dtype.itemsize
+
+    @property
+    def _large_rows(self) -> int:
+        """Rows of a band of a large row group."""
+        return max(1, BAND_BYTES // self._row_bytes)
 
 
 @dataclass(frozen=True)
@@ -111,7 +135,7 @@ def open_parquet(path: Path, key: str | None, missing: Missing) -> ParquetVector
     except ImportError as error:
         raise InputError(f"{path}: Parquet files need pyarrow; install it with: {pip_install('parquet')}") from error
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(path, buffer_size=READ_BYTES) as file:
             columns = {column.name: column.type for column in file.schema_arrow}
             n = file.metadata.num_rows
             groups = (file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))

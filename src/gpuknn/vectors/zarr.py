@@ -4,9 +4,11 @@ Uncompressed chunks and shards of whole rows are read past the library (`zarr_ra
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from threading import Condition, Lock
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,37 @@ from gpuknn.vectors.written import Missing
 from gpuknn.vectors.zarr_chunks import refuse_unwritten, unwritten
 from gpuknn.vectors.zarr_raw import raw_zarr
 
+AT_ONCE = 2**27
+"""Bytes of rows that are decoded at once by all threads, if a chunk is not larger: zarr-python would decode ten chunks
+for each thread, and all that are asked for of a shard."""
+LEAN = {"Zstd", "Blosc", "LZ4", "Crc32c", "CRC32C"}
+"""Codecs that unpack into memory of the right size; others, as gzip, grow it: four times the rows, measured."""
+
+
+class Room:
+    """Bytes that threads take and give back; those that find too few wait, in order."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._taken = most, 0
+        self._turn, self._freed = Lock(), Condition()
+
+    @contextmanager
+    def room_for(self, size: int) -> Iterator[None]:
+        """Take `size` bytes meanwhile; all there are where it is more."""
+        with self._turn, self._freed:
+            self._freed.wait_for(lambda: not self._taken or self._taken + size <= self._most)
+            self._taken += size
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._taken -= size
+                self._freed.notify_all()
+
+
+DECODING = Room(AT_ONCE)
+"""Of this process: several arrays may be read at a time."""
+
 
 @dataclass(frozen=True)
 class ZarrVectors(DecodedVectors):
@@ -38,8 +71,27 @@ class ZarrVectors(DecodedVectors):
         start = row - row % self.chunk_rows
         return range(start, min(start + self.chunk_rows, len(self)))
 
+    def decoding_bytes(self, readers: int) -> int:
+        """Bytes of the chunks that are decoded at once, as stored and as unpacked.
+
+        zarr-python decodes some at once for each thread, but of a shard takes all that are asked for, and copies them.
+        """
+        array = self._array
+        chunks = zarr.config.get("async.concurrency") * readers * self.band_bytes if array.shards is None else AT_ONCE
+        names = {type(codec).__name__.removesuffix("Codec") for codec in array.compressors}
+        copies = (2 if names <= LEAN else 4) + len(array.filters) + (array.shards is not None)
+        return int(copies * max(min(AT_ONCE, chunks), self.band_bytes))
+
     def decode(self, rows: range, out: np.ndarray) -> None:
-        """Decode chunks into `out`."""
+        """Decode chunks into `out`, so many at once as fit into `AT_ONCE`, or one."""
+        step = max(1, AT_ONCE // self.band_bytes) * self.chunk_rows
+        for first in range(rows.start, rows.stop, step):
+            part = range(first, min(first + step, rows.stop))
+            into = out[first - rows.start :][: len(part)]
+            with DECODING.room_for(into.nbytes):
+                self._decode(part, into)
+
+    def _decode(self, rows: range, out: np.ndarray) -> None:
         try:
             into = NDBuffer.from_numpy_array(out if self._array.dtype != np.bool_ else out.view(np.bool_))
             self._array.get_basic_selection(slice(rows.start, rows.stop), out=into)
