@@ -93,7 +93,8 @@ def test_reading_is_tried_on_rows_of_all_the_file(vectors: Vectors, monkeypatch:
 
 def test_the_plan_and_the_outcome_tell_the_prediction(vectors: Vectors, capsys: pytest.CaptureFixture[str]) -> None:
     Path("rates.yaml").write_text("cpu: {product: 2.0e+5, reading: 1.0e+4}\n")
-    words = ["exact", "db.npy", "db.npy", "-k", "3", "--metric", "l2", "-o", "out.h5", "--threads", "1"]
+    np.save("q.npy", vectors[:])
+    words = ["exact", "db.npy", "q.npy", "-k", "3", "--metric", "l2", "-o", "out.h5", "--threads", "1"]
     assert main([*words, "--rates", "rates.yaml", "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["predicted_seconds"], plan["limited_by"]) == (START_SECONDS + 20 + 1000, "product")

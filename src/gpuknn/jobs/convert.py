@@ -86,6 +86,7 @@ def run_convert(
     on later.
     """
     started = time.monotonic()
+    _refuse_too_large(conversion)
     record = ConversionRecord(conversion.destination)
     identities = conversion.identities()
     with record.held(conversion.fingerprint(identities), conversion.options, fresh) as done:
@@ -96,6 +97,22 @@ def run_convert(
     error = max((piece.error for piece in done), default=0.0)
     pieces = -(-conversion.target.shape[0] // conversion.target.piece_rows)
     return Outcome(pieces, len(done) - there, error, time.monotonic() - started)
+
+
+def _refuse_too_large(conversion: Conversion) -> None:
+    """Raise InputError if this machine has not the memory to decode the source, before it is tried."""
+    source = conversion.rows.source
+    need = source.held_bytes(1)
+    if not need:
+        return
+    from gpuknn.jobs.memory import memory_budget  # which loads Dask
+
+    there = 2 * memory_budget(None)
+    if need > there:
+        raise InputError(
+            f"{source.where}: takes {need / 2**30:.2f} GiB of memory to be decoded, this machine has "
+            f"{there / 2**30:.2f} GiB; convert it on a larger one"
+        )
 
 
 def _finish(
@@ -225,7 +242,7 @@ def _written(
     waiting = deque(todo)
     running: dict[Future[Piece], int] = {}
     failed: dict[int, Future[Piece]] = {}
-    most = min(len(todo), _fitting(conversion))
+    most = min(len(todo), _fitting(conversion, workers))
     with _pool(workers, where, most) as (pool, window):
         everywhere = _everywhere(conversion)
         try:
@@ -259,14 +276,15 @@ def _ended(running: Iterable["Future[Piece]"], window: Callable[[], int]) -> set
     return ended
 
 
-def _fitting(conversion: Conversion) -> int:
-    """How many pieces may be in memory at once, each with the rows that its reader holds decoded."""
-    each = conversion.target.piece_memory + conversion.rows.source.held_bytes(1)
-    if not each:
+def _fitting(conversion: Conversion, workers: int | None) -> int:
+    """How many pieces may be in memory at once, with the rows that their readers hold decoded."""
+    each, source = conversion.target.piece_memory, conversion.rows.source
+    if not each + source.held_bytes(1):
         return sys.maxsize
     from gpuknn.jobs.memory import memory_budget  # which loads Dask
 
-    return max(1, memory_budget(None) // each)
+    budget, most = memory_budget(None), max(workers or 0, THREADS * usable_cores())
+    return next((n for n in range(most, 1, -1) if n * each + source.held_bytes(n) <= budget), 1)
 
 
 @contextmanager

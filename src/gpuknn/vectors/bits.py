@@ -1,5 +1,6 @@
 """Sketches that a file keeps as a matrix of booleans, as ann-benchmarks does: 64 components become a uint64."""
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,10 @@ class PackedBits(Vectors):
     def absolute(self) -> "PackedBits":
         """The same rows, for a process with another working folder."""
         return self.of(self.source.absolute())
+
+    def __copy__(self) -> "PackedBits":
+        """With a source of its own, which keeps what it decodes."""
+        return self.of(copy(self.source))
 
     def held_bytes(self, readers: int) -> int:
         """Those of the source, and the booleans of the rows being read."""
