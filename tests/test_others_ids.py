@@ -73,8 +73,8 @@ def test_answers_carry_ids(capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["exact", "db.parquet", "q.parquet", "-o", output, *SEARCH]) == 0
     gold = read_gold("g.h5")
     assert np.array_equal(gold.ids, EXACT)
-    assert gold.names is not None
-    assert np.array_equal(gold.names, IDS[EXACT])
+    assert gold.own_ids is not None
+    assert np.array_equal(gold.own_ids, IDS[EXACT])
     for other in ("g.ibin", "g.ivecs", "g.parquet"):
         lines = np.argsort(QUERY_IDS) if other == "g.parquet" else np.arange(NQ)
         assert np.array_equal(read_gold(other).ids, IDS[EXACT][lines])
@@ -89,8 +89,8 @@ def test_answers_carry_ids(capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["convert", "g.h5", target, "--quiet", *words]) == 0
         again = read_gold(target)
         assert np.array_equal(again.ids, EXACT)
-        assert again.names is not None
-        assert np.array_equal(again.names, IDS[EXACT])
+        assert again.own_ids is not None
+        assert np.array_equal(again.own_ids, IDS[EXACT])
         assert np.array_equal(again.query_ids, QUERY_IDS)  # type: ignore[arg-type]
     capsys.readouterr()
     with h5py.File("rows.h5", "w") as file:  # a result that numbers rows, as SISAP's files do
@@ -112,12 +112,12 @@ def test_self_joins(k: int) -> None:
     assert main([*words, "out.h5", "--self"]) == 0
     assert main([*words, "first.h5", "--self-first"]) == 0
     left_out, first = read_gold("out.h5"), read_gold("first.h5")
-    assert left_out.names is not None
-    assert first.names is not None
-    assert np.array_equal(left_out.names, IDS[left_out.ids])
-    assert np.array_equal(first.names[:, 0], IDS)
+    assert left_out.own_ids is not None
+    assert first.own_ids is not None
+    assert np.array_equal(left_out.own_ids, IDS[left_out.ids])
+    assert np.array_equal(first.own_ids[:, 0], IDS)
     assert np.array_equal(first.query_ids, IDS)  # type: ignore[arg-type]
-    assert np.array_equal(first.names[:, 1:], left_out.names[:, : k - 1])
+    assert np.array_equal(first.own_ids[:, 1:], left_out.own_ids[:, : k - 1])
 
 
 @pytest.mark.parametrize("command", ["exact", "convert"])

@@ -16,8 +16,8 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = commands.add_parser(
         "compare",
         help="are two gold standards equal",
-        description=f"{__doc__}  Exit code 0 if they are, 1 if not.  If one has more neighbours of each query, the "
-        "first are compared.  If one has no distances, ids are compared.",
+        description=f"{__doc__}  Exit code 0 if they are, 1 if not.  If one file has more neighbours of each query "
+        "than the other, the first of them are compared.  If one file has no distances, only the ids are compared.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -32,7 +32,7 @@ def run(chosen: argparse.Namespace) -> int:
     from gpuknn.gold import compare_gold, matched, read_gold
     from gpuknn.gold.distances import alike
     from gpuknn.gold.match import ROWS
-    from gpuknn.gold.recall import another_kind
+    from gpuknn.gold.recall import one_kind
 
     where = chosen.a, chosen.b
     pair = matched(*alike(read_gold(chosen.a), read_gold(chosen.b), where), where)
@@ -65,7 +65,7 @@ def run(chosen: argparse.Namespace) -> int:
         f"first: query {i}, rank {j} (both counted from 0): {_entry(pair.a, i, j, pair.by == ROWS)}, "
         f"{_entry(pair.b, i, j, pair.by == ROWS)}\n"
     )
-    if found.real and another_kind(pair.a, pair.b):
+    if found.real and one_kind(pair.a, pair.b) is False:
         sys.stdout.write("distances of the same neighbours differ: the two may be of two kinds, as roots and squares\n")
     return 1
 

@@ -26,7 +26,7 @@ EXAMPLES = """examples:
   gpuknn convert --check database.zarr
   gpuknn convert gold.h5 gold.ibin
 """
-DISTANCES = ("cosine", "ip", "l2", "euclidean", "hamming", "mean hamming")
+DISTANCES = ("cosine", "ip", "l2", "euclidean", "hamming", "mean-hamming")
 """Those of `gold.distances`, which would load HDF5 before it is needed."""
 DECIDE = (
     *("source", "missing", "ignore_ids", "rows", "dtype", "normalize", "scale", "round"),
@@ -133,6 +133,8 @@ def _convert_vectors(chosen: argparse.Namespace, target: "Format") -> int:
     from gpuknn.vectors import open_vectors
     from gpuknn.vectors.location import split_key
 
+    if chosen.distance and not chosen.gold:
+        raise InputError(f"--distance: {chosen.source} holds vectors and no distances; leave it out")
     source = open_vectors(chosen.source, missing=chosen.missing)
     rows = _rows(chosen, source, choose_dtype(target, chosen.dtype, source.dtype.name, chosen.destination))
     beside = tuple(str(split_key(path)[0]) for path in (chosen.queries, chosen.gold) if path)
@@ -147,7 +149,7 @@ def _convert_vectors(chosen: argparse.Namespace, target: "Format") -> int:
         chosen.zarr_format,
         chosen.chunk_rows,
         chosen.shard_rows,
-        open_vectors(chosen.queries, missing=chosen.missing) if chosen.queries else None,
+        _queries(chosen),
         chosen.gold,
         chosen.distance,
         _ids(chosen, source),
@@ -166,6 +168,15 @@ def _convert_vectors(chosen: argparse.Namespace, target: "Format") -> int:
     line = f"{chosen.destination}: {n:,} x {d} {rows.dtype}, {done.seconds:.1f} s, {rate:.2f} GB/s"
     _say(chosen, facts, f"{line}; {_rounded('components', done.error)}")
     return 0
+
+
+def _queries(chosen: argparse.Namespace) -> "Vectors | None":
+    from dataclasses import replace
+
+    from gpuknn.vectors import open_vectors
+
+    queries = open_vectors(chosen.queries, missing=chosen.missing) if chosen.queries else None
+    return replace(queries, ids=None) if queries is not None and chosen.ignore_ids else queries
 
 
 def _say(chosen: argparse.Namespace, facts: dict[str, Any], line: str) -> None:
@@ -212,15 +223,17 @@ def _range(words: str | None, length: int) -> range:
 def _convert_gold(chosen: argparse.Namespace, target: "Format") -> int:
     import gpuknn
     from gpuknn.convert.formats import choose_dtype
-    from gpuknn.convert.gold import IDS_ONLY, for_target
+    from gpuknn.convert.gold import for_target
     from gpuknn.convert.hdf5 import check_key
     from gpuknn.gold import save_gold
+    from gpuknn.gold.formats import WRITERS
     from gpuknn.jobs.convert import check_destination
     from gpuknn.vectors.location import is_url, split_key
 
     if is_url(chosen.destination):
         raise InputError(f"{chosen.destination}: into an object store only Zarr is written")
-    if target.name in IDS_ONLY and chosen.dtype:
+    kind = WRITERS[target.name]
+    if not kind.HOLDS_DISTS and chosen.dtype:
         raise InputError(f"--dtype: {target.name} holds no distances; leave it out")
     if chosen.dst_key is not None:
         if target.name != "sisap":
@@ -235,10 +248,10 @@ def _convert_gold(chosen: argparse.Namespace, target: "Format") -> int:
     save_gold(gold, target.name, Path(chosen.destination), chosen.dst_key, notes)
     nq, k = gold.shape
     facts = {"format": target.name, "queries": nq, "k": k, "error": error, "similarities": gold.were_similarities}
-    dists = "distances are left out" if target.name in IDS_ONLY else _rounded("distances", error)
+    dists = _rounded("distances", error) if kind.HOLDS_DISTS else "distances are left out"
     if gold.were_similarities:
         dists += "; the source holds similarities, the largest first"
-    if gold.names is not None and target.name in (*IDS_ONLY, "ibin"):
+    if gold.own_ids is not None and not kind.HOLDS_OWN_IDS:
         dists += "; the ids are those that the database's file gives"
     _say(chosen, facts, f"{chosen.destination}: {nq:,} x {k} neighbours; {dists}")
     return 0
@@ -270,7 +283,7 @@ def _check_vectors(chosen: argparse.Namespace) -> int:
     from gpuknn.vectors import open_vectors
     from gpuknn.vectors.ids import first_other, own_ids
 
-    theirs = open_vectors(chosen.destination, chosen.dst_key)
+    theirs = open_vectors(chosen.destination, chosen.dst_key, chosen.missing)
     source = open_vectors(chosen.source, missing=chosen.missing)
     ours = _rows(chosen, source, chosen.dtype or theirs.dtype.name)
     if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
@@ -295,7 +308,7 @@ def _check_alone(chosen: argparse.Namespace) -> int:
     from gpuknn.cli.progress import Bar, Rate
     from gpuknn.convert.notes import first_damage, open_noted
 
-    rows, notes = open_noted(chosen.source)
+    rows, notes = open_noted(chosen.source, chosen.missing)
     with Bar(Rate(rows.nbytes // len(rows), 0), chosen.quiet or chosen.json).shown() as bar:
         damaged = first_damage(rows, notes, bar.step("reading", len(rows), computes=False).at)
     if damaged is not None:

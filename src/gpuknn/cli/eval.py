@@ -33,7 +33,13 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument("result", help="a result: HDF5 (FILE:GROUP, if it holds several), .ibin, .ivecs, .npy, ...")
     parser.add_argument("gold", help="a gold standard in any of these formats")
     parser.add_argument("-k", default="10", metavar="K[,K...]", help="ranks (default: %(default)s)")
-    parser.add_argument("--epsilon", type=float, default=1e-3, metavar="E", help="(default: %(default)s)")
+    parser.add_argument(
+        "--epsilon",
+        type=float,
+        default=1e-3,
+        metavar="E",
+        help="how much farther than the k-th neighbour a row may be that counts by distances (default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="as JSON on standard output")
     parser.set_defaults(run=run)
 
@@ -77,7 +83,7 @@ def _remarks(r: "Recall", result: "Gold", gold: "Gold") -> str:
     """What a reader of the figures must know."""
     remarks = []
     if r.by_distances is None and result.dists is not None and gold.dists is not None:
-        remarks.append("the two files hold distances of two kinds, which were not compared")
+        remarks.append("nothing shows that the distances of the two files are of one kind; they were not compared")
     if r.short:
         remarks.append(f"the gold has fewer than {r.k} neighbours of {r.short} queries")
     if r.repeated:

@@ -159,6 +159,7 @@ def _compute(
 ) -> int:
     """Plan, compute, report."""
     from gpuknn.cli.plan import check_space, learn, make_plan, show
+    from gpuknn.gold.formats import WRITERS, gold_format
     from gpuknn.jobs.plan import operations
     from gpuknn.jobs.workers import LOCAL
 
@@ -208,8 +209,12 @@ def _compute(
             f"{output}: {len(queries):,} x {chosen.k} neighbours in {outcome.seconds:.1f} s; "
             f"{certificate.pairs_refined:,} pairs refined, {certificate.smallest_margin:.0%} of the bound unused\n"
         )
+        kind = WRITERS[gold_format(output)]
         if job.ids is not None:
-            sys.stdout.write(f"{database.where} gives its rows ids ({job.ids.where}); they are in the file, too\n")
+            place = "in `ids`, beside row numbers" if kind.HOLDS_OWN_IDS else "in place of row numbers"
+            sys.stdout.write(f"{job.ids.where} holds the rows' own ids; {output.name} has them {place}\n")
+        if not kind.HOLDS_DISTS:
+            sys.stdout.write(f"{output.suffix} files hold no distances; they are left out\n")
         if plan.prediction and not outcome.resumed_rows:
             sys.stdout.write(f"predicted: {plan.prediction.seconds:.1f} s, limited by {plan.prediction.limit}\n")
     return 0

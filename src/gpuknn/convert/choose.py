@@ -51,8 +51,8 @@ def choose_target(
     """
     if wishes.ids is not None and "ids" not in TAKES.get(name.name, set()):
         raise InputError(
-            f"{wishes.ids.where}: gives the rows ids of their own, and {name.name} has no place for them; write .h5 or "
-            ".parquet, or leave the ids out with --ignore-ids"
+            f"{wishes.ids.where}: gives the rows ids of their own, and gpuknn writes no ids to {name.name}; write .h5 "
+            "or .parquet, or leave the ids out with --ignore-ids"
         )
     for wish, value in vars(wishes).items():
         if value is not None and wish not in TAKES.get(name.name, set()):

@@ -7,11 +7,7 @@ import numpy as np
 from gpuknn.errors import InputError
 from gpuknn.gold import Comparison, Gold, compare_gold, matched
 from gpuknn.gold.distances import alike
-
-IDS_ONLY = ("ivecs", "parquet")
-"""Formats without distances."""
-NO_QUERY_IDS = ("ivecs", "ibin")
-"""Formats of which line i answers query i."""
+from gpuknn.gold.formats import WRITERS
 
 
 def cut_gold(gold: Gold, queries: range, dists: np.dtype | None) -> tuple[Gold, float]:
@@ -45,7 +41,7 @@ def for_target(gold: Gold, name: str, where: str) -> Gold:
 
     `where`: the source, for messages.
     """
-    if not gold.in_order and name in NO_QUERY_IDS:
+    if not gold.in_order and not WRITERS[name].HOLDS_QUERY_IDS:
         raise InputError(f"{where}: its lines are not in the order of the queries' ids, for which {name} has no place")
     if gold.query_ids is not None and np.array_equal(gold.query_ids, np.arange(len(gold))):
         return replace(gold, query_ids=None)

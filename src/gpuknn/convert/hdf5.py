@@ -17,13 +17,12 @@ import numpy as np
 from gpuknn.convert.flat import Flat, reserve
 from gpuknn.convert.formats import NARROW
 from gpuknn.errors import InputError
-from gpuknn.gold import hdf5, read_gold
-from gpuknn.gold.distances import BITS, told
-from gpuknn.gold.formats import ann_benchmarks_distance, for_ann_benchmarks, said_of
+from gpuknn.gold import Gold, hdf5, read_gold
+from gpuknn.gold.distances import BITS, for_ann_benchmarks, said_of, said_to_ann_benchmarks, told
 from gpuknn.gold.writer import Outline
 from gpuknn.vectors import Vectors
 from gpuknn.vectors.bits import unpack_bits
-from gpuknn.vectors.ids import RowIds, own_ids
+from gpuknn.vectors.ids import RowIds, ids_beside, own_ids
 
 USER_BLOCK = b"HDF5-based Julia Data Format, version 0.1.1\x00".ljust(512, b"\x00")
 """Julia's JLD2 asks for this line before the file's first 512 bytes end; HDF5 skips it."""
@@ -45,7 +44,8 @@ class Layout:
     @property
     def taken(self) -> tuple[str, ...]:
         """Paths that the rows cannot have."""
-        return self.queries, f"{self.gold}/{self.arrays.ids}".strip("/"), f"{self.gold}/{self.arrays.dists}".strip("/")
+        names = self.arrays.ids, self.arrays.dists, self.arrays.own_ids, self.arrays.query_ids
+        return self.queries, self.query_ids, *(f"{self.gold}/{name}".strip("/") for name in names)
 
 
 ANN_BENCHMARKS = Layout("train", "test", "query_ids", "", hdf5.ANN_BENCHMARKS)
@@ -107,34 +107,46 @@ class Hdf5(Flat):
             file[self.layout.queries] = self._as_stored(self.queries[:])
             query_ids = own_ids(self.queries.ids)
             if query_ids is not None:
-                file[self.layout.query_ids] = np.concatenate(list(query_ids.batches()))
+                file[self.layout.query_ids] = query_ids.all()
         if self.gold is not None:
-            said = self._fill_gold(file, self.gold, self.layout)
+            gold = self._gold(self.gold)
+            gold = for_ann_benchmarks(gold, self.gold) if self.layout == ANN_BENCHMARKS else gold
+            group = hdf5.place_gold(file, self.layout.gold or "/", Outline.of(gold), self.layout.arrays)
+            hdf5.put_gold(group, 0, gold, self.layout.arrays)
+            said |= said_to_ann_benchmarks(gold) if self.layout == ANN_BENCHMARKS else said_of(gold)
         if self.layout == ANN_BENCHMARKS:
             width, kind = (self.shape[1], "float") if self.bits is None else (self.bits, "bit")
-            file.attrs.update({"type": "dense", "dimension": width, "point_type": kind} | said)
+            said |= {"type": "dense", "dimension": width, "point_type": kind}
+        file.attrs.update(said)
 
-    def _fill_gold(self, file: h5py.File, name: str, layout: Layout) -> dict[str, str]:
-        """Write the gold standard; what the file shall say of its distances."""
+    def _gold(self, name: str) -> Gold:
+        """The gold standard, in the order of the queries; raises InputError if it is about other queries or rows."""
         gold = told(read_gold(name), self.distance, name)
-        if self.bits is not None:
-            gold = replace(gold, said={BITS: self.bits, **gold.said})
-        asked = self.shape[0] if self.queries is None else len(self.queries)
-        if self.ids is not None and not gold.are_rows:
-            raise InputError(
-                f"{name}: does not tell row numbers, and the rows have ids of their own; compute an .h5 file"
-            )
+        asked, query_ids = self._asked()
         if len(gold) != asked or int(gold.ids.max(initial=0)) >= self.shape[0]:
             raise InputError(f"{name}: does not answer {asked:,} queries among {self.shape[0]:,} rows")
         if gold.dists is None:
             raise InputError(f"{name}: has no distances, which the format needs; gpuknn exact finds them")
-        said = {"dists_are": said_of(gold)} | ({"distance": gold.distance} if gold.distance else {})
-        if layout == ANN_BENCHMARKS:
-            gold = for_ann_benchmarks(gold, name)
-            said = {"dists_are": said_of(gold)} | ann_benchmarks_distance(gold)
-        group = hdf5.place_gold(file, layout.gold or "/", Outline.of(gold), layout.arrays)
-        hdf5.put_gold(group, 0, gold, layout.arrays)
-        return said
+        if gold.said.get(BITS, self.bits) != self.bits and self.bits is not None:
+            raise InputError(f"{name}: is about sketches of {gold.said[BITS]} bits, the rows have {self.bits}")
+        if self.ids is not None and not gold.are_rows:
+            raise InputError(f"{name}: tells no row numbers, and the rows have ids of their own; compute an .h5 file")
+        if self.ids is not None and gold.own_ids is not None and np.any(self.ids.of(gold.ids) != gold.own_ids):
+            raise InputError(f"{name}: gives its rows other ids than {self.ids.where}; it is about another database")
+        if gold.query_ids is not None and query_ids is not None:
+            gold = gold.queries(np.argsort(gold.query_ids)[np.argsort(np.argsort(query_ids))])
+            if np.any(gold.query_ids != query_ids):
+                raise InputError(f"{name}: answers queries of other ids than those given with --queries")
+        elif not gold.in_order:
+            raise InputError(
+                f"{name}: its lines are not in the order of the queries' ids, which the queries do not tell"
+            )
+        return gold if self.bits is None else replace(gold, said={**gold.said, BITS: self.bits})
+
+    def _asked(self) -> tuple[int, np.ndarray | None]:
+        """How many queries there are, and their ids if these are not their numbers."""
+        ids = self.ids if self.queries is None else own_ids(self.queries.ids)
+        return self.shape[0] if self.queries is None else len(self.queries), None if ids is None else ids.all()
 
     def _as_stored(self, rows: np.ndarray) -> np.ndarray:
         """Sketches as they are, or as booleans; queries of a narrow type as wide as the rows."""
@@ -173,16 +185,15 @@ def hdf5_target(
     """
     usual = layout.rows if layout else "hamming" if dtype == np.uint64 else "emb"
     if key is not None:
-        check_key(key, layout.taken if layout else ())
-    if queries is not None and (queries.shape[1], queries.bits) != (shape[1], bits):
+        own = (ids_beside(key),) if ids is not None else ()
+        check_key(key, (*own, *(layout.taken if layout else ())))
+    if queries is not None and queries.shape[1] != shape[1]:
         raise InputError(f"{queries.where}: has {queries.shape[1]} components, the rows have {shape[1]}")
-    booleans = bits if layout == ANN_BENCHMARKS else None
+    if queries is not None and queries.bits and bits and queries.bits != bits:
+        raise InputError(f"{queries.where}: has sketches of {queries.bits} bits, the rows have {bits}")
+    told_bits = bits or (queries and queries.bits) or 64 * shape[1]
+    booleans = told_bits if layout == ANN_BENCHMARKS and dtype == np.uint64 else None
     return Hdf5(path, shape, dtype, b"", b"", key or usual, layout, queries, gold, distance, ids, booleans)
-
-
-def ids_beside(key: str) -> str:
-    """The path of the ids of the rows at the path `key`."""
-    return str(PurePosixPath(key.strip("/")).with_name("ids"))
 
 
 def check_key(key: str, taken: tuple[str, ...] = ()) -> None:

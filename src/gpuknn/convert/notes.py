@@ -14,6 +14,7 @@ from gpuknn.errors import InputError, RunError
 from gpuknn.vectors import Vectors, open_vectors
 from gpuknn.vectors.location import is_url, listing, split_key
 from gpuknn.vectors.source import is_folder
+from gpuknn.vectors.written import Missing
 
 
 def read_notes(path: str) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def read_notes(path: str) -> dict[str, Any]:
         raise InputError(f"{path}: holds no checksums of gpuknn convert; name its source, too, to compare") from error
 
 
-def open_noted(name: str) -> tuple[Vectors, dict[str, Any]]:
+def open_noted(name: str, missing: Missing) -> tuple[Vectors, dict[str, Any]]:
     """The rows at `name` that its notes are about, and these; raises InputError if a key in it names others."""
     place, key = split_key(name)
     path = str(place)
@@ -49,7 +50,7 @@ def open_noted(name: str) -> tuple[Vectors, dict[str, Any]]:
     noted = notes.get("key") or None
     if key not in (None, noted):
         raise InputError(f"{name}: the checksums in {path} are those of {noted or 'its only array'}; leave it out")
-    vectors = open_vectors(path, noted)
+    vectors = open_vectors(path, noted, missing)
     if len(notes["crc32c"]) != -(-len(vectors) // notes["piece_rows"]):
         raise InputError(f"{path}: holds {len(vectors):,} rows, and checksums of another number")
     return vectors, notes

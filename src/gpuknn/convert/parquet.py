@@ -44,13 +44,12 @@ class Parquet(Target):
         with parquet.ParquetWriter(
             self.path, schema, compression=self.compression, use_dictionary=False, write_statistics=["id"]
         ) as file:
-            first, named = 0, chunks(self.ids, self.shape[0], at_once)
+            named = chunks(self.ids, self.shape[0], at_once)
             for group in _groups(blocks, at_once, self.shape, self.dtype):
                 starts = np.arange(len(group) + 1, dtype=np.int32) * self.shape[1]
                 lists = pa.ListArray.from_arrays(starts, pa.array(group.reshape(-1)))
                 ids = pa.array(next(named))
                 file.write_table(pa.Table.from_arrays([ids, lists], schema=schema), row_group_size=len(group))
-                first += len(group)
         sync(Path(self.path))
 
     def finish(self, notes: Mapping[str, Any]) -> None:

@@ -36,6 +36,10 @@ def check_question(database: Vectors, queries: Vectors, k: int, metric: str, dis
             f"{queries.where}: queries have {queries.shape[1]} components, the rows of {database.where} have "
             f"{database.shape[1]}"
         )
+    if database.bits and queries.bits and database.bits != queries.bits:
+        raise InputError(
+            f"{queries.where}: queries have {queries.bits} bits, the rows of {database.where} have {database.bits}"
+        )
     if database.shape[1] > MOST_DIMENSIONS:
         raise InputError(f"{database.where}: {database.shape[1]} components; at most {MOST_DIMENSIONS} are supported")
     if not 1 <= k <= len(database) - itself:

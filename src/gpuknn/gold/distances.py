@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from gpuknn.errors import InputError
-from gpuknn.gold.gold import Gold
+from gpuknn.gold.gold import Gold, turned
 
 DISTANCES = {
     "cosine": "1 - x.q / sqrt(|x|^2 |q|^2)",
@@ -13,24 +13,35 @@ DISTANCES = {
     "l2": "|x - q|^2, the square of the Euclidean distance",
     "euclidean": "|x - q|, the root",
     "hamming": "the number of differing bits",
-    "mean hamming": "the share of differing bits",
+    "mean-hamming": "the share of differing bits",
 }
 """What is stored under each name."""
-OF_ANN_BENCHMARKS = {"angular": "cosine", "euclidean": "euclidean", "hamming": "mean hamming"}
+OF_ANN_BENCHMARKS = {"angular": "cosine", "euclidean": "euclidean", "hamming": "mean-hamming"}
 """ann-benchmarks' names, and ours: https://github.com/erikbern/ann-benchmarks, ann_benchmarks/distance.py."""
-FOR_ANN_BENCHMARKS = {"cosine": "cosine", "l2": "euclidean", "hamming": "mean hamming"}
+FOR_ANN_BENCHMARKS = {"cosine": "cosine", "l2": "euclidean", "hamming": "mean-hamming"}
 """What that suite wants, since it computes recall from distances, and recomputes those of an answer."""
+UNTOLD = "unknown"
+"""In place of a distance's name, so that nobody guesses it from other attributes."""
 BITS = "bits"
 """The attribute of a gold standard under hamming that tells how many bits a sketch has."""
 
 
 def told(gold: Gold, distance: str | None, where: str) -> Gold:
     """The same answer, of which somebody tells which distances it holds; raises InputError if the file tells others."""
-    if distance is None or gold.dists is None or gold.distance == distance:
+    if distance is None or gold.distance == distance:
         return gold
+    if gold.dists is None:
+        raise InputError(f"{where}: holds no distances; leave out --distance")
     if gold.distance is not None:
         raise InputError(f"{where}: holds {described(gold)}, and not {DISTANCES[distance]}; leave out --distance")
-    return replace(gold, distance=distance)
+    if distance == "ip":
+        return replace(_products(gold), distance=distance)
+    if not gold.were_similarities:
+        return replace(gold, distance=distance)
+    if distance != "cosine":
+        raise InputError(f"{where}: holds similarities, the largest first, and not {DISTANCES[distance]}")
+    from_cosines = (1 + gold.dists.astype(np.float64)).astype(gold.dists.dtype)
+    return replace(gold, dists=from_cosines, distance=distance, were_similarities=False)
 
 
 def as_distance(gold: Gold, wanted: str, where: str) -> Gold:
@@ -44,7 +55,7 @@ def as_distance(gold: Gold, wanted: str, where: str) -> Gold:
     wide = gold.dists.astype(np.float64)
     if (gold.distance, wanted) == ("l2", "euclidean"):
         changed = np.sqrt(np.maximum(wide, 0))  # padding may be anything
-    elif (gold.distance, wanted) == ("hamming", "mean hamming"):
+    elif (gold.distance, wanted) == ("hamming", "mean-hamming"):
         bits = gold.said.get(BITS)
         if not isinstance(bits, int) or bits < 1:
             raise InputError(f"{where}: does not say how many bits a sketch has, so their share cannot be told")
@@ -56,9 +67,11 @@ def as_distance(gold: Gold, wanted: str, where: str) -> Gold:
 
 def alike(a: Gold, b: Gold, where: tuple[str, str]) -> tuple[Gold, Gold]:
     """Both with distances of one kind, if both are known and differ; raises InputError if that cannot be."""
-    if a.dists is None or b.dists is None or None in (a.distance, b.distance) or a.distance == b.distance:
+    if a.dists is None or b.dists is None or a.distance == b.distance:
         return a, b
-    for wanted in ("euclidean", "mean hamming"):
+    if a.distance is None or b.distance is None:
+        return (_products(a), b) if b.distance == "ip" else (a, _products(b)) if a.distance == "ip" else (a, b)
+    for wanted in ("euclidean", "mean-hamming"):
         if wanted == b.distance:
             return as_distance(a, wanted, where[0]), b
         if wanted == a.distance:
@@ -66,8 +79,36 @@ def alike(a: Gold, b: Gold, where: tuple[str, str]) -> tuple[Gold, Gold]:
     raise InputError(f"{where[0]} holds {described(a)}, {where[1]} holds {described(b)}: two different distances")
 
 
+def _products(gold: Gold) -> Gold:
+    """Inner products times -1: if no line tells the sign, it is the format's; HDF5 files hold them so already."""
+    return turned(gold) if gold.were_similarities is None and not gold.are_rows and gold.dists is not None else gold
+
+
 def described(gold: Gold) -> str:
     """What the distances are, in words."""
     if gold.distance is None:
         return "distances of a kind that the file does not tell"
     return DISTANCES.get(gold.distance, gold.distance)
+
+
+def said_of(gold: Gold) -> dict[str, str | int]:
+    """What an HDF5 file says of the distances in it, in attributes."""
+    kind = "similarities times -1" if gold.were_similarities else "distances"
+    words = f"{kind}, which ones is not told" if gold.distance is None else DISTANCES[gold.distance]
+    said: dict[str, str | int] = {"distance": gold.distance or UNTOLD, "dists_are": words}
+    return said | ({BITS: gold.said[BITS]} if BITS in gold.said else {})
+
+
+def for_ann_benchmarks(gold: Gold, where: str) -> Gold:
+    """With the distances that ann-benchmarks wants: roots, 1 - cosine, shares of bits; others are refused."""
+    if gold.distance == "ip":
+        raise InputError(f"{where}: ann-benchmarks knows no inner products; --to sisap holds them")
+    if gold.distance is None:
+        raise InputError(f"{where}: the gold standard does not tell which distances it holds; say it with --distance")
+    return as_distance(gold, FOR_ANN_BENCHMARKS.get(gold.distance, gold.distance), where)
+
+
+def said_to_ann_benchmarks(gold: Gold) -> dict[str, str | int]:
+    """The same as `said_of`, in that suite's words."""
+    theirs = next(theirs for theirs, ours in OF_ANN_BENCHMARKS.items() if ours == gold.distance)
+    return said_of(gold) | {"distance": theirs}

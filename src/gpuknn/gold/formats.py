@@ -6,7 +6,7 @@ from typing import Any
 
 from gpuknn.errors import InputError
 from gpuknn.exact.neighbors import Neighbors
-from gpuknn.gold.distances import DISTANCES, FOR_ANN_BENCHMARKS, OF_ANN_BENCHMARKS, as_distance
+from gpuknn.gold.distances import DISTANCES, for_ann_benchmarks, said_of, said_to_ann_benchmarks
 from gpuknn.gold.gold import Gold, as_gold
 from gpuknn.gold.hdf5 import ANN_BENCHMARKS, Hdf5Writer, holds_gold_hdf5, read_hdf5
 from gpuknn.gold.ibin import IbinWriter, read_ibin
@@ -102,9 +102,12 @@ def write_gold(path: str | Path, neighbors: Neighbors | Gold, attributes: Attrib
     neighbors
         ids (nq, k) from 0; dists (nq, k) float32 or float64.
     attributes
-        Root attributes to add, if the format has some.
+        Root attributes to add, if the format has some.  `metric` (cosine, ip, l2, hamming) tells which distances these
+        are.
     """
-    save_gold(as_gold(neighbors), gold_format(path), Path(path), None, attributes or {})
+    said = attributes or {}
+    metric = str(said["metric"]) if said.get("metric") in DISTANCES else None
+    save_gold(as_gold(neighbors, metric), gold_format(path), Path(path), None, said)
 
 
 def gold_format(path: str | Path) -> str:
@@ -122,38 +125,12 @@ def save_gold(gold: Gold, name: str, path: Path, group: str | None, said: Attrib
     """
     if gold.dists is None and name in ("h5", "sisap", "ann-benchmarks"):
         raise InputError(f"{path}: {name} holds distances, and the source has none; gpuknn exact finds them")
-    attributes, more = dict(said), dict[str, Any]()
+    more: dict[str, Any] = {}
     if name == "ann-benchmarks":
         gold, more["arrays"] = for_ann_benchmarks(gold, str(path)), ANN_BENCHMARKS
-        attributes |= ann_benchmarks_distance(gold)
-    elif gold.distance:
-        attributes["distance"] = gold.distance
     if name == "sisap":
         more["group"] = "itest" if group is None else group
-    attributes["dists_are"] = said_of(gold)
+    attributes = {**said, **(said_to_ann_benchmarks(gold) if name == "ann-benchmarks" else said_of(gold))}
     with written(path, WRITERS[name], Outline.of(gold), **more) as file:
         file.write(0, gold)
         file.describe(attributes)
-
-
-def said_of(gold: Gold) -> str:
-    """Which distances the numbers of a gold standard are, for a reader of the file."""
-    if gold.distance is not None:
-        return DISTANCES[gold.distance]
-    if gold.were_similarities:
-        return "similarities of a kind that the source does not tell, times -1"
-    return "of a kind that the source does not tell"
-
-
-def for_ann_benchmarks(gold: Gold, where: str) -> Gold:
-    """With the distances that ann-benchmarks wants: roots, 1 - cosine, shares of bits; others are refused."""
-    if gold.distance == "ip":
-        raise InputError(f"{where}: ann-benchmarks knows no inner products; --to sisap holds them")
-    if gold.distance is None:
-        raise InputError(f"{where}: the gold standard does not tell which distances it holds; say it with --distance")
-    return as_distance(gold, FOR_ANN_BENCHMARKS.get(gold.distance, gold.distance), where)
-
-
-def ann_benchmarks_distance(gold: Gold) -> dict[str, str]:
-    """The attribute `distance` of a file of ann-benchmarks."""
-    return {"distance": next(theirs for theirs, ours in OF_ANN_BENCHMARKS.items() if ours == gold.distance)}

@@ -19,7 +19,7 @@ class Gold:
     """(nq, k) float32 or float64, the smallest first; None if only ids are known."""
     distance: str | None = None
     """Which distance `dists` are, one of `distances.DISTANCES`; None if the file does not tell."""
-    names: np.ndarray | None = None
+    own_ids: np.ndarray | None = None
     """(nq, k) int64: the ids that the database's file gives to its rows, if these are not their numbers; -1 as in
     `ids`."""
     query_ids: np.ndarray | None = None
@@ -28,8 +28,9 @@ class Gold:
     """Whether `ids` are row numbers by the format's definition; else they may be ids that the database's file gives."""
     in_order: bool = True
     """Whether line i answers the i-th query of the queries' file; else `query_ids` alone tell."""
-    were_similarities: bool = False
-    """Whether the file held similarities, the largest first; `dists` are these times -1."""
+    were_similarities: bool | None = None
+    """Whether the file held similarities, the largest first; `dists` are these times -1.  None if no line tells: no
+    number in it is larger than another."""
     said: Mapping[str, Any] = field(default_factory=dict)
     """What the file says of itself, in attributes or scalars."""
 
@@ -43,12 +44,12 @@ class Gold:
 
     def queries(self, chosen: slice | np.ndarray) -> "Gold":
         """The answers to some of the queries."""
-        parts = {name: getattr(self, name) for name in ("ids", "dists", "names", "query_ids")}
+        parts = {name: getattr(self, name) for name in ("ids", "dists", "own_ids", "query_ids")}
         return replace(self, **{name: part[chosen] for name, part in parts.items() if part is not None})
 
     def first(self, k: int) -> "Gold":
         """The first k neighbours of every query."""
-        parts = {name: getattr(self, name) for name in ("ids", "dists", "names")}
+        parts = {name: getattr(self, name) for name in ("ids", "dists", "own_ids")}
         return replace(self, **{name: part[:, :k] for name, part in parts.items() if part is not None})
 
 
@@ -61,14 +62,24 @@ def from_file(ids: np.ndarray, dists: np.ndarray | None, first_id: int, **more: 
     """A gold standard of ids counted from `first_id` and, if there are any, distances or similarities.
 
     Ids below the first are padding, whichever number it is: no neighbour.  Distances that never ascend and do descend
-    are taken for similarities (big-ann-benchmarks keeps inner products so), and their sign is turned.
+    are taken for similarities (big-ann-benchmarks keeps inner products so), and their sign is turned, unless the file
+    says that they are distances.
     """
     wide = ids.astype(np.int64)
-    counted = np.where(wide < first_id, -1, wide - first_id)
-    similarities = dists is not None and _descend(counted, dists)
-    if dists is not None and similarities:
-        dists = -dists
-    return Gold(counted, dists, were_similarities=similarities, **more)
+    gold = Gold(np.where(wide < first_id, -1, wide - first_id), dists, **more)
+    if dists is None:
+        return gold
+    steps, known = _steps(gold.ids, dists)
+    falls, rises = bool(np.any(steps[known] < 0)), bool(np.any(steps[known] > 0))
+    if falls and not rises and gold.distance in (None, "ip"):
+        return turned(gold)
+    return replace(gold, were_similarities=False if falls or rises else None)
+
+
+def turned(gold: Gold) -> Gold:
+    """The same answer, of which the numbers are similarities: times -1."""
+    assert gold.dists is not None
+    return replace(gold, dists=-gold.dists, were_similarities=True)
 
 
 def unsorted_query(gold: Gold) -> int | None:
@@ -77,11 +88,6 @@ def unsorted_query(gold: Gold) -> int | None:
     steps, known = _steps(gold.ids, gold.dists)
     wrong = np.any(known & ~(steps >= 0), axis=1) | np.any((gold.ids >= 0) & np.isnan(gold.dists), axis=1)
     return int(np.argmax(wrong)) if wrong.any() else None
-
-
-def _descend(ids: np.ndarray, dists: np.ndarray) -> bool:
-    steps, known = _steps(ids, dists)
-    return bool(np.any(steps[known] < 0)) and not bool(np.any(steps[known] > 0))
 
 
 def _steps(ids: np.ndarray, dists: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,8 @@ from gpuknn.errors import InputError
 from gpuknn.gold.distances import DISTANCES, OF_ANN_BENCHMARKS
 from gpuknn.gold.gold import Gold, from_file
 from gpuknn.gold.writer import Attributes, GoldWriter, Outline
-from gpuknn.vectors.hdf5 import check_written, refuse_outside
+from gpuknn.vectors.hdf5 import refuse_outside
+from gpuknn.vectors.hdf5_chunks import check_written
 from gpuknn.vectors.source import KNOWN_NAMES
 
 
@@ -29,7 +30,7 @@ class Arrays:
 
     ids: str
     dists: str
-    names: str
+    own_ids: str
     query_ids: str
     first_id: int
 
@@ -49,8 +50,8 @@ def read_hdf5(path: Path, key: str | None) -> Gold:
             where = f"{path}:{group.name.strip('/')}/" if group.name != "/" else f"{path}:"
             ids = _matrix(group, arrays.ids, where, "iu")
             dists = _matrix(group, arrays.dists, where, "f", ids.shape) if arrays.dists in group else None
-            named = arrays.names in group and getattr(group[arrays.names], "ndim", 0) == 2
-            names = _matrix(group, arrays.names, where, "iu", ids.shape) if named else None
+            named = arrays.own_ids in group and getattr(group[arrays.own_ids], "ndim", 0) == 2
+            own_ids = _matrix(group, arrays.own_ids, where, "iu", ids.shape) if named else None
             asked = arrays.query_ids in group and getattr(group[arrays.query_ids], "ndim", 0) == 1
             query_ids = _matrix(group, arrays.query_ids, where, "iu", ids.shape[:1]) if asked else None
     except InputError:
@@ -63,7 +64,7 @@ def read_hdf5(path: Path, key: str | None) -> Gold:
         dists,
         arrays.first_id,
         distance=_distance(said, arrays, dists),
-        names=None if names is None else np.where(ids < arrays.first_id, -1, names.astype(np.int64)),
+        own_ids=None if own_ids is None else np.where(ids < arrays.first_id, -1, own_ids.astype(np.int64)),
         query_ids=None if query_ids is None else query_ids.astype(np.int64),
         said=said,
     )
@@ -94,6 +95,8 @@ def holds_gold_hdf5(path: Path, key: str | None) -> bool:
 class Hdf5Writer(GoldWriter):
     """`knns` and `dists`, in the group `group`, or the arrays of another layout."""
 
+    HOLDS_OWN_IDS = HOLDS_QUERY_IDS = True
+
     def __init__(self, part: Path, outline: Outline, group: str = "/", arrays: Arrays = SISAP) -> None:
         super().__init__(part, outline)
         self._file = h5py.File(part, "w", locking=False)
@@ -121,10 +124,9 @@ def place_gold(file: h5py.File, group: str, outline: Outline, arrays: Arrays) ->
     place, (nq, k) = file.require_group(group), outline.shape
     narrow = outline.highest + arrays.first_id <= np.iinfo(np.int32).max
     place.create_dataset(arrays.ids, (nq, k), np.int32 if narrow else np.int64)
-    if outline.dists is not None:
-        place.create_dataset(arrays.dists, (nq, k), outline.dists)
-    if outline.highest_name is not None:
-        place.create_dataset(arrays.names, (nq, k), np.int64)
+    place.create_dataset(arrays.dists, (nq, k), outline.dists)
+    if outline.highest_own_id is not None:
+        place.create_dataset(arrays.own_ids, (nq, k), np.int64)
     if outline.query_ids and arrays.query_ids not in place:
         place.create_dataset(arrays.query_ids, (nq,), np.int64)
     return place
@@ -134,7 +136,7 @@ def put_gold(group: h5py.Group, first: int, gold: Gold, arrays: Arrays) -> None:
     """Write the answers to the queries from `first` on; no neighbour is -1."""
     lines = slice(first, first + len(gold))
     group[arrays.ids][lines] = np.where(gold.ids < 0, -1, gold.ids + arrays.first_id)
-    for name, part in ((arrays.dists, gold.dists), (arrays.names, gold.names), (arrays.query_ids, gold.query_ids)):
+    for name, part in ((arrays.dists, gold.dists), (arrays.own_ids, gold.own_ids), (arrays.query_ids, gold.query_ids)):
         if part is not None:
             group[name][lines] = part
 
@@ -227,11 +229,12 @@ def _distance(said: dict[str, Any], arrays: Arrays, dists: np.ndarray | None) ->
     told = said.get("distance")
     if arrays is ANN_BENCHMARKS:
         kind = OF_ANN_BENCHMARKS.get(str(told))
-        counts = kind == "mean hamming" and bool(np.any(dists > 1))  # some files hold numbers of bits
+        counts = kind == "mean-hamming" and bool(np.any(dists > 1))  # some files hold numbers of bits
         return "hamming" if counts else kind
     if told in DISTANCES:
         return str(told)
-    return str(said["metric"]) if "gpuknn" in said and said.get("metric") in DISTANCES else None
+    # Before gpuknn named distances, its files told the metric alone.
+    return str(said["metric"]) if told is None and "gpuknn" in said and said.get("metric") in DISTANCES else None
 
 
 def _plain(value: Any) -> Any:

@@ -39,6 +39,7 @@ class IbinWriter(GoldWriter):
     """Ids, and distances as float32 if there are any."""
 
     LIMIT = NONE
+    DISTS = "float32"
 
     def __init__(self, part: Path, outline: Outline) -> None:
         super().__init__(part, outline)
@@ -51,7 +52,7 @@ class IbinWriter(GoldWriter):
         """Write a block where it belongs."""
         nq, k = self.outline.shape
         self._file.seek(8 + 4 * first * k)
-        (gold.ids if gold.names is None else gold.names).astype("<u4").tofile(self._file)
+        (gold.ids if gold.own_ids is None else gold.own_ids).astype("<u4").tofile(self._file)
         if gold.dists is not None:
             self._file.seek(8 + 4 * (nq + first) * k)
             products = gold.distance == "ip" or gold.were_similarities

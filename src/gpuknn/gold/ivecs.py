@@ -30,6 +30,7 @@ class IvecsWriter(GoldWriter):
     """The ids."""
 
     LIMIT = 2**31
+    HOLDS_DISTS = False
 
     def __init__(self, part: Path, outline: Outline) -> None:
         super().__init__(part, outline)
@@ -39,7 +40,7 @@ class IvecsWriter(GoldWriter):
         """Write a block behind the last."""
         lines = np.empty((len(gold), self.outline.shape[1] + 1), "<i4")
         lines[:, 0] = self.outline.shape[1]
-        lines[:, 1:] = gold.ids if gold.names is None else gold.names
+        lines[:, 1:] = gold.ids if gold.own_ids is None else gold.own_ids
         lines.tofile(self._file)
 
     def close(self) -> None:

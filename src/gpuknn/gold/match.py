@@ -29,15 +29,15 @@ def matched(a: Gold, b: Gold, where: tuple[str, str]) -> Matched:
     database's file gives if both files tell these, else by their numbers.  Raises InputError if the queries differ.
     """
     a, b = _same_queries(a, b, where)
-    if a.names is not None and (b.names is not None or not b.are_rows):
+    if a.own_ids is not None and (b.own_ids is not None or not b.are_rows):
         return Matched(_named(a), _named(b), NAMES)
-    if b.names is not None and not a.are_rows:
+    if b.own_ids is not None and not a.are_rows:
         return Matched(_named(a), _named(b), NAMES)
-    return Matched(replace(a, names=None), replace(b, names=None), ROWS)
+    return Matched(replace(a, own_ids=None), replace(b, own_ids=None), ROWS)
 
 
 def _named(gold: Gold) -> Gold:
-    return gold if gold.names is None else replace(gold, ids=gold.names, names=None)
+    return gold if gold.own_ids is None else replace(gold, ids=gold.own_ids, own_ids=None)
 
 
 def _same_queries(a: Gold, b: Gold, where: tuple[str, str]) -> tuple[Gold, Gold]:
@@ -49,7 +49,8 @@ def _same_queries(a: Gold, b: Gold, where: tuple[str, str]) -> tuple[Gold, Gold]
         differ = np.flatnonzero(mine != theirs)
         if len(differ):
             alone = min(mine[differ[0]], theirs[differ[0]])
-            raise InputError(f"{where[0]} and {where[1]} answer other queries: one alone has a query of the id {alone}")
+            has, lacks = where if alone in mine else where[::-1]
+            raise InputError(f"{has} answers a query of the id {alone}, {lacks} does not")
         return a.queries(orders[0]), b.queries(orders[1])
     for gold, name, other in ((a, *where), (b, *where[::-1])):
         if not gold.in_order:

@@ -61,6 +61,9 @@ def is_neighbors_parquet(path: Path) -> bool:
 class ParquetWriter(GoldWriter):
     """The ids, a row group for each block."""
 
+    HOLDS_DISTS = False
+    HOLDS_QUERY_IDS = True
+
     def __init__(self, part: Path, outline: Outline) -> None:
         super().__init__(part, outline)
         import pyarrow as pa
@@ -74,7 +77,7 @@ class ParquetWriter(GoldWriter):
         import pyarrow as pa
 
         nq, k = gold.shape
-        ids = gold.ids if gold.names is None else gold.names
+        ids = gold.ids if gold.own_ids is None else gold.own_ids
         lists = pa.LargeListArray.from_arrays(np.arange(nq + 1) * k, pa.array(np.ascontiguousarray(ids).reshape(-1)))
         queries = np.arange(first, first + nq) if gold.query_ids is None else gold.query_ids
         self._file.write_table(pa.Table.from_arrays([pa.array(queries), lists], schema=self._schema))

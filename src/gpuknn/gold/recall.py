@@ -8,6 +8,7 @@ from gpuknn.errors import InputError
 from gpuknn.exact.neighbors import Neighbors
 from gpuknn.gold.distances import BITS, FOR_ANN_BENCHMARKS, alike, as_distance
 from gpuknn.gold.gold import Gold, as_gold, unsorted_query
+from gpuknn.gold.match import matched
 
 EPSILON = 1e-3
 """What ann-benchmarks adds to the k-th distance before it counts (ann_benchmarks/plotting/metrics.py)."""
@@ -30,7 +31,7 @@ class Recall:
     """The same, but any id of the gold at the distance of its k-th neighbour counts, too; at most 1 for each query."""
     by_distances: float | None
     """As ann-benchmarks computes it: the share of the result's k whose distance, by the result's own word, is at most
-    that of the gold's k-th neighbour plus epsilon; None if there are no distances to tell."""
+    that of the gold's k-th neighbour plus epsilon; None if nothing shows that both hold distances of one kind."""
     epsilon: float
     undecided: int
     """Queries whose k-th distance is still that of the gold's last column, if k is less: ties may go on past it, and
@@ -47,10 +48,8 @@ def recall(result: Neighbors | Gold, gold: Neighbors | Gold, k: int | None = Non
     The measure of the SISAP challenges.  `k` defaults to the narrower of the two.  Raises InputError if the numbers of
     queries differ or k exceeds either width.
     """
-    a, b = as_gold(result), as_gold(gold)
-    k = _check(a, b, k)
-    found = [len(_set(ids[:k]) & _set(true[:k])) for ids, true in zip(a.ids, b.ids, strict=True)]
-    return _mean(np.array(found), _neighbors(b, k))
+    pair = matched(as_gold(result), as_gold(gold), ("the result", "the gold standard"))
+    return _by_ids(pair.a, pair.b, _check(pair.a, pair.b, k))
 
 
 def recall_at(result: Gold, gold: Gold, k: int, epsilon: float = EPSILON) -> Recall:
@@ -59,7 +58,7 @@ def recall_at(result: Gold, gold: Gold, k: int, epsilon: float = EPSILON) -> Rec
     Both answer the same queries and number the same rows (`match.matched`).  Raises InputError as `recall` does, and if
     the gold's distances do not ascend, or are no numbers.
     """
-    _check(result, gold, k)
+    k = _check(result, gold, k)
     wrong = None if gold.dists is None else unsorted_query(gold)
     if wrong is not None:
         raise InputError(f"the gold standard's distances of query {wrong} (counted from 0) {_fault(gold, wrong)}")
@@ -71,7 +70,7 @@ def recall_at(result: Gold, gold: Gold, k: int, epsilon: float = EPSILON) -> Rec
         repeated += len(_set(ids)) < int(np.count_nonzero(ids >= 0))
     return Recall(
         k,
-        recall(result, gold, k),
+        _by_ids(result, gold, k),
         _mean(found, true),
         _by_distances(result, gold, k, true, epsilon),
         epsilon,
@@ -81,10 +80,10 @@ def recall_at(result: Gold, gold: Gold, k: int, epsilon: float = EPSILON) -> Rec
     )
 
 
-def another_kind(result: Gold, gold: Gold) -> bool:
-    """Whether distances of pairs that both files have differ, as roots and squares do: they are not of one kind."""
+def one_kind(result: Gold, gold: Gold) -> bool | None:
+    """Whether two files give pairs that both have like distances, and not roots and squares; None if there are none."""
     if result.dists is None or gold.dists is None:
-        return False
+        return None
     apart, pairs = 0, 0
     for ids, dists, true, exact in zip(result.ids, result.dists, gold.ids, gold.dists, strict=True):
         _, mine, theirs = np.intersect1d(ids, true, return_indices=True)
@@ -92,7 +91,12 @@ def another_kind(result: Gold, gold: Gold) -> bool:
         x, y = dists[mine][both].astype(np.float64), exact[theirs][both].astype(np.float64)
         apart += int(np.count_nonzero(np.abs(x - y) > EPSILON + SAME_KIND * np.abs(y)))
         pairs += len(x)
-    return 2 * apart > pairs
+    return 2 * apart <= pairs if pairs else None
+
+
+def _by_ids(result: Gold, gold: Gold, k: int) -> float:
+    found = [len(_set(ids[:k]) & _set(true[:k])) for ids, true in zip(result.ids, gold.ids, strict=True)]
+    return _mean(np.array(found), _neighbors(gold, k))
 
 
 def _fault(gold: Gold, query: int) -> str:
@@ -112,8 +116,9 @@ def _limits(gold: Gold, k: int) -> np.ndarray:
     """(nq,) float64: the distances of the last neighbours among the first k; -inf if there is none."""
     if gold.dists is None:
         return np.full(len(gold), -np.inf)
-    last = np.count_nonzero(gold.ids[:, :k] >= 0, axis=1) - 1
-    return np.where(last < 0, -np.inf, gold.dists.astype(np.float64)[np.arange(len(gold)), last])
+    there = gold.ids[:, :k] >= 0
+    last = k - 1 - np.argmax(there[:, ::-1], axis=1)
+    return np.where(there.any(axis=1), gold.dists.astype(np.float64)[np.arange(len(gold)), last], -np.inf)
 
 
 def _by_distances(result: Gold, gold: Gold, k: int, true: np.ndarray, epsilon: float) -> float | None:
@@ -121,7 +126,9 @@ def _by_distances(result: Gold, gold: Gold, k: int, true: np.ndarray, epsilon: f
         a, b = alike(result, gold, ("the result", "the gold standard"))
     except InputError:
         return None
-    if a.dists is None or b.dists is None or another_kind(a, b):
+    seen = one_kind(a, b)
+    by_their_word = a.distance is not None and a.distance == b.distance
+    if a.dists is None or b.dists is None or not (by_their_word if seen is None else seen):
         return None
     a, b = _as_ann_benchmarks(a, b)
     assert a.dists is not None

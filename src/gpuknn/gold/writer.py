@@ -27,7 +27,7 @@ class Outline:
     """No row number, counted from 0, is higher."""
     dists: np.dtype | None
     """None if only ids are written."""
-    highest_name: int | None = None
+    highest_own_id: int | None = None
     """No id that the database's file gives is higher; None if it gives none."""
     query_ids: bool = False
 
@@ -35,8 +35,8 @@ class Outline:
     def of(cls, gold: Gold) -> "Outline":
         """Of a whole gold standard."""
         dists = None if gold.dists is None else gold.dists.dtype
-        name = None if gold.names is None else int(gold.names.max(initial=0))
-        return cls(gold.shape, int(gold.ids.max(initial=0)), dists, name, gold.query_ids is not None)
+        own = None if gold.own_ids is None else int(gold.own_ids.max(initial=0))
+        return cls(gold.shape, int(gold.ids.max(initial=0)), dists, own, gold.query_ids is not None)
 
 
 class GoldWriter(ABC):
@@ -44,6 +44,12 @@ class GoldWriter(ABC):
 
     LIMIT: int | None = None
     """Every id that the format holds is below it; None: whatever is 64 bits wide."""
+    DISTS: str | None = None
+    """The only type of distances that it holds; None: any."""
+    HOLDS_DISTS = True
+    HOLDS_OWN_IDS = False
+    """Whether row numbers and the ids that the database's file gives have a place each; else only the latter has."""
+    HOLDS_QUERY_IDS = False
 
     def __init__(self, part: Path, outline: Outline) -> None:
         """Create `part` for an answer of this outline."""
@@ -71,9 +77,9 @@ def written(
 ) -> Iterator[GoldWriter]:
     """A writer of `kind`, whose file gets its name when the context is left without an error.
 
-    `whole` is told of the file when it is on disk, and next gets its name, unless `whole` raises an error.
+    `whole` is called with the unfinished name when all is on disk.  If it raises an error, the file does not appear.
     """
-    check_limit(path, kind, outline)
+    check_outline(path, kind, outline)
     for stale in path.parent.glob(f"{glob.escape(path.name)}.????????.part"):
         stale.unlink(missing_ok=True)  # of a process that was killed
     part = path.with_name(f"{path.name}.{os.urandom(4).hex()}.part")
@@ -93,9 +99,11 @@ def written(
         part.unlink(missing_ok=True)
 
 
-def check_limit(path: Path, kind: type[GoldWriter], outline: Outline) -> None:
-    """Raise InputError if the format cannot hold an id."""
-    highest = outline.highest if outline.highest_name is None else outline.highest_name
+def check_outline(path: Path, kind: type[GoldWriter], outline: Outline) -> None:
+    """Raise InputError if the format cannot hold an id, or not the distances as they are."""
+    if kind.HOLDS_DISTS and kind.DISTS and outline.dists is not None and outline.dists != kind.DISTS:
+        raise InputError(f"{path}: files of this kind hold {kind.DISTS} distances, not {outline.dists}; choose .h5")
+    highest = outline.highest if outline.highest_own_id is None else outline.highest_own_id
     if kind.LIMIT is not None and highest >= kind.LIMIT:
         raise InputError(f"{path}: files of this kind hold ids below {kind.LIMIT:,}, not {highest:,}; choose .h5")
 

@@ -41,7 +41,7 @@ class Conversion:
     rows: Converted
     target: Target
     destination: str
-    options: dict[str, str | int | bool | None]
+    options: dict[str, str | float | bool | None]
     """What was asked for, for the record and the target's attributes."""
     beside: tuple[str, ...] = ()
     """Other files that the target takes something from."""

@@ -15,12 +15,13 @@ import gpuknn
 from gpuknn.errors import InputError, RunError
 from gpuknn.exact.check import check_content
 from gpuknn.exact.device import Certificate
+from gpuknn.exact.metric import Metric
 from gpuknn.exact.self_join import put_self_first
 from gpuknn.gold.distances import BITS, DISTANCES
 from gpuknn.gold.formats import WRITERS, gold_format
 from gpuknn.gold.gold import Gold
 from gpuknn.gold.hdf5 import read_attributes
-from gpuknn.gold.writer import GoldWriter, Outline, check_limit, written
+from gpuknn.gold.writer import GoldWriter, Outline, check_outline, written
 from gpuknn.jobs.cluster import cluster
 from gpuknn.jobs.events import Event
 from gpuknn.jobs.feed import Block, Feed
@@ -139,14 +140,14 @@ def run_exact(
 
 def outline(job: Job) -> Outline:
     """What a writer of the answer must know."""
-    name = None if job.ids is None else max(int(batch.max()) for batch in job.ids.batches())
+    own_id = None if job.ids is None else job.ids.highest
     highest = len(job.database) - 1
-    return Outline((len(job.queries), job.k), highest, np.dtype(job.dists), name, job.query_ids is not None)
+    return Outline((len(job.queries), job.k), highest, np.dtype(job.dists), own_id, job.query_ids is not None)
 
 
 def check_format(job: Job, output: Path) -> None:
     """Raise InputError if the output's name tells no format, or its format cannot hold the answer."""
-    check_limit(output, WRITERS[gold_format(output)], outline(job))
+    check_outline(output, WRITERS[gold_format(output)], outline(job))
 
 
 def _finished(output: Path, fingerprint: str, rows: int, directory: RunDirectory) -> Outcome:
@@ -210,16 +211,16 @@ def _everywhere(job: Job) -> Job:
 
 def _write(job: Job, block: range, partials: list[Partial], gold: GoldWriter) -> None:
     """Merge the partial results for a block of queries, some queries at a time, and write their answers."""
-    query_ids = None if job.query_ids is None else np.concatenate(list(job.query_ids.batches()))
+    query_ids = None if job.query_ids is None else job.query_ids.all()
     for start, stop in pairwise([*block[:: queries_at_once(partials)], block.stop]):
         found = merge_some(partials, range(start, stop))
         if found.ids.min() < 0:
             raise RunError(f"{job.database.where}: too few rows could be compared; was it changed meanwhile?")
         if job.self_join is SelfJoin.FIRST:
             found = put_self_first(found, job.queries[start:stop], start, job.metric)
-        names = None if job.ids is None else job.ids.of(found.ids)
+        own_ids = None if job.ids is None else job.ids.of(found.ids)
         asked = None if query_ids is None else query_ids[start:stop]
-        gold.write(start, Gold(found.ids, found.dists, job.metric.value, names, asked))
+        gold.write(start, Gold(found.ids, found.dists, job.metric.value, own_ids, asked))
 
 
 def _title(job: Job) -> str:
@@ -237,6 +238,7 @@ def _description(job: Job) -> dict[str, str | int]:
         "metric": job.metric.value,
         "dists": job.dists,
         "itself": job.self_join.value,
+        "ids": "kept" if job.ids or job.query_ids else "none",
     }
 
 
@@ -259,8 +261,8 @@ def _attributes(
         "device": ", ".join(devices),
         "seconds": seconds,
     }
-    if job.queries.bits:
-        said[BITS] = job.queries.bits
+    if job.metric is Metric.HAMMING:
+        said[BITS] = job.queries.bits or 64 * job.queries.shape[1]
     for name, vectors in (("database", job.database), ("queries", job.queries)):
         said[name] = Path(vectors.path).name
         said[f"{name}_key"] = vectors.key or ""

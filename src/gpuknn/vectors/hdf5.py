@@ -4,12 +4,9 @@ Contiguous arrays are read past the HDF5 library, which would serialise all thre
 compressed ones go through h5py.
 """
 
-import math
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 import h5py
@@ -18,10 +15,12 @@ import numpy as np
 from gpuknn.errors import InputError
 from gpuknn.vectors.bits import PackedBits
 from gpuknn.vectors.decoded import HELD_BYTES, DecodedVectors
-from gpuknn.vectors.ids import IDS_AT_ONCE, QUERY_ARRAYS, RowIds
+from gpuknn.vectors.hdf5_chunks import all_allocated, check_written
+from gpuknn.vectors.ids import ADVICE as ID_ADVICE
+from gpuknn.vectors.ids import IDS_AT_ONCE, QUERY_ARRAYS, RowIds, choose_ids
 from gpuknn.vectors.raw import RawVectors, check_extent
-from gpuknn.vectors.source import Vectors, check_layout, choose_ids, choose_key
-from gpuknn.vectors.written import ADVICE, Missing, first_hole, has_holes
+from gpuknn.vectors.source import Vectors, check_layout, choose_key
+from gpuknn.vectors.written import Missing
 
 READ_BYTES = 2**22
 """Of rows that lie one after another, read at once through the library."""
@@ -80,8 +79,12 @@ class Hdf5Ids(RowIds):
         try:
             with h5py.File(self.path, "r", locking=False) as file:
                 dataset = file[self.key]
+                refuse_outside(dataset, file, self.where)
+                check_written(dataset, self.where, ID_ADVICE)
                 for first in range(0, len(dataset), IDS_AT_ONCE):
                     yield dataset[first : first + IDS_AT_ONCE]
+        except InputError:
+            raise
         except (OSError, RuntimeError, KeyError, TypeError) as error:
             raise InputError(f"{self.where}: cannot be read ({error})") from error
 
@@ -99,11 +102,8 @@ def open_hdf5(path: Path, key: str | None, missing: Missing) -> Vectors:
             kept = np.dtype(np.uint8) if boolean else dataset.dtype
             check_layout(dataset.shape, kept, where)
             n, d = dataset.shape
-            id_key = choose_ids(key.strip("/"), n, arrays)
-            if id_key is not None:
-                refuse_outside(file[id_key], file, f"{path}:{id_key}")
-                check_written(file[id_key], f"{path}:{id_key}")
-            zeros = missing == "zeros" and not _all_allocated(dataset)
+            id_key = choose_ids(key, n, {name: shape for name, (shape, _) in arrays.items()})
+            zeros = missing == "zeros" and not all_allocated(dataset)
             if zeros and dataset.fillvalue not in (0, None):
                 raise InputError(
                     f"{where}: what was never written reads as {dataset.fillvalue}, not as zeros; write it"
@@ -141,49 +141,6 @@ def refuse_outside(item: h5py.Dataset | h5py.Group, file: h5py.File, where: str)
     elsewhere = isinstance(item, h5py.Dataset) and (item.external is not None or item.is_virtual)
     if elsewhere or item.file.filename != file.filename:
         raise InputError(f"{where}: keeps its rows in another file; name that file instead")
-
-
-def check_written(dataset: h5py.Dataset, where: str, advice: str = ADVICE) -> None:
-    """Raise InputError, naming the first rows, if some of the array was never written.
-
-    HDF5 reads what was never allocated as its fill value, or not at all: with FILL_TIME_NEVER the reader's memory shows
-    through.  What was allocated and never written is a hole in the file.
-    """
-    path, chunks = dataset.file.filename, dataset.chunks
-    if chunks is None:
-        if not _all_allocated(dataset):
-            raise InputError(f"{where}: none of its {dataset.shape[0]:,} rows was ever written; {advice}")
-        return
-    holes = has_holes(path)
-    if _all_allocated(dataset) and not holes:
-        return
-    written: Counter[int] = Counter()
-
-    def see(chunk: h5py.h5d.StoreInfo) -> None:
-        start = chunk.byte_offset
-        if not holes or first_hole(path, start, start + chunk.size) is None:
-            written[chunk.chunk_offset[0]] += 1
-
-    dataset.id.chunk_iter(see)
-    total, step = _chunks(dataset), chunks[0]
-    if written.total() < total:
-        abreast = total // -(-dataset.shape[0] // step)
-        first = next(row for row in count(0, step) if written[row] < abreast)
-        raise InputError(
-            f"{where}: {total - written.total():,} of {total:,} chunks were never written, first of rows "
-            f"{first} to {min(first + step, dataset.shape[0]) - 1} (counted from 0); {advice}"
-        )
-
-
-def _all_allocated(dataset: h5py.Dataset) -> bool:
-    if dataset.chunks is not None:
-        return bool(dataset.id.get_num_chunks() >= _chunks(dataset))
-    return bool(dataset.id.get_storage_size() >= dataset.size * dataset.id.get_type().get_size())
-
-
-def _chunks(dataset: h5py.Dataset) -> int:
-    """How many chunks the array has, written or not."""
-    return math.prod(-(-n // piece) for n, piece in zip(dataset.shape, dataset.chunks, strict=True))
 
 
 @contextmanager

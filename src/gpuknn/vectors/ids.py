@@ -1,8 +1,9 @@
 """What a file calls its rows, if it gives them ids: Parquet's column `id`, an array `ids` beside the rows."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,11 @@ class RowIds(ABC):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @cached_property
+    def highest(self) -> int:
+        """The highest id."""
+        return max(int(batch.max()) for batch in self.batches())
+
     def batches(self) -> Iterator[np.ndarray]:
         """(m,) int64: the ids of the rows that are meant, in order.  Raises InputError if one is no whole number."""
         first = 0
@@ -47,6 +53,10 @@ class RowIds(ABC):
                 yield self._whole(part, first - len(ids))
             if first >= self.rows.stop:
                 return
+
+    def all(self) -> np.ndarray:
+        """(n,) int64: the ids of all rows that are meant."""
+        return np.concatenate(list(self.batches()))
 
     def of(self, rows: np.ndarray) -> np.ndarray:
         """The ids of row numbers, of any shape, as int64; -1 stays.  Takes one pass over all ids."""
@@ -90,6 +100,25 @@ def own_ids(ids: RowIds | None) -> RowIds | None:
     for part in range(-(-len(ids) // LOOKED_AT)):
         _refuse_twice(ids, part, -(-len(ids) // LOOKED_AT))
     return ids
+
+
+def choose_ids(key: str, rows: int, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The array or column beside the one called `key` that holds the ids of its rows; None if there is none.
+
+    `shapes`: those of all arrays, by name.
+    """
+    return next((found for found in _ids_of(key) if shapes.get(found) == (rows,)), None)
+
+
+def ids_beside(key: str) -> str:
+    """The path at which the ids of the rows at the path `key` are written."""
+    return _ids_of(key)[0]
+
+
+def _ids_of(key: str) -> list[str]:
+    """Where the ids of the rows at the path `key` may be."""
+    folder, slash, name = key.strip("/").rpartition("/")
+    return [f"{folder}{slash}{found}" for found in (QUERY_ID_NAMES if name in QUERY_ARRAYS else ID_NAMES)]
 
 
 def rows_of(ids: RowIds | None, rows: range) -> RowIds | None:

@@ -13,9 +13,9 @@ import numpy as np
 
 from gpuknn.errors import InputError, one_line, pip_install
 from gpuknn.vectors.decoded import DecodedVectors
-from gpuknn.vectors.ids import ADVICE, IDS_AT_ONCE, RowIds
+from gpuknn.vectors.ids import ADVICE, IDS_AT_ONCE, RowIds, choose_ids
 from gpuknn.vectors.parquet_rows import READ_BYTES, RowGroups, arrow_bytes, page_bytes
-from gpuknn.vectors.source import check_layout, choose_ids, choose_key
+from gpuknn.vectors.source import check_layout, choose_key
 from gpuknn.vectors.stream import PASSED_BYTES, Streams
 from gpuknn.vectors.written import Missing
 
@@ -157,7 +157,7 @@ def open_parquet(path: Path, key: str | None, missing: Missing) -> ParquetVector
     except Exception as error:  # of a damaged file Arrow raises what it likes
         raise InputError(f"{path}: is a damaged Parquet file ({one_line(error)})") from error
     check_layout((n, *d), dtype, f"{path}:{key}")
-    id_key = choose_ids(key, n, {name: ((n,), np.dtype(object)) for name in columns})
+    id_key = choose_ids(key, n, dict.fromkeys(columns, (n,)))
     ids = None if id_key is None else ParquetIds(f"{path}:{id_key}", range(n), str(path), id_key)
     return ParquetVectors(str(path), key, (n, d[0]), dtype, edges, ids=ids)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gpuknn.errors import InputError
-from gpuknn.vectors.ids import ID_NAMES, QUERY_ARRAYS, QUERY_ID_NAMES, RowIds
+from gpuknn.vectors.ids import RowIds
 from gpuknn.vectors.location import absolute, is_url, split_key
 from gpuknn.vectors.written import Missing
 
@@ -34,8 +34,8 @@ class Vectors(ABC):
 
     @property
     def bits(self) -> int | None:
-        """Bits of a sketch; None if the rows are no sketches."""
-        return 64 * self.shape[1] if self.dtype == np.uint64 else None
+        """Bits of a sketch, if the file tells them; words may be filled up."""
+        return None
 
     @abstractmethod
     def read(self, first: int, out: np.ndarray) -> None:
@@ -207,11 +207,3 @@ def choose_key(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], path: str
         return next(iter(arrays))  # the caller's checks then say what is wrong with it
     listed = ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in arrays.items()) or "nothing"
     raise InputError(f"{path}: holds no array of vectors, but {listed}")
-
-
-def choose_ids(key: str, rows: int, arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> str | None:
-    """The array or column beside the one called `key` that holds the ids of its rows; None if there is none."""
-    folder, slash, name = key.rpartition("/")
-    names = QUERY_ID_NAMES if name in QUERY_ARRAYS else ID_NAMES
-    beside = (f"{folder}{slash}{name}" for name in names)
-    return next((found for found in beside if found in arrays and arrays[found][0] == (rows,)), None)

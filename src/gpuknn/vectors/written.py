@@ -10,16 +10,18 @@ Missing = Literal["refuse", "zeros"]
 ADVICE = "write them, or read them as zeros with --missing zeros"
 
 
-def check_holes(path: str, where: str, rows: range, offset: int, row_bytes: int) -> None:
+def check_holes(path: str, where: str, rows: range, offset: int, row_bytes: int, advice: str = ADVICE) -> None:
     """Raise InputError if some of the rows, which begin at a byte of a file, lie in a hole of it.
 
-    A file that was made in its full size and written in part, by a writer that was killed, has holes.
+    A file that was made in its full size and written in part, by a writer that was killed, has holes.  So has a copy
+    that a program made sparse (`cp --sparse=always`): there blocks of real zeros are holes, too.
     """
     hole = first_hole(path, offset, offset + len(rows) * row_bytes)
     if hole is not None:
         row = rows.start + (hole - offset) // row_bytes
         raise InputError(
-            f"{where}: the file has a hole at row {row} (counted from 0), so that row was never written; {ADVICE}"
+            f"{where}: the file has a hole at row {row} (counted from 0); the row was never written, or a copy of the "
+            f"file left out zeros, which the file does not tell; {advice}"
         )
 
 

@@ -3,6 +3,7 @@
 Uncompressed chunks and shards of whole rows are read past the library (`zarr_raw.py`); others are decoded by it.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,9 +21,10 @@ from zarr.storage import LocalStore, ObjectStore
 from gpuknn.errors import InputError, RunError, one_line
 from gpuknn.vectors.bits import PackedBits
 from gpuknn.vectors.decoded import DecodedVectors
-from gpuknn.vectors.ids import IDS_AT_ONCE, RowIds
+from gpuknn.vectors.ids import ADVICE as ID_ADVICE
+from gpuknn.vectors.ids import IDS_AT_ONCE, RowIds, choose_ids
 from gpuknn.vectors.location import is_url, listing, object_store
-from gpuknn.vectors.source import Vectors, check_layout, choose_ids, choose_key
+from gpuknn.vectors.source import Vectors, check_layout, choose_key
 from gpuknn.vectors.written import Missing
 from gpuknn.vectors.zarr_chunks import refuse_unwritten, unwritten
 from gpuknn.vectors.zarr_raw import raw_zarr
@@ -125,8 +127,13 @@ class ZarrIds(RowIds):
         """Some ids at a time."""
         try:
             array = zarr.open_array(store_of(self.path), path=self.key, mode="r")
+            gaps = unwritten(array, f"{self.path}/{self.key}")
+            if gaps:
+                raise InputError(f"{self.where}: {gaps}; {ID_ADVICE}")
             for first in range(0, array.shape[0], IDS_AT_ONCE):
                 yield array[first : first + IDS_AT_ONCE]
+        except InputError:
+            raise
         except Exception as error:  # codecs and stores raise what they like
             raise InputError(f"{self.where}: cannot be read ({one_line(error)})") from error
 
@@ -149,7 +156,7 @@ def open_zarr(path: str | Path, key: str | None, missing: Missing) -> Vectors:
         boolean = np.dtype(array.dtype) == np.bool_
         dtype = np.dtype(np.uint8) if boolean else np.dtype(array.dtype)
         check_layout(array.shape, dtype, where)
-        id_key = _ids_beside(path, key, array.shape[0])
+        ids = _ids_beside(path, key, array.shape[0])
         folder = f"{path}/{key}" if key else str(path)
         gaps = unwritten(array, folder)
         if missing == "refuse":
@@ -163,23 +170,24 @@ def open_zarr(path: str | Path, key: str | None, missing: Missing) -> Vectors:
     except Exception as error:  # of damaged metadata, and of stores, there is no end of kinds
         raise InputError(f"{path}: is not a readable Zarr array or group ({one_line(error)})") from error
     n, d = array.shape
-    ids = None if id_key is None else ZarrIds(f"{path}:{id_key}", range(n), str(path), id_key)
     decoded = ZarrVectors(str(path), key, (n, d), dtype.newbyteorder("="), chunk_rows, ids=ids)
     rows = replace(raw, ids=ids) if raw else decoded
     return PackedBits.of(rows) if boolean else rows
 
 
-def _ids_beside(path: str | Path, key: str | None, rows: int) -> str | None:
-    """The array of the same group that holds the ids of the rows; None if there is none."""
-    if not key:
+def _ids_beside(path: str | Path, key: str | None, rows: int) -> ZarrIds | None:
+    """The ids of the rows, in an array of the same group; None if there is none."""
+    group_path, name = (str(path), key.strip("/")) if key else os.path.split(str(path).rstrip("/"))
+    folder, slash, _ = name.rpartition("/")
+    if group_path.endswith(":/"):  # of a URL without a prefix
         return None
-    folder, slash, _ = key.strip("/").rpartition("/")
-    group = zarr.open_group(store_of(path), path=folder, mode="r")
-    beside = {f"{folder}{slash}{name}": array for name, array in group.arrays()}
-    found = choose_ids(key.strip("/"), rows, {name: (a.shape, np.dtype(a.dtype)) for name, a in beside.items()})
-    if found is not None:
-        refuse_unwritten(f"{path}:{found}", unwritten(beside[found], f"{path}/{found}"))
-    return found
+    try:
+        group = zarr.open_group(store_of(group_path or "."), path=folder, mode="r")
+        shapes = {f"{folder}{slash}{found}": array.shape for found, array in group.arrays()}
+    except Exception:  # libraries raise what they like for a folder that is no group
+        return None
+    found = choose_ids(name, rows, shapes)
+    return None if found is None else ZarrIds(f"{group_path}:{found}", range(rows), group_path or ".", found)
 
 
 def _array(path: str | Path, key: str | None) -> zarr.Array | zarr.Group:

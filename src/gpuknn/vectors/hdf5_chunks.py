@@ -1,0 +1,58 @@
+"""Which rows of an HDF5 array were written."""
+
+import math
+from collections import Counter
+from itertools import count
+
+import h5py
+
+from gpuknn.errors import InputError
+from gpuknn.vectors.written import ADVICE, check_holes, first_hole, has_holes
+
+
+def check_written(dataset: h5py.Dataset, where: str, advice: str = ADVICE) -> None:
+    """Raise InputError, naming the first rows, if some of the array was never written.
+
+    HDF5 reads what was never allocated as its fill value, or not at all: with FILL_TIME_NEVER the reader's memory shows
+    through.  What was allocated and never written is a hole in the file.
+    """
+    path, chunks = dataset.file.filename, dataset.chunks
+    if chunks is None:
+        if not all_allocated(dataset):
+            raise InputError(f"{where}: none of its {dataset.shape[0]:,} rows was ever written; {advice}")
+        offset = dataset.id.get_offset()
+        if offset is not None:  # else it lies in the file's header
+            row_bytes = dataset.id.get_storage_size() // dataset.shape[0]
+            check_holes(path, where, range(dataset.shape[0]), offset, row_bytes, advice)
+        return
+    holes = has_holes(path)
+    if all_allocated(dataset) and not holes:
+        return
+    written: Counter[int] = Counter()
+
+    def see(chunk: h5py.h5d.StoreInfo) -> None:
+        start = chunk.byte_offset
+        if not holes or first_hole(path, start, start + chunk.size) is None:
+            written[chunk.chunk_offset[0]] += 1
+
+    dataset.id.chunk_iter(see)
+    total, step = _chunks(dataset), chunks[0]
+    if written.total() < total:
+        abreast = total // -(-dataset.shape[0] // step)
+        first = next(row for row in count(0, step) if written[row] < abreast)
+        raise InputError(
+            f"{where}: {total - written.total():,} of {total:,} chunks were never written, first of rows "
+            f"{first} to {min(first + step, dataset.shape[0]) - 1} (counted from 0); {advice}"
+        )
+
+
+def all_allocated(dataset: h5py.Dataset) -> bool:
+    """Whether HDF5 has made room for all of the array."""
+    if dataset.chunks is not None:
+        return bool(dataset.id.get_num_chunks() >= _chunks(dataset))
+    return bool(dataset.id.get_storage_size() >= dataset.size * dataset.id.get_type().get_size())
+
+
+def _chunks(dataset: h5py.Dataset) -> int:
+    """How many chunks the array has, written or not."""
+    return math.prod(-(-n // piece) for n, piece in zip(dataset.shape, dataset.chunks, strict=True))
