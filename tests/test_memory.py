@@ -276,7 +276,8 @@ def test_a_thread_that_reads_alone_keeps_nothing_that_it_passes() -> None:
     assert out[:, 0].tolist() == list(range(63, 70))
 
 
-def test_threads_far_apart_have_streams_of_their_own() -> None:
+def test_threads_far_apart_have_streams_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "PASSED_BYTES", 0)
     streams, group, begun = Streams(), range(700), [0]
 
     def begin() -> Counted:
