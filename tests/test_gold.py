@@ -29,7 +29,8 @@ def test_files_are_laid_out_as_published(tmp_path: Path) -> None:
         assert dict(file.attrs) == {
             "metric": "cosine",
             "k": 4,
-            "dists_are": "of a kind that the source does not tell",
+            "distance": "cosine",
+            "dists_are": "1 - x.q / sqrt(|x|^2 |q|^2)",
         }
     again = read_gold(tmp_path / "g.h5")
     assert np.array_equal(again.ids, GOLD.ids)
@@ -80,8 +81,17 @@ def test_a_gold_standard_that_repeats_its_last_neighbour_has_fewer() -> None:
     gold = neighbors([[4, 2, 2, 2], [1, 0, 5, 3]], [[0.1, 0.2, 0.2, 0.2], [0.0, 0.5, 0.6, 0.7]])
     found = recall_at(gold, gold, 4)
     assert (found.by_ids, found.tie_aware, found.by_distances, found.short) == (1, 1, 1, 1)
+    late = neighbors([[-1, 5, 7], [1, 0, -1]], [[0, 1, 2], [0, 1, np.inf]])
+    found = recall_at(late, late, 3)
+    assert (found.by_ids, found.tie_aware, found.by_distances, found.short) == (1, 1, 1, 2)
     half = recall_at(neighbors([[4, 9, 8, 7], [1, 0, 5, 3]], np.full((2, 4), 9)), gold, 4)
     assert half.by_ids == half.tie_aware == (1 / 2 + 1) / 2
+
+
+def test_recall_goes_by_the_databases_own_ids() -> None:
+    own = Gold(np.array([[3, 1]]), own_ids=np.array([[1003, 1001]]))
+    assert gpuknn.recall(Gold(np.array([[1003, 1001]]), are_rows=False), own) == 1
+    assert gpuknn.recall(gpuknn.Neighbors(np.array([[3, 1]]), np.zeros((1, 2))), own) == 1
 
 
 def test_results_may_speak_in_attributes_or_scalars(tmp_path: Path) -> None:
@@ -94,7 +104,8 @@ def test_results_may_speak_in_attributes_or_scalars(tmp_path: Path) -> None:
         assert result.said == {
             "algo": "brute",
             "querytime": 1.5,
-            "dists_are": "of a kind that the source does not tell",
+            "distance": "unknown",
+            "dists_are": "the source does not tell which distances or similarities these are",
         }
         assert np.array_equal(result.ids, GOLD.ids)
 

@@ -30,6 +30,11 @@ def hdf5(path: Path, column: Any, name: str = "ids") -> Vectors:
     return open_vectors(path)
 
 
+def in_zarr_by_path(path: Path, column: Any, name: str = "ids") -> Vectors:
+    in_zarr(path, column, name)
+    return open_vectors(path / "emb")
+
+
 def in_zarr(path: Path, column: Any, name: str = "ids") -> Vectors:
     group = zarr.open_group(str(path), mode="w")
     group.create_array("emb", data=ROWS)
@@ -37,7 +42,7 @@ def in_zarr(path: Path, column: Any, name: str = "ids") -> Vectors:
     return open_vectors(path, "emb")
 
 
-KINDS = {"a.parquet": parquet, "a.h5": hdf5, "a.zarr": in_zarr}
+KINDS = {"a.parquet": parquet, "a.h5": hdf5, "a.zarr": in_zarr, "b.zarr": in_zarr_by_path}
 
 
 @pytest.mark.parametrize("name", ["id", "ids"])
@@ -90,12 +95,54 @@ def test_queries_in_a_file_of_rows_have_ids_of_their_own(tmp_path: Path) -> None
     found = own_ids(open_vectors(tmp_path / "a.h5", "test").ids)
     assert found is not None
     assert found.where.endswith("a.h5:query_ids")
-    assert own_ids(IdArray("memory", range(3), np.array([2, 1, 0]))) is not None
+    assert own_ids(IdArray("memory", range(3), 3, np.array([2, 1, 0]))) is not None
+
+
+@pytest.mark.parametrize("kind", ["a.h5", "a.zarr"])
+@pytest.mark.parametrize("column", [np.arange(N - 5), np.arange(N + 5), SHUFFLED[:, None]], ids=["short", "long", "2d"])
+def test_ids_that_are_not_one_for_each_row(kind: str, column: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"ids: has the shape .*, not an id for each row; --ignore-ids"):
+        own_ids(KINDS[kind](tmp_path / kind, column).ids)
+
+
+def test_links_lead_to_ids_of_the_same_file_only(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["real"] = SHUFFLED
+    for name, link, words in (
+        ("a.h5", h5py.SoftLink("/real"), None),
+        ("b.h5", h5py.ExternalLink("other.h5", "real"), "another file"),
+    ):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["emb"], file["real"], file["ids"] = ROWS, SHUFFLED, link
+        if words is None:
+            found = own_ids(open_vectors(tmp_path / name, "emb").ids)
+            assert found is not None
+            assert found.all().tolist() == SHUFFLED.tolist()
+        else:
+            with pytest.raises(InputError, match=words):
+                own_ids(open_vectors(tmp_path / name, "emb").ids)
+
+
+@pytest.mark.parametrize("name", ["queries", "test"])
+def test_queries_alone_in_a_file_have_its_ids(name: str, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file[name], file["ids"] = ROWS, SHUFFLED
+    found = own_ids(
+        open_vectors(tmp_path / "a.h5").ids if name == "test" else open_vectors(tmp_path / "a.h5", name).ids
+    )
+    assert found is not None
+    assert found.highest == SHUFFLED.max()
 
 
 def test_ids_that_were_never_written(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["emb"] = ROWS
         file.create_dataset("ids", (N,), "i8", chunks=(10,))[:10] = SHUFFLED[:10]
-    with pytest.raises(InputError, match=r"a.h5:ids: 9 of 10 chunks were never written"):
-        open_vectors(tmp_path / "a.h5")
+    with pytest.raises(InputError, match=r"a.h5:ids: 9 of 10 chunks were never written.*--ignore-ids"):
+        own_ids(open_vectors(tmp_path / "a.h5").ids)
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w")
+    group.create_array("emb", data=ROWS)
+    group.create_array("ids", shape=(N,), dtype="i8", chunks=(10,))[:10] = SHUFFLED[:10]
+    for vectors in (open_vectors(tmp_path / "a.zarr", "emb"), open_vectors(tmp_path / "a.zarr/emb")):
+        with pytest.raises(InputError, match=r"ids: 9 of 10 chunks are missing.*--ignore-ids"):
+            own_ids(vectors.ids)

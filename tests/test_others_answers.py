@@ -1,6 +1,7 @@
 """Gold standards and results of others through the commands: what they hold is what is said of them."""
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import h5py
 import numpy as np
 import pytest
 
+from gpuknn.cli import convert
 from gpuknn.cli.main import main
-from gpuknn.gold import Gold, read_gold, save_gold
+from gpuknn.gold import Gold, distances, read_gold, save_gold
 from tests import oracle
 from tests.answers import dists_of
 
@@ -259,7 +261,10 @@ def test_squares_are_not_compared_with_roots(capsys: pytest.CaptureFixture[str])
     hdf5("untold.h5", knns=ids + 1, dists=np.sqrt(dists))
     assert figures(capsys, "untold.h5", "squares.h5")["by_distances"] is None
     assert main(["eval", "untold.h5", "squares.h5"]) == 0
-    assert "the two files hold distances of two kinds, which were not compared" in capsys.readouterr().out
+    assert (
+        "the two files give the same neighbours other distances, so distances were not compared"
+        in capsys.readouterr().out
+    )
     assert main(["compare", "untold.h5", "squares.h5"]) == 1
     assert "the two may be of two kinds, as roots and squares" in capsys.readouterr().out
     assert figures(capsys, "kept.h5", "squares.h5")["by_distances"] == 1
@@ -287,3 +292,145 @@ def test_part_of_a_gold_standard_was_never_written(capsys: pytest.CaptureFixture
         assert main(words) == 2
         assert "part.h5:knns: 2 of 4 chunks were never written, first of rows 10 to 14" in capsys.readouterr().err
     assert not Path("c.ibin").exists()
+
+
+def half_written(path: str, ids: np.ndarray, dists: np.ndarray) -> str:
+    """Contiguous, as h5py writes by default; the second half of the lines was never written."""
+    with h5py.File(path, "w") as file:
+        for name, values in (("knns", ids), ("dists", dists)):
+            file.create_dataset(name, values.shape, values.dtype)[: len(values) // 2] = values[: len(values) // 2]
+    return path
+
+
+def test_half_of_a_contiguous_gold_standard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open("probe", "wb") as file:
+        file.truncate(2**20)
+        if os.lseek(file.fileno(), 0, os.SEEK_HOLE) != 0:
+            pytest.skip("this file system does not tell holes")
+    ids = np.arange(200_000, dtype="i4").reshape(2_000, 100) + 1
+    half_written("half.h5", ids, np.sort(RNG.random(ids.shape).astype("f4"), axis=1))
+    for words in (["eval", "half.h5", "half.h5"], ["compare", "half.h5", "half.h5"], ["convert", "half.h5", "c.ibin"]):
+        assert main(words) == 2
+        assert "half.h5:knns: the file has a hole at row 10" in capsys.readouterr().err
+
+
+def test_similarities_have_a_name_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    ids, dists = truth("cosine", 30)
+    cosines = (1 - dists.astype("f8")).astype("f4")
+    np.savez("cosines.npz", I=ids, D=cosines)
+    assert main(["convert", "cosines.npz", "c.h5", "--distance", "cosine", "--quiet"]) == 0
+    assert np.allclose(dists_of(read_gold("c.h5")), dists, atol=1e-6)
+    assert (
+        main(["convert", "cosines.npz", "ann.hdf5", "--to", "ann-benchmarks", "--distance", "cosine", "--quiet"]) == 0
+    )
+    with h5py.File("ann.hdf5") as file:
+        assert np.allclose(file["distances"][:], dists, atol=1e-6)
+    for distance in ("l2", "euclidean", "hamming"):
+        assert main(["convert", "cosines.npz", "bad.h5", "--distance", distance]) == 2
+        assert "cosines.npz: holds similarities, the largest first, and not" in capsys.readouterr().err
+    assert main(["convert", "cosines.npz", "untold.h5", "--quiet"]) == 0
+    with h5py.File("untold.h5") as file:
+        assert file.attrs["distance"] == "similarity times -1"
+    assert main(["convert", "untold.h5", "back.ibin", "--quiet"]) == 0
+    assert Path("back.ibin").read_bytes() == Path(ibin("hand.ibin", ids, cosines)).read_bytes()
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_inner_products_keep_their_sign(k: int, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("db.npy", ROWS)
+    np.save("q.npy", ASKED)
+    ids, dists = truth("ip", k)
+    for name in ("g.h5", "g.ibin"):
+        assert main(["exact", "db.npy", "q.npy", "-k", str(k), "--metric", "ip", "-o", name, "--quiet"]) == 0
+    assert Path("g.ibin").read_bytes() == Path(ibin("hand.ibin", ids, -dists)).read_bytes()
+    assert main(["compare", "g.h5", "g.ibin"]) == 0
+    assert main(["convert", "--check", "g.h5", "g.ibin"]) == 0
+    assert main(["convert", "g.ibin", "back.h5", "--distance", "ip", "--quiet"]) == 0
+    assert dists_of(read_gold("back.h5")).tobytes() == dists.tobytes()
+    beside = ["--to", "sisap", "--queries", "q.npy", "--gold", "g.h5", "--quiet"]
+    assert main(["convert", "db.npy", "bench.h5", *beside]) == 0
+    assert read_gold("bench.h5:itest").distance == "ip"
+    assert main(["convert", "bench.h5:itest", "again.ibin", "--quiet"]) == 0
+    assert Path("again.ibin").read_bytes() == Path("g.ibin").read_bytes()
+
+
+def test_a_metric_of_others_is_no_name_of_a_distance(capsys: pytest.CaptureFixture[str]) -> None:
+    ids, dists = truth("l2")
+    hdf5("theirs.h5", knns=ids + 1, dists=np.sqrt(dists))
+    with h5py.File("theirs.h5", "a") as file:
+        file.attrs["metric"] = "l2"
+    assert main(["convert", "theirs.h5", "ours.h5", "--quiet"]) == 0
+    assert read_gold("theirs.h5").distance is read_gold("ours.h5").distance is None
+
+
+@pytest.mark.parametrize("dtype", ["i4", "i8", "u4", "u8"])
+@pytest.mark.parametrize("name", ["g.h5", "ann.hdf5", "g.npy", "g.npz"])
+def test_padding_of_every_type(name: str, dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ids, dists = truth("l2")
+    padded = ids.copy()
+    padded[:, 6:] = -1
+    kept = padded.astype(dtype)
+    if name == "g.npy":
+        np.save(name, kept)
+    elif name == "g.npz":
+        np.savez(name, neighbors=kept, distances=np.where(padded < 0, np.inf, dists))
+    elif name == "ann.hdf5":
+        hdf5(name, neighbors=kept, distances=np.where(padded < 0, np.inf, dists))
+    else:
+        hdf5(name, knns=np.where(padded < 0, -1, padded + 1).astype(dtype))
+    assert np.array_equal(read_gold(name).ids, padded)
+    found = figures(capsys, hdf5("exact.h5", knns=ids + 1, dists=dists), name)
+    assert (found["by_ids"], found["tie_aware"], found["short"], found["repeated"]) == (1, 1, NQ, 0)
+    assert main(["convert", name, "c.ibin", "--quiet"]) == 0
+    assert np.array_equal(read_gold("c.ibin").ids, padded)
+
+
+def test_numbers_of_bits_may_be_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """As FAISS's binary indexes give them."""
+    np.savez("faiss.npz", I=np.array([[4, 2], [1, 0]]), D=np.array([[3, 5], [0, 9]], "i4"))
+    assert dists_of(read_gold("faiss.npz")).tolist() == [[3, 5], [0, 9]]
+    np.savez("from_one.npz", knns=np.array([[4, 0, 2]]))
+    np.savez("others.npz", neigh=np.array([[4, 0, 2]]))
+    for name, words in (
+        ("from_one.npz", "has the id 0 at rank 1"),
+        ("others.npz", "holds no ids; they are looked for"),
+    ):
+        assert main(["eval", name, "faiss.npz", "-k", "1"]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_row_numbers_beside_other_ids_are_pointed_at(capsys: pytest.CaptureFixture[str]) -> None:
+    ids, _ = truth("l2")
+    np.save("own.npy", ids + 1_000_000)
+    assert main(["eval", hdf5("rows.h5", knns=ids + 1), "own.npy", "-k", "10"]) == 0
+    said = capsys.readouterr().out
+    assert "recall@10: 0.000000 by ids" in said
+    assert "one file counts rows, and the other may hold ids of the database's own" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["eval", "s3://bucket/g.h5", "g.h5"],
+            "s3://bucket/g.h5: results and gold standards are read from this machine",
+        ),
+        (["exact", "db.npy", "q.npy", "-o", "s3://bucket/g.h5"], "not to a URL; name a file"),
+        (["exact", "db.npy", "q.npy", "-o", "g.ibin", "--dists", "float64"], "hold float32 distances, not float64"),
+        (["bench", "db.npy", "db.npy"], "is named as the database and as the queries"),
+        (["convert", "db.npy", "c.h5", "--distance", "ip"], "--distance: db.npy holds vectors and no distances"),
+        (["convert", "g.ivecs", "c.ibin", "--distance", "ip"], "g.ivecs: holds no distances; leave out --distance"),
+    ],
+)
+def test_what_cannot_be_honoured_is_said(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("db.npy", ROWS)
+    np.save("q.npy", ASKED)
+    Path("g.ivecs").write_bytes(struct.pack("<iii", 2, 3, 4))
+    assert main(words) == 2
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert shown.count("\n") == 1
+
+
+def test_names_of_distances_are_those_that_convert_takes() -> None:
+    assert tuple(distances.DISTANCES) == convert.DISTANCES

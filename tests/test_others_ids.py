@@ -145,7 +145,7 @@ def test_gold_of_ids_beside_rows_that_have_others(capsys: pytest.CaptureFixture[
         assert main(["exact", "db.parquet", "q.parquet", "-o", output, *SEARCH]) == 0
     beside = ["--to", "ann-benchmarks", "--queries", "q.parquet", "--quiet", "--gold"]
     assert main(["convert", "db.parquet", "set.hdf5", *beside, "g.parquet"]) == 2
-    assert "g.parquet: does not tell row numbers" in capsys.readouterr().err
+    assert "g.parquet: tells no row numbers" in capsys.readouterr().err
     assert main(["convert", "db.parquet", "set.hdf5", *beside, "g.h5"]) == 0
     with h5py.File("set.hdf5") as file:
         assert np.array_equal(file["ids"][:], IDS)
@@ -155,6 +155,63 @@ def test_gold_of_ids_beside_rows_that_have_others(capsys: pytest.CaptureFixture[
     assert main(["exact", "set.hdf5:train", "set.hdf5:test", "-o", "again.h5", *SEARCH]) == 0
     assert main(["compare", "again.h5", "g.h5"]) == 0
     assert main(["compare", "again.h5", "set.hdf5"]) == 0
+
+
+def test_put_together_files_keep_queries_and_their_answers_together(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["exact", "db.parquet", "q.parquet", "-o", "g.h5", *SEARCH]) == 0
+    order = RNG.permutation(NQ)
+    pq.write_table(pa.table({"id": QUERY_IDS[order], "emb": list(ASKED[order])}), "other_order.parquet")
+    pq.write_table(pa.table({"id": QUERY_IDS + 1, "emb": list(ASKED)}), "other_ids.parquet")
+    pq.write_table(pa.table({"id": IDS[::-1].copy(), "emb": list(ROWS)}), "other_rows.parquet")
+    words = ["--to", "ann-benchmarks", "--gold", "g.h5", "--quiet", "--queries"]
+    assert main(["convert", "db.parquet", "set.hdf5", *words, "other_order.parquet"]) == 0
+    with h5py.File("set.hdf5") as file:
+        assert np.array_equal(file["query_ids"][:], QUERY_IDS[order])
+        assert np.array_equal(file["test"][:], ASKED[order])
+        assert np.array_equal(file["neighbors"][:], EXACT[order])
+    for database, queries, said in (
+        ("db.parquet", "other_ids.parquet", "answers queries of other ids than those given with --queries"),
+        ("other_rows.parquet", "q.parquet", "it is about another database"),
+    ):
+        assert main(["convert", database, "bad.hdf5", *words, queries]) == 2
+        assert said in capsys.readouterr().err
+    assert not Path("bad.hdf5").exists()
+    assert main(["convert", "db.parquet", "plain.hdf5", *words, "q.parquet", "--ignore-ids"]) == 0
+
+
+@pytest.mark.parametrize("to", ["h5", "ann-benchmarks", "sisap"])
+def test_places_of_ids_are_no_names_for_rows(to: str, capsys: pytest.CaptureFixture[str]) -> None:
+    beside = [] if to == "h5" else ["--queries", "q.parquet"]
+    for key in (
+        "ids",
+        "a/ids",
+        *([] if to == "h5" else ["query_ids" if to == "ann-benchmarks" else "itest/query_ids"]),
+    ):
+        words = ["convert", "db.parquet", "bad.h5", "--to", to, "--dst-key", key, *beside]
+        assert main(words) == 2
+        assert "is no name for an array, or another's" in capsys.readouterr().err
+    assert not Path("bad.h5").exists()
+    for key in ("rows", "queries", "a/test"):
+        assert main(["convert", "db.parquet", "c.h5", "--dst-key", key, "--quiet", "--force"]) == 0
+        assert ids_in(f"c.h5:{key}") == IDS.tolist()
+        assert main(["convert", "--check", "db.parquet", f"c.h5:{key}"]) == 0
+
+
+def test_rows_and_answers_are_not_cut_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["exact", "db.parquet", "q.parquet", "-o", "g.h5", *SEARCH]) == 0
+    for option in (["--rows", "10:400"], ["--normalize"], ["--scale", "2"]):
+        words = ["convert", "db.parquet", "bad.h5", "--to", "sisap", "--gold", "g.h5", "--queries", "q.parquet"]
+        assert main([*words, *option]) == 2
+        assert f"{option[0]}: would change the rows and not q.parquet" in capsys.readouterr().err
+
+
+def test_a_resumed_run_keeps_to_what_it_began_with(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["exact", "db.parquet", "q.parquet", "-o", "g.h5", *SEARCH]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpuknn.jobs.exact.written", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        assert main(words) == 3
+    assert main([*words, "--ignore-ids"]) == 2
+    assert "holds another job's partial results (other: ids)" in capsys.readouterr().err
 
 
 def test_ids_in_a_zarr_group(capsys: pytest.CaptureFixture[str]) -> None:

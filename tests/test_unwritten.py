@@ -73,7 +73,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "zarr 2": (lambda p: zarr_chunks(p / "a.zarr", zarr_format=2), rf"14 of 16 chunks are missing, {FIRST}"),
     "zarr shards": (
         lambda p: zarr_chunks(p / "a.zarr", shards=(512, D)),
-        r"1 of 2 shards are missing, first of rows 512 to 999",
+        r"1 of 2 shards and 6 of 8 chunks in the others are missing, first of rows 0 to 63",
     ),
     "zarr in a shard": (
         lambda p: zarr_chunks(p / "a.zarr", shards=(1024, D)),
@@ -94,7 +94,7 @@ def test_what_nobody_wrote(kind: str, tmp_path: Path) -> None:
         open_vectors(path)
     assert "--missing zeros" in str(refused.value)
     if path.suffix == ".zarr":
-        assert "held only zeros and were left out" in str(refused.value)
+        assert "held only the fill value, 0, and were left out" in str(refused.value)
     junk = [np.full((N, D), 7, "f4") for _ in range(50)]  # the memory that a careless reader would show
     del junk
     rows = open_vectors(path, missing="zeros")[:]
@@ -121,9 +121,27 @@ def test_real_zeros_that_a_writer_left_out_are_told_so(tmp_path: Path) -> None:
 def test_another_fill_value_is_no_zero(fill: float, tmp_path: Path) -> None:
     zarr_chunks(tmp_path / "a.zarr", fill_value=fill)
     hdf5(tmp_path / "a.h5", chunks=(64, D), fillvalue=fill)
-    for name in ("a.zarr", "a.h5"):
-        with pytest.raises(InputError, match=r"reads as (7.0|nan), not as zeros"):
-            open_vectors(tmp_path / name, missing="zeros")
+    for name, words in (
+        ("a.zarr", r"(reads as|the fill value,) (7.0|nan)"),
+        ("a.h5", r"read them as (7.0|nan), not zer"),
+    ):
+        for missing in ("refuse", "zeros"):
+            with pytest.raises(InputError, match=words) as refused:
+                open_vectors(tmp_path / name, missing=missing)
+            assert "--missing zeros" not in str(refused.value)  # which would not help
+
+
+def test_whole_and_inner_chunks_are_missing(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    array = zarr.create_array(str(path), shape=(N, D), dtype="f4", chunks=(50, D), shards=(250, D))
+    array[:200] = ROWS[:200]
+    array[250:500] = ROWS[250:500]
+    words = r"2 of 4 shards and 1 of 10 chunks in the others are missing, first of rows 200 to 249"
+    with pytest.raises(InputError, match=words):
+        open_vectors(path)
+    rows = open_vectors(path, missing="zeros")[:]
+    assert np.array_equal(rows[:500], np.concatenate([ROWS[:200], np.zeros((50, D)), ROWS[250:500]]))
+    assert not rows[500:].any()
 
 
 def test_chunks_beyond_the_end_need_not_be_there(tmp_path: Path) -> None:
@@ -165,12 +183,13 @@ def sparse(path: Path) -> Path:
             place.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
             place.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
             space = h5py.h5s.create_simple((100, WIDE // 4))
-            h5py.Dataset(h5py.h5d.create(file.id, b"emb", h5py.h5t.IEEE_F32LE, space, place))[:50] = rows
+            kind = h5py.h5t.IEEE_F32BE if path.name == "big.h5" else h5py.h5t.IEEE_F32LE
+            h5py.Dataset(h5py.h5d.create(file.id, b"emb", kind, space, place))[:50] = rows
             file["behind"] = np.ones(100_000, "f4")
     return path
 
 
-@pytest.mark.parametrize("name", ["a.npy", "a.fbin", "contiguous.h5", "early.h5"])
+@pytest.mark.parametrize("name", ["a.npy", "a.fbin", "contiguous.h5", "big.h5", "early.h5"])
 def test_holes_of_a_file_were_never_written(name: str, tmp_path: Path) -> None:
     if not has_holes(tmp_path):
         pytest.skip("this file system does not tell holes")

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpuknn.cli.inputs import add_missing, refuse_rows_as_queries
 from gpuknn.errors import InputError, pip_install
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     parser.add_argument("database", nargs="?", help="HDF5, .npy or Zarr (default: random rows)")
     parser.add_argument("queries_file", nargs="?", metavar="queries")
+    add_missing(parser)
     parser.add_argument("--rows", type=int, metavar="N", help="rows to search (default: all of the file, or 200000)")
     parser.add_argument("--queries", type=int, metavar="N", help="queries (default: all of the file, or 4000)")
     parser.add_argument("--components", type=int, default=768, metavar="D", help="of random rows (default: 768)")
@@ -114,11 +116,15 @@ def _data(chosen: argparse.Namespace, metric: Any) -> tuple[Any, Any]:
 
     from gpuknn.exact.metric import Metric
     from gpuknn.vectors import ArrayVectors, open_vectors
+    from gpuknn.vectors.location import split_key
 
     if chosen.database:
         if not chosen.queries_file:
             raise InputError("name a file of queries, too")
-        return open_vectors(chosen.database), open_vectors(chosen.queries_file)
+        files = chosen.database, chosen.queries_file
+        found, sought = (open_vectors(file, missing=chosen.missing) for file in files)
+        refuse_rows_as_queries(found, sought, split_key(chosen.queries_file)[1] is not None)
+        return found, sought
     rng = np.random.default_rng(0)
     n, nq, d = chosen.rows or 200_000, chosen.queries or 4_000, chosen.components
     if metric is Metric.HAMMING:

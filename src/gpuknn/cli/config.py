@@ -32,6 +32,8 @@ def options_from(path: Path, command: argparse.ArgumentParser) -> dict[str, Any]
                 given[actions[name].dest] = _value(command, actions[name], value)
             except argparse.ArgumentError as error:
                 raise InputError(f"{path}: {name}: {error.message}") from error
+            except ValueError as error:  # a number of thousands of digits
+                raise InputError(f"{path}: {name}: {error}") from error
     return given
 
 

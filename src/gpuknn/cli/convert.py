@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuknn.cli.missing import add_missing
+from gpuknn.cli.inputs import add_missing
 from gpuknn.convert.formats import NAMES
 from gpuknn.errors import InputError
 
@@ -138,10 +138,11 @@ def _convert_vectors(chosen: argparse.Namespace, target: "Format") -> int:
     source = open_vectors(chosen.source, missing=chosen.missing)
     rows = _rows(chosen, source, choose_dtype(target, chosen.dtype, source.dtype.name, chosen.destination))
     beside = tuple(str(split_key(path)[0]) for path in (chosen.queries, chosen.gold) if path)
-    if chosen.scale is not None and beside:
-        raise InputError(
-            f"--scale: would scale the rows and not {beside[0]}; scale each file by itself, then put together"
-        )
+    for option in ("scale", "normalize", "rows"):
+        if getattr(chosen, option) and beside:
+            raise InputError(
+                f"--{option}: would change the rows and not {beside[0]}; convert each file by itself, then put together"
+            )
     check_destination(chosen.destination, [source.path, *beside], chosen.force, chosen.fresh)
     wishes = Wishes(
         chosen.dst_key,
@@ -232,6 +233,8 @@ def _convert_gold(chosen: argparse.Namespace, target: "Format") -> int:
 
     if is_url(chosen.destination):
         raise InputError(f"{chosen.destination}: into an object store only Zarr is written")
+    if target.name == "ann-benchmarks" and chosen.dtype == "float64":
+        raise InputError("--dtype float64: ann-benchmarks keeps distances as float32; leave it out")
     kind = WRITERS[target.name]
     if not kind.HOLDS_DISTS and chosen.dtype:
         raise InputError(f"--dtype: {target.name} holds no distances; leave it out")
@@ -239,7 +242,8 @@ def _convert_gold(chosen: argparse.Namespace, target: "Format") -> int:
         if target.name != "sisap":
             raise InputError(f"--dst-key: {target.name} files have a place for the gold standard; leave it out")
         check_key(chosen.dst_key)
-    gold, error = _gold(chosen, choose_dtype(target, chosen.dtype, "", chosen.destination) or None)
+    narrow = "float32" if target.name == "ann-benchmarks" else None  # as that suite keeps distances
+    gold, error = _gold(chosen, choose_dtype(target, chosen.dtype or narrow, "", chosen.destination) or None)
     source = str(split_key(chosen.source)[0])
     check_destination(chosen.destination, [source], chosen.force, chosen.fresh)
     plain = {name: value for name, value in gold.said.items() if isinstance(value, str | int | float)}
@@ -249,6 +253,7 @@ def _convert_gold(chosen: argparse.Namespace, target: "Format") -> int:
     nq, k = gold.shape
     facts = {"format": target.name, "queries": nq, "k": k, "error": error, "similarities": gold.were_similarities}
     dists = _rounded("distances", error) if kind.HOLDS_DISTS else "distances are left out"
+    dists = "there are no distances" if gold.dists is None else dists
     if gold.were_similarities:
         dists += "; the source holds similarities, the largest first"
     if gold.own_ids is not None and not kind.HOLDS_OWN_IDS:

@@ -68,7 +68,7 @@ def run(chosen: argparse.Namespace) -> int:
     for line in (*_similarities(chosen, result, gold), *([] if pair.by == ROWS else [f"rows are told by {pair.by}"])):
         sys.stdout.write(f"{line}\n")
     for r in recalls:
-        sys.stdout.write(f"recall@{r.k}: {_figures(r)}{_remarks(r, result, gold)}\n")
+        sys.stdout.write(f"recall@{r.k}: {_figures(r)}{_remarks(r, pair.a, pair.b)}\n")
     return 0
 
 
@@ -81,9 +81,15 @@ def _figures(r: "Recall") -> str:
 
 def _remarks(r: "Recall", result: "Gold", gold: "Gold") -> str:
     """What a reader of the figures must know."""
+    from gpuknn.gold.recall import one_kind
+
     remarks = []
     if r.by_distances is None and result.dists is not None and gold.dists is not None:
-        remarks.append("nothing shows that the distances of the two files are of one kind; they were not compared")
+        apart = one_kind(result, gold) is False
+        why = "the two files give the same neighbours other distances" if apart else "distances may be of two kinds"
+        remarks.append(f"{why}, so distances were not compared")
+    if r.by_ids == 0 and result.are_rows != gold.are_rows:
+        remarks.append("one file counts rows, and the other may hold ids of the database's own")
     if r.short:
         remarks.append(f"the gold has fewer than {r.k} neighbours of {r.short} queries")
     if r.repeated:

@@ -1,6 +1,7 @@
 """`gpuknn exact`: the exact k nearest neighbours, written to a gold-standard file."""
 
 import argparse
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -8,15 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpuknn.cli.inputs import add_missing, refuse_rows_as_queries
 from gpuknn.cli.log import Log, write_event
-from gpuknn.cli.missing import add_missing
 from gpuknn.errors import InputError
 from gpuknn.laion import SUBSETS, gold_name, subset_files
 
 if TYPE_CHECKING:
     from gpuknn.jobs.plan import Job
     from gpuknn.jobs.workers import Workers
-    from gpuknn.vectors import Vectors
 
 EXAMPLES = """examples:
   gpuknn exact --subset sample
@@ -133,7 +133,7 @@ def run(chosen: argparse.Namespace) -> int:
     self_join = SelfJoin.FIRST if chosen.self_first else SelfJoin.LEFT_OUT if chosen.self_join else SelfJoin.NO
     queries = database if self_join is not SelfJoin.NO else open_vectors(queries_path, missing=chosen.missing)
     if self_join is SelfJoin.NO:
-        _refuse_rows_as_queries(database, queries, split_key(queries_path)[1] is not None)
+        refuse_rows_as_queries(database, queries, split_key(queries_path)[1] is not None)
     cores = min(chosen.threads or usable_cores(), usable_cores())
     ids = (None, None) if chosen.ignore_ids else (own_ids(database.ids), own_ids(queries.ids))
     job = Job(database, queries, chosen.k, Metric(chosen.metric), chosen.dists, self_join, *ids)
@@ -270,28 +270,6 @@ def _files(chosen: argparse.Namespace) -> tuple[str | Path, str | Path, Path]:
     return chosen.database, chosen.queries_file, chosen.output
 
 
-def _refuse_rows_as_queries(database: "Vectors", queries: "Vectors", named: bool) -> None:
-    """Raise InputError if the queries are the very rows of the database, or rows of a file that holds queries, too.
-
-    `named`: whether the command line names the array of queries.
-    """
-    from gpuknn.vectors.hdf5 import arrays_of_queries
-    from gpuknn.vectors.location import is_url
-
-    a, b = database.path, queries.path
-    same = a == b if is_url(a) or is_url(b) else Path(a).samefile(b)
-    same = same and (database.key or "").strip("/") == (queries.key or "").strip("/")
-    others = [] if is_url(b) else [f"{b}:{key}" for key in arrays_of_queries(b) if key != queries.key]
-    if same:
-        offer = f"name its queries ({', '.join(others)}), or " if others else ""
-        raise InputError(
-            f"{queries.where}: is named as the database and as the queries; {offer}say --self to find every row's "
-            "neighbours among the others"
-        )
-    if others and not named and queries.key == "train":
-        raise InputError(f"{b}: holds rows and queries; name the queries: {', '.join(others)} (or {queries.where})")
-
-
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
@@ -303,6 +281,8 @@ def _check_output(output: Path, inputs: list[str | Path]) -> None:
     """Raise InputError where the output cannot be written."""
     from gpuknn.vectors.location import is_url
 
+    if re.match(r"[a-z0-9]+:/", str(output)):
+        raise InputError(f"{output}: the answer is written to a file of this machine, not to a URL; name a file")
     if _exists(output):
         if any(output.samefile(path) for path in inputs if not is_url(path)):
             raise InputError(f"{output}: is an input of this very command; name another output")

@@ -74,7 +74,9 @@ def npy_target(path: str, shape: tuple[int, int], dtype: np.dtype) -> Flat:
 def bin_target(path: str, shape: tuple[int, int], dtype: np.dtype) -> Flat:
     """big-ann-benchmarks': n and d as uint32, then the rows; raises InputError where they do not fit in 32 bits."""
     if max(shape) >= 2**32:
-        raise InputError(f"--to: .fbin files and their like hold less than 2^32 rows, not {shape[0]:,}")
+        raise InputError(
+            f"--to: .fbin files and their like hold less than 2^32 rows and components, not {shape[0]:,} x {shape[1]:,}"
+        )
     return Flat(path, shape, dtype, np.array(shape, "<u4").tobytes())
 
 

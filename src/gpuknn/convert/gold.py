@@ -19,7 +19,7 @@ def cut_gold(gold: Gold, queries: range, dists: np.dtype | None) -> tuple[Gold, 
     if kept.dists is None or dists is None:
         return kept, 0.0
     exact = kept.dists
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         rounded = exact.astype(dists)
     lost = np.argwhere(np.isfinite(exact) & ~np.isfinite(rounded))
     if len(lost):
@@ -32,7 +32,8 @@ def cut_gold(gold: Gold, queries: range, dists: np.dtype | None) -> tuple[Gold, 
             f"query {queries.start + i} (counted from 0) has a distance of {exact[i, j]:g}, which {dists} would make "
             "zero; keep --dtype float64, in a format that holds it (h5)"
         )
-    error = np.abs(exact - rounded, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        error = np.abs(exact - rounded, dtype=np.float64)
     return replace(kept, dists=rounded), float(error[np.isfinite(error)].max(initial=0))
 
 

@@ -123,14 +123,14 @@ class Hdf5(Flat):
         """The gold standard, in the order of the queries; raises InputError if it is about other queries or rows."""
         gold = told(read_gold(name), self.distance, name)
         asked, query_ids = self._asked()
+        if self.ids is not None and not gold.are_rows:
+            raise InputError(f"{name}: tells no row numbers, and the rows have ids of their own; compute an .h5 file")
         if len(gold) != asked or int(gold.ids.max(initial=0)) >= self.shape[0]:
             raise InputError(f"{name}: does not answer {asked:,} queries among {self.shape[0]:,} rows")
         if gold.dists is None:
             raise InputError(f"{name}: has no distances, which the format needs; gpuknn exact finds them")
         if gold.said.get(BITS, self.bits) != self.bits and self.bits is not None:
             raise InputError(f"{name}: is about sketches of {gold.said[BITS]} bits, the rows have {self.bits}")
-        if self.ids is not None and not gold.are_rows:
-            raise InputError(f"{name}: tells no row numbers, and the rows have ids of their own; compute an .h5 file")
         if self.ids is not None and gold.own_ids is not None and np.any(self.ids.of(gold.ids) != gold.own_ids):
             raise InputError(f"{name}: gives its rows other ids than {self.ids.where}; it is about another database")
         if gold.query_ids is not None and query_ids is not None:

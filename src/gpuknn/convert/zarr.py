@@ -91,6 +91,9 @@ class Zarr(Target):
 
     def finish(self, notes: Mapping[str, Any]) -> None:
         """Write the metadata."""
+        if not is_url(self.path):
+            for unfinished in Path(self.path).rglob("*.partial"):  # zarr-python's, if it was killed
+                unfinished.unlink()
         with _told(self.path):
             array = self._array()
             missing = array.nchunks - array.nchunks_initialized

@@ -20,6 +20,8 @@ OF_ANN_BENCHMARKS = {"angular": "cosine", "euclidean": "euclidean", "hamming": "
 """ann-benchmarks' names, and ours: https://github.com/erikbern/ann-benchmarks, ann_benchmarks/distance.py."""
 FOR_ANN_BENCHMARKS = {"cosine": "cosine", "l2": "euclidean", "hamming": "mean-hamming"}
 """What that suite wants, since it computes recall from distances, and recomputes those of an answer."""
+NEGATED = "similarity times -1"
+"""In place of a distance's name, if the source holds similarities and does not tell which."""
 UNTOLD = "unknown"
 """In place of a distance's name, so that nobody guesses it from other attributes."""
 BITS = "bits"
@@ -54,6 +56,9 @@ def as_distance(gold: Gold, wanted: str, where: str) -> Gold:
         return gold
     wide = gold.dists.astype(np.float64)
     if (gold.distance, wanted) == ("l2", "euclidean"):
+        lowest = wide[gold.ids >= 0].min(initial=0)
+        if lowest < -1e-3 * max(1.0, np.abs(wide[gold.ids >= 0]).max(initial=0)):  # below zero by more than rounding
+            raise InputError(f"{where}: holds the distance {lowest:g}, which is no square")
         changed = np.sqrt(np.maximum(wide, 0))  # padding may be anything
     elif (gold.distance, wanted) == ("hamming", "mean-hamming"):
         bits = gold.said.get(BITS)
@@ -93,9 +98,9 @@ def described(gold: Gold) -> str:
 
 def said_of(gold: Gold) -> dict[str, str | int]:
     """What an HDF5 file says of the distances in it, in attributes."""
-    kind = "similarities times -1" if gold.were_similarities else "distances"
-    words = f"{kind}, which ones is not told" if gold.distance is None else DISTANCES[gold.distance]
-    said: dict[str, str | int] = {"distance": gold.distance or UNTOLD, "dists_are": words}
+    name = gold.distance or (NEGATED if gold.were_similarities else UNTOLD)
+    words = DISTANCES.get(name, "the source does not tell which distances or similarities these are")
+    said: dict[str, str | int] = {"distance": name, "dists_are": words}
     return said | ({BITS: gold.said[BITS]} if BITS in gold.said else {})
 
 
@@ -105,7 +110,9 @@ def for_ann_benchmarks(gold: Gold, where: str) -> Gold:
         raise InputError(f"{where}: ann-benchmarks knows no inner products; --to sisap holds them")
     if gold.distance is None:
         raise InputError(f"{where}: the gold standard does not tell which distances it holds; say it with --distance")
-    return as_distance(gold, FOR_ANN_BENCHMARKS.get(gold.distance, gold.distance), where)
+    found = as_distance(gold, FOR_ANN_BENCHMARKS.get(gold.distance, gold.distance), where)
+    assert found.dists is not None
+    return replace(found, dists=found.dists.astype(np.float32))  # as that suite keeps those of an answer
 
 
 def said_to_ann_benchmarks(gold: Gold) -> dict[str, str | int]:

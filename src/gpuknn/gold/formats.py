@@ -1,6 +1,8 @@
 """The formats of gold standards: which one a file's name tells, its reader, its writer."""
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from gpuknn.gold.ivecs import IvecsWriter, read_ivecs
 from gpuknn.gold.npy import is_ids_npy, read_npy, read_npz
 from gpuknn.gold.parquet import ParquetWriter, is_neighbors_parquet, read_neighbors_parquet
 from gpuknn.gold.writer import Attributes, GoldWriter, Outline, written
-from gpuknn.vectors.location import split_key
+from gpuknn.vectors.location import is_url, split_key
 from gpuknn.vectors.source import is_folder
 
 READERS: dict[str, Callable[[Path], Gold]] = {
@@ -69,15 +71,18 @@ def read_gold(path: str | Path) -> Gold:
         The file is missing, is not of these formats, was written in part, or lacks ids and distances of one shape.
     """
     place, key = split_key(path)
+    if is_url(place):
+        raise InputError(f"{path}: results and gold standards are read from this machine's files; download it first")
     file = Path(place)
     if is_folder(file):
         raise InputError(f"{path}: is a folder, not a result or gold-standard file")
     reader = READERS.get(file.suffix.lower())
-    if reader is None:
-        return read_hdf5(file, key)
-    if key is not None:
+    if reader is not None and key is not None:
         raise InputError(f"{file}: holds one gold standard without a name; leave out the key {key!r}")
-    return reader(file)
+    gold = read_hdf5(file, key) if reader is None else reader(file)
+    if 0 in gold.shape:
+        raise InputError(f"{path}: is empty, it holds {gold.shape[0]} queries with {gold.shape[1]} neighbours each")
+    return gold
 
 
 def holds_gold(path: str | Path) -> bool:
@@ -85,6 +90,8 @@ def holds_gold(path: str | Path) -> bool:
     place, key = split_key(path)
     file = Path(place)
     reader = READERS.get(file.suffix.lower())
+    if not os.path.isfile(file):
+        return False
     if reader is None:
         return holds_gold_hdf5(file, key)
     if reader is read_neighbors_parquet:
@@ -106,8 +113,10 @@ def write_gold(path: str | Path, neighbors: Neighbors | Gold, attributes: Attrib
         are.
     """
     said = attributes or {}
-    metric = str(said["metric"]) if said.get("metric") in DISTANCES else None
-    save_gold(as_gold(neighbors, metric), gold_format(path), Path(path), None, said)
+    gold = as_gold(neighbors)
+    if gold.distance is None and said.get("metric") in DISTANCES:
+        gold = replace(gold, distance=str(said["metric"]))
+    save_gold(gold, gold_format(path), Path(path), None, said)
 
 
 def gold_format(path: str | Path) -> str:

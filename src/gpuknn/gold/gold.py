@@ -6,7 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from gpuknn.errors import InputError
 from gpuknn.exact.neighbors import Neighbors
+
+NONE_UNSIGNED = 2**32 - 1
+"""-1 in 32 bits without a sign: no neighbour."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,9 @@ class Gold:
         return replace(self, **{name: part[:, :k] for name, part in parts.items() if part is not None})
 
 
-def as_gold(neighbors: "Neighbors | Gold", distance: str | None = None) -> Gold:
+def as_gold(neighbors: "Neighbors | Gold") -> Gold:
     """What a search has found, as a gold standard."""
-    return neighbors if isinstance(neighbors, Gold) else Gold(neighbors.ids, neighbors.dists, distance)
+    return neighbors if isinstance(neighbors, Gold) else Gold(neighbors.ids, neighbors.dists)
 
 
 def from_file(ids: np.ndarray, dists: np.ndarray | None, first_id: int, **more: Any) -> Gold:
@@ -65,8 +69,13 @@ def from_file(ids: np.ndarray, dists: np.ndarray | None, first_id: int, **more: 
     are taken for similarities (big-ann-benchmarks keeps inner products so), and their sign is turned, unless the file
     says that they are distances.
     """
+    if ids.dtype == np.uint64 and np.any((ids > np.iinfo(np.int64).max) & (ids != np.iinfo(np.uint64).max)):
+        raise InputError("an id is beyond 2^63 - 1; gpuknn keeps ids in 64 bits with a sign")
     wide = ids.astype(np.int64)
-    gold = Gold(np.where(wide < first_id, -1, wide - first_id), dists, **more)
+    if ids.dtype.itemsize == 4:
+        wide[wide == NONE_UNSIGNED] = -1
+    gold = Gold(np.where(wide < first_id, -1, wide - first_id), _floats(dists), **more)
+    dists = gold.dists
     if dists is None:
         return gold
     steps, known = _steps(gold.ids, dists)
@@ -74,6 +83,17 @@ def from_file(ids: np.ndarray, dists: np.ndarray | None, first_id: int, **more: 
     if falls and not rises and gold.distance in (None, "ip"):
         return turned(gold)
     return replace(gold, were_similarities=False if falls or rises else None)
+
+
+def refuse_other_count(ids: np.ndarray, first_id: int, where: str) -> None:
+    """Raise InputError if an array that counts rows from 1 has a 0 that is no padding at the end of a line."""
+    before_others = (ids == 0) & (np.cumsum(ids[:, ::-1] >= first_id, axis=1)[:, ::-1] > 0)
+    if first_id == 1 and before_others.any():
+        i, j = (int(x) for x in np.argwhere(before_others)[0])
+        raise InputError(
+            f"{where}: query {i} has the id 0 at rank {j} (both counted from 0), but rows are counted from 1 there; "
+            "name the array neighbors if it counts from 0"
+        )
 
 
 def turned(gold: Gold) -> Gold:
@@ -88,6 +108,13 @@ def unsorted_query(gold: Gold) -> int | None:
     steps, known = _steps(gold.ids, gold.dists)
     wrong = np.any(known & ~(steps >= 0), axis=1) | np.any((gold.ids >= 0) & np.isnan(gold.dists), axis=1)
     return int(np.argmax(wrong)) if wrong.any() else None
+
+
+def _floats(dists: np.ndarray | None) -> np.ndarray | None:
+    """Whole numbers, as of differing bits, as floats that hold them."""
+    if dists is None or dists.dtype.kind == "f":
+        return dists
+    return dists.astype(np.float32 if np.abs(dists).max(initial=0) <= 2**24 else np.float64)
 
 
 def _steps(ids: np.ndarray, dists: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ those of the queries.  ann-benchmarks has `neighbors` counted from 0, and `dista
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ import h5py
 import numpy as np
 
 from gpuknn.errors import InputError
-from gpuknn.gold.distances import DISTANCES, OF_ANN_BENCHMARKS
-from gpuknn.gold.gold import Gold, from_file
+from gpuknn.gold.distances import DISTANCES, NEGATED, OF_ANN_BENCHMARKS
+from gpuknn.gold.gold import Gold, from_file, refuse_other_count
 from gpuknn.gold.writer import Attributes, GoldWriter, Outline
 from gpuknn.vectors.hdf5 import refuse_outside
 from gpuknn.vectors.hdf5_chunks import check_written
 from gpuknn.vectors.source import KNOWN_NAMES
+from gpuknn.vectors.written import AGAIN
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def read_hdf5(path: Path, key: str | None) -> Gold:
             arrays = next((layout for layout in LAYOUTS if layout.ids in group), SISAP)
             where = f"{path}:{group.name.strip('/')}/" if group.name != "/" else f"{path}:"
             ids = _matrix(group, arrays.ids, where, "iu")
-            dists = _matrix(group, arrays.dists, where, "f", ids.shape) if arrays.dists in group else None
+            dists = _matrix(group, arrays.dists, where, "fiu", ids.shape) if arrays.dists in group else None
             named = arrays.own_ids in group and getattr(group[arrays.own_ids], "ndim", 0) == 2
             own_ids = _matrix(group, arrays.own_ids, where, "iu", ids.shape) if named else None
             asked = arrays.query_ids in group and getattr(group[arrays.query_ids], "ndim", 0) == 1
@@ -58,8 +59,8 @@ def read_hdf5(path: Path, key: str | None) -> Gold:
         raise
     except Exception as error:  # of a damaged file h5py raises what it likes
         raise InputError(f"{path}: is not a readable HDF5 file ({error})") from error
-    _refuse_other_count(ids, arrays.first_id, f"{where}{arrays.ids}")
-    return from_file(
+    refuse_other_count(ids, arrays.first_id, f"{where}{arrays.ids}")
+    gold = from_file(
         ids,
         dists,
         arrays.first_id,
@@ -68,6 +69,8 @@ def read_hdf5(path: Path, key: str | None) -> Gold:
         query_ids=None if query_ids is None else query_ids.astype(np.int64),
         said=said,
     )
+    negated = dists is not None and said.get("distance") == NEGATED
+    return replace(gold, were_similarities=True) if negated else gold
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
@@ -202,24 +205,13 @@ def _matrix(group: h5py.Group, name: str, where: str, kinds: str, shape: tuple[i
         raise InputError(f"{where}{name}: is no matrix; a gold standard holds knns and dists, (queries, neighbours)")
     refuse_outside(item, group.file, f"{where}{name}")
     if item.dtype.kind not in kinds:
-        raise InputError(f"{where}{name}: holds {item.dtype}; ids are integers, and distances floats")
+        raise InputError(f"{where}{name}: holds {item.dtype}; ids are whole numbers, and distances are numbers")
     if shape is not None and item.shape != shape:
         raise InputError(f"{where}{name}: has the shape {item.shape}; it differs in shape from the ids, {shape}")
     if item.size:
-        check_written(item, f"{where}{name}", "copy or write the file again")
+        check_written(item, f"{where}{name}", AGAIN)
     values: np.ndarray = item[()]
     return values
-
-
-def _refuse_other_count(ids: np.ndarray, first_id: int, where: str) -> None:
-    """Raise InputError if an array that counts rows from 1 has a 0 that is no padding at the end of a line."""
-    before_others = (ids == 0) & (np.cumsum(ids[:, ::-1] >= first_id, axis=1)[:, ::-1] > 0)
-    if first_id == 1 and before_others.any():
-        i, j = (int(x) for x in np.argwhere(before_others)[0])
-        raise InputError(
-            f"{where}: query {i} has the id 0 at rank {j} (both counted from 0), but rows are counted from 1 there; "
-            "name the array neighbors if it counts from 0"
-        )
 
 
 def _distance(said: dict[str, Any], arrays: Arrays, dists: np.ndarray | None) -> str | None:

@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from gpuknn.errors import InputError
-from gpuknn.gold.gold import Gold, from_file
+from gpuknn.gold.gold import NONE_UNSIGNED, Gold, from_file
 from gpuknn.gold.writer import GoldWriter, Outline
-
-NONE = 2**32 - 1
-"""-1 in 32 bits: no neighbour."""
+from gpuknn.vectors.written import AGAIN, check_holes
 
 
 def read_ibin(path: Path) -> Gold:
@@ -28,17 +26,20 @@ def read_ibin(path: Path) -> Gold:
                     f"{path}: {size:,} bytes are not the {n:,} x {k:,} neighbours of its header; "
                     "it is truncated, or no truth file"
                 )
-            ids = np.fromfile(file, "<u4", entries).reshape(n, k).astype(np.int64)
+            check_holes(str(path), str(path), range(n), 8, 4 * k, AGAIN)
+            if size > 8 + 4 * entries:
+                check_holes(str(path), str(path), range(n), 8 + 4 * entries, 4 * k, AGAIN)
+            ids = np.fromfile(file, "<u4", entries).reshape(n, k)
             dists = np.fromfile(file, "<f4", entries).reshape(n, k) if size > 8 + 4 * entries else None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    return from_file(np.where(ids == NONE, -1, ids), dists, 0, are_rows=False)
+    return from_file(ids, dists, 0, are_rows=False)
 
 
 class IbinWriter(GoldWriter):
     """Ids, and distances as float32 if there are any."""
 
-    LIMIT = NONE
+    LIMIT = NONE_UNSIGNED
     DISTS = "float32"
 
     def __init__(self, part: Path, outline: Outline) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from gpuknn.errors import InputError
 from gpuknn.gold.gold import Gold, from_file
 from gpuknn.gold.writer import GoldWriter, Outline
+from gpuknn.vectors.written import AGAIN, check_holes
 
 
 def read_ivecs(path: Path) -> Gold:
@@ -19,6 +20,7 @@ def read_ivecs(path: Path) -> Gold:
     k = int(words[0]) if len(words) else 0
     if k < 1 or size % (4 * (k + 1)):
         raise InputError(f"{path}: is no .ivecs file, or truncated: lines of {k} ids do not make up {size:,} bytes")
+    check_holes(str(path), str(path), range(size // (4 * (k + 1))), 0, 4 * (k + 1), AGAIN)
     lines = words.reshape(-1, k + 1)
     other = np.flatnonzero(lines[:, 0] != k)
     if len(other):

@@ -36,7 +36,7 @@ def read_neighbors_parquet(path: Path) -> Gold:
         raise InputError(f"{path}: cannot be read as Parquet ({one_line(error)})") from error
     if len(lengths) == 0 or len(set(lengths.tolist())) != 1 or lengths[0] < 1 or flat.dtype.kind not in "iu":
         raise InputError(f"{path}: its lists of neighbors_id are not integers of one length")
-    if ids.dtype.kind not in "iu":  # with nulls they are floats
+    if ids.dtype.kind not in "iu" or (len(ids) and ids.max() > np.iinfo(np.int64).max):  # with nulls they are floats
         raise InputError(f"{path}: its ids are not the queries' ids, whole numbers")
     order = np.argsort(ids, kind="stable")
     queries = ids[order].astype(np.int64)

@@ -108,7 +108,10 @@ class ConversionRecord:
         sync(destination.absolute().parent)
 
     def remove(self) -> None:
-        """Delete the folder."""
+        """Delete the folder; the manifest last if it says that the target has its name, else first."""
+        if self.published:
+            for name in sorted(OURS - {MANIFEST, LOCK}):
+                _remove(self.folder / name)
         self._clear()
         _remove(self.folder / LOCK)
         with suppress(OSError):

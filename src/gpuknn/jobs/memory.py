@@ -11,6 +11,9 @@ def memory_budget(asked: str | None) -> int:
     if asked is None:
         return int(MEMORY_LIMIT // 2)
     try:
-        return int(parse_bytes(asked))
-    except ValueError as error:
+        size = int(parse_bytes(asked))
+    except (ValueError, OverflowError) as error:
         raise InputError(f"--memory {asked}: expected a size, as in 8GiB or 500MB") from error
+    if size < 1:
+        raise InputError(f"--memory {asked}: must be more than 0")
+    return size

@@ -93,8 +93,9 @@ class RunDirectory:
 
     def remove(self) -> None:
         """Delete what the run has left, and the folder: the answer is written, or there will be none."""
-        self._remove_files()
+        self._remove_files(keep=ANSWER)
         (self.path / LOCK).unlink(missing_ok=True)
+        (self.path / ANSWER).unlink(missing_ok=True)  # last: if this is cut short, the same command knows the answer
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
@@ -105,8 +106,10 @@ class RunDirectory:
             if not OURS.fullmatch(file.name) or not all(PARTIALS.fullmatch(one.name) for one in inside):
                 raise InputError(f"{self.path}: is not a run directory, it holds {file.name}; name an empty one")
 
-    def _remove_files(self) -> None:
+    def _remove_files(self, keep: str | None = None) -> None:
         for file in self.path.iterdir():
+            if file.name == keep:
+                continue
             if file.is_dir() and OURS.fullmatch(file.name):
                 shutil.rmtree(file, ignore_errors=True)  # a task that was given up on may be writing there
             elif OURS.fullmatch(file.name) and file.name != LOCK:
@@ -132,7 +135,7 @@ class RunDirectory:
                 "--fresh discards them, --run-dir names another folder"
             )
         else:
-            self._remove_files()
+            self._remove_files(keep=ANSWER)
             found = {"fingerprint": fingerprint, "queries_at_once": block, "job": description}
             found |= {"command": list(command), "folder": os.getcwd()}
         (self.path / fingerprint).mkdir(exist_ok=True)

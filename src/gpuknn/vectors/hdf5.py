@@ -4,6 +4,7 @@ Contiguous arrays are read past the HDF5 library, which would serialise all thre
 compressed ones go through h5py.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from gpuknn.vectors.ids import ADVICE as ID_ADVICE
 from gpuknn.vectors.ids import IDS_AT_ONCE, QUERY_ARRAYS, RowIds, choose_ids
 from gpuknn.vectors.raw import RawVectors, check_extent
 from gpuknn.vectors.source import Vectors, check_layout, choose_key
+from gpuknn.vectors.written import ADVICE as WRITTEN_ADVICE
 from gpuknn.vectors.written import Missing
 
 READ_BYTES = 2**22
@@ -35,8 +37,8 @@ class Hdf5Vectors(DecodedVectors):
 
     chunk_rows: int
     """Rows that are decoded together."""
-    any_rows: bool
-    """Whether HDF5 can read any rows without the others of their chunk, if they lie in chunks at all."""
+    chunk_bytes: int
+    """Bytes of a chunk, unpacked, which may be larger than the array; 0 if HDF5 can read any rows without others."""
     zeros: bool = False
     """Whether some rows were never written and are read as zeros."""
 
@@ -51,8 +53,7 @@ class Hdf5Vectors(DecodedVectors):
         A band that is larger than callers' buffers is filled in memory that was asked for just before: the system gives
         its pages as they are filled, when the chunk as it is stored has gone.
         """
-        copies = 0 if self.any_rows else 2 if self.band_bytes <= HELD_BYTES else 1
-        return copies * self.band_bytes
+        return (2 if self.band_bytes <= HELD_BYTES else 1) * self.chunk_bytes
 
     def decode(self, rows: range, out: np.ndarray) -> None:
         """Fill `out` through h5py."""
@@ -80,6 +81,10 @@ class Hdf5Ids(RowIds):
             with h5py.File(self.path, "r", locking=False) as file:
                 dataset = file[self.key]
                 refuse_outside(dataset, file, self.where)
+                if dataset.shape != (self.count,):
+                    raise InputError(
+                        f"{self.where}: has the shape {dataset.shape}, not an id for each row; {ID_ADVICE}"
+                    )
                 check_written(dataset, self.where, ID_ADVICE)
                 for first in range(0, len(dataset), IDS_AT_ONCE):
                     yield dataset[first : first + IDS_AT_ONCE]
@@ -102,28 +107,28 @@ def open_hdf5(path: Path, key: str | None, missing: Missing) -> Vectors:
             kept = np.dtype(np.uint8) if boolean else dataset.dtype
             check_layout(dataset.shape, kept, where)
             n, d = dataset.shape
-            id_key = choose_ids(key, n, {name: shape for name, (shape, _) in arrays.items()})
-            zeros = missing == "zeros" and not all_allocated(dataset)
-            if zeros and dataset.fillvalue not in (0, None):
-                raise InputError(
-                    f"{where}: what was never written reads as {dataset.fillvalue}, not as zeros; write it"
+            id_key = choose_ids(key, file)
+            zeros, fill = missing == "zeros" and not all_allocated(dataset), dataset.fillvalue
+            if missing == "refuse" or (zeros and fill not in (0, None)):
+                advice = (
+                    WRITTEN_ADVICE if fill in (0, None) else f"write them; HDF5 would read them as {fill}, not zeros"
                 )
-            if missing == "refuse":
-                check_written(dataset, where)
+                check_written(dataset, where, advice)
             offset = _raw_offset(dataset)
             any_rows = _any_rows(dataset)
             chunk_rows = max(1, READ_BYTES // (d * kept.itemsize)) if any_rows else dataset.chunks[0]
+            chunk_bytes = 0 if any_rows else math.prod(dataset.chunks) * kept.itemsize
     except InputError:
         raise
     except Exception as error:  # of a damaged file h5py raises what it likes
         raise InputError(f"{path}: is a damaged HDF5 file ({error})") from error
-    ids = None if id_key is None else Hdf5Ids(f"{path}:{id_key}", range(n), str(path), id_key)
+    ids = None if id_key is None else Hdf5Ids(f"{path}:{id_key}", range(n), n, str(path), id_key)
     dtype = kept.newbyteorder("=")
     rows: Vectors
     if offset is not None:
         rows = check_extent(RawVectors(str(path), key, (n, d), dtype, offset, ids=ids), missing)
     else:
-        rows = Hdf5Vectors(str(path), key, (n, d), dtype, chunk_rows, any_rows, zeros, ids=ids)
+        rows = Hdf5Vectors(str(path), key, (n, d), dtype, chunk_rows, chunk_bytes, zeros, ids=ids)
     return PackedBits.of(rows) if boolean else rows
 
 

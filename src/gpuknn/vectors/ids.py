@@ -1,7 +1,7 @@
 """What a file calls its rows, if it gives them ids: Parquet's column `id`, an array `ids` beside the rows."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,8 @@ QUERY_ID_NAMES = ("query_ids", "query_id")
 """Of arrays that hold the ids of queries, in a file that holds rows, too."""
 QUERY_ARRAYS = ("test", "queries")
 """Names of arrays of queries in such files."""
+ROW_ARRAYS = ("train", "emb")
+"""Names of arrays of rows in such files."""
 IDS_AT_ONCE = 2**20
 LOOKED_AT = 2**23
 """Ids among which equal ones are looked for at once: 64 MiB, however many there are."""
@@ -30,6 +32,8 @@ class RowIds(ABC):
     """Of the column or array, for messages."""
     rows: range
     """The rows of the file that are meant."""
+    count: int
+    """All rows of the file."""
 
     @abstractmethod
     def read(self) -> Iterator[Any]:
@@ -102,23 +106,23 @@ def own_ids(ids: RowIds | None) -> RowIds | None:
     return ids
 
 
-def choose_ids(key: str, rows: int, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The array or column beside the one called `key` that holds the ids of its rows; None if there is none.
+def choose_ids(key: str, there: Container[str]) -> str | None:
+    """The array beside the one called `key` that holds the ids of its rows; None if there is none.
 
-    `shapes`: those of all arrays, by name.
+    `there` contains the names of all arrays.  If rows and queries lie side by side, `ids` are those of the rows.
     """
-    return next((found for found in _ids_of(key) if shapes.get(found) == (rows,)), None)
+    folder, slash, name = key.strip("/").rpartition("/")
+    beside, names = f"{folder}{slash}", list(ID_NAMES)
+    if name in QUERY_ARRAYS:
+        both = any(f"{beside}{rows}" in there for rows in ROW_ARRAYS)
+        names = [*QUERY_ID_NAMES, *([] if both else ID_NAMES)]
+    return next((f"{beside}{found}" for found in names if f"{beside}{found}" in there), None)
 
 
 def ids_beside(key: str) -> str:
     """The path at which the ids of the rows at the path `key` are written."""
-    return _ids_of(key)[0]
-
-
-def _ids_of(key: str) -> list[str]:
-    """Where the ids of the rows at the path `key` may be."""
     folder, slash, name = key.strip("/").rpartition("/")
-    return [f"{folder}{slash}{found}" for found in (QUERY_ID_NAMES if name in QUERY_ARRAYS else ID_NAMES)]
+    return f"{folder}{slash}{(QUERY_ID_NAMES if name in QUERY_ARRAYS else ID_NAMES)[0]}"
 
 
 def rows_of(ids: RowIds | None, rows: range) -> RowIds | None:

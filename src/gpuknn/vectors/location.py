@@ -40,11 +40,19 @@ def location(path: str | Path) -> str | Path:
 
 def split_key(name: str | Path) -> tuple[str | Path, str | None]:
     """`FILE:KEY` as its place and its key; a name without a key, or of a file that has a colon in it, as its place."""
-    place = location(name)
-    path, colon, key = str(name).rpartition(":")
-    if not colon or not path or not key or key.startswith("//") or _there(place):
+    place, text = location(name), str(name)
+    if _there(place):
         return place, None
-    return location(path), key
+    colons = [
+        at
+        for at, letter in enumerate(text)
+        if letter == ":" and 0 < at < len(text) - 1 and text[at + 1 : at + 3] != "//"
+    ]
+    if not colons:
+        return place, None
+    local = [] if is_url(text) else [at for at in colons if _there(Path(text[:at]))]
+    at = (local or colons[-1:])[0]
+    return location(text[:at]), text[at + 1 :]
 
 
 def absolute(path: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from gpuknn.errors import InputError, one_line, pip_install
 from gpuknn.vectors.decoded import DecodedVectors
-from gpuknn.vectors.ids import ADVICE, IDS_AT_ONCE, RowIds, choose_ids
+from gpuknn.vectors.ids import ADVICE, ID_NAMES, IDS_AT_ONCE, RowIds
 from gpuknn.vectors.parquet_rows import READ_BYTES, RowGroups, arrow_bytes, page_bytes
 from gpuknn.vectors.source import check_layout, choose_key
 from gpuknn.vectors.stream import PASSED_BYTES, Streams
@@ -140,6 +140,10 @@ def open_parquet(path: Path, key: str | None, missing: Missing) -> ParquetVector
             n = file.metadata.num_rows
             groups = (file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
             edges = tuple(accumulate(groups, initial=0))
+            if edges[-1] != n:
+                raise InputError(
+                    f"{path}: says it has {n:,} rows, and its row groups have {edges[-1]:,}; it is damaged"
+                )
             if key is None:
                 key = choose_key({name: _layout(kind, n) for name, kind in columns.items()}, path)
             if key not in columns:
@@ -157,8 +161,8 @@ def open_parquet(path: Path, key: str | None, missing: Missing) -> ParquetVector
     except Exception as error:  # of a damaged file Arrow raises what it likes
         raise InputError(f"{path}: is a damaged Parquet file ({one_line(error)})") from error
     check_layout((n, *d), dtype, f"{path}:{key}")
-    id_key = choose_ids(key, n, dict.fromkeys(columns, (n,)))
-    ids = None if id_key is None else ParquetIds(f"{path}:{id_key}", range(n), str(path), id_key)
+    id_key = next((name for name in ID_NAMES if name in columns), None)
+    ids = None if id_key is None else ParquetIds(f"{path}:{id_key}", range(n), n, str(path), id_key)
     return ParquetVectors(str(path), key, (n, d[0]), dtype, edges, ids=ids)
 
 

@@ -1,5 +1,6 @@
 """Rows of vectors, wherever they are: the base class, arrays in memory, and `open_vectors`."""
 
+import math
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,8 @@ from gpuknn.vectors.location import absolute, is_url, split_key
 from gpuknn.vectors.written import Missing
 
 ROW_TYPES = ("float16", "float32", "float64", "uint8", "int8", "uint64")
+LARGEST_ROW, LARGEST = 2**31 - 1, 2**62
+"""Bytes of a row, and of all rows: NumPy's records, and its arrays, cannot be larger."""
 KNOWN_NAMES = ("emb", "hamming", "pca32", "pca96", "train", "test", "vector", "embedding")
 """Of arrays and columns of vectors."""
 
@@ -164,9 +167,14 @@ def _reader(path: Path, head: bytes) -> Callable[[Path, str | None, Missing], Ve
 def is_folder(path: Path) -> bool:
     """Whether `path` is a folder; raises InputError where there is nothing, or nothing that may be looked at."""
     try:
-        return stat.S_ISDIR(path.stat().st_mode)
+        mode = path.stat().st_mode
+        if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+            raise InputError(f"{path}: is neither a file nor a folder, but a pipe or device; copy it to a file")
+        return stat.S_ISDIR(mode)
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file") from error
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
 
@@ -179,6 +187,8 @@ def check_layout(shape: Sequence[int], dtype: np.dtype, where: str) -> None:
         raise InputError(f"{where}: has {len(shape)} dimension(s); vectors are two-dimensional, (rows, components)")
     if min(shape) < 1:
         raise InputError(f"{where}: is empty, shape {tuple(shape)}")
+    if shape[1] * dtype.itemsize > LARGEST_ROW or math.prod(shape) * dtype.itemsize > LARGEST:
+        raise InputError(f"{where}: has the shape {tuple(shape)}, more than can be read; is it damaged?")
 
 
 def refuse_key(path: Path, key: str | None) -> None:

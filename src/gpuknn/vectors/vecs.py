@@ -12,14 +12,12 @@ import numpy as np
 
 from gpuknn.errors import InputError
 from gpuknn.vectors.raw import RawVectors
-from gpuknn.vectors.source import Vectors, check_layout, refuse_key
+from gpuknn.vectors.source import LARGEST_ROW, Vectors, check_layout, refuse_key
 from gpuknn.vectors.written import Missing, check_holes
 
 COMPONENTS = {".fvecs": "<f4", ".bvecs": "u1"}
 PIECE_BYTES = 2**22
 """Of rows with their numbers, read at once: they are looked at and copied while the processor's cache holds them."""
-LARGEST_ROW = 2**31 - 1
-"""Bytes of a row with its number; NumPy's records cannot be larger."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from gpuknn.errors import InputError
 
 Missing = Literal["refuse", "zeros"]
 """What becomes of rows that nobody wrote."""
+AGAIN = "copy or write the file again"
 ADVICE = "write them, or read them as zeros with --missing zeros"
 
 

@@ -26,7 +26,7 @@ from gpuknn.vectors.ids import IDS_AT_ONCE, RowIds, choose_ids
 from gpuknn.vectors.location import is_url, listing, object_store
 from gpuknn.vectors.source import Vectors, check_layout, choose_key
 from gpuknn.vectors.written import Missing
-from gpuknn.vectors.zarr_chunks import refuse_unwritten, unwritten
+from gpuknn.vectors.zarr_chunks import missing_chunks, unwritten
 from gpuknn.vectors.zarr_raw import raw_zarr
 
 AT_ONCE = 2**27
@@ -79,18 +79,19 @@ class ZarrVectors(DecodedVectors):
         zarr-python decodes some at once for each thread, but of a shard takes all that are asked for, and copies them.
         """
         array = self._array
-        chunks = zarr.config.get("async.concurrency") * readers * self.band_bytes if array.shards is None else AT_ONCE
+        whole = self._piece_bytes * -(-len(self) // self.chunk_rows)
+        chunks = zarr.config.get("async.concurrency") * readers * self._piece_bytes if array.shards is None else AT_ONCE
         names = {type(codec).__name__.removesuffix("Codec") for codec in array.compressors}
         copies = (2 if names <= LEAN else 4) + len(array.filters) + (array.shards is not None)
-        return int(copies * max(min(AT_ONCE, chunks), self.band_bytes))
+        return int(copies * max(min(AT_ONCE, chunks, whole), self._piece_bytes))
 
     def decode(self, rows: range, out: np.ndarray) -> None:
         """Decode chunks into `out`, so many at once as fit into `AT_ONCE`, or one."""
-        step = max(1, AT_ONCE // self.band_bytes) * self.chunk_rows
+        step = max(1, AT_ONCE // self._piece_bytes) * self.chunk_rows
         for first in range(rows.start, rows.stop, step):
             part = range(first, min(first + step, rows.stop))
             into = out[first - rows.start :][: len(part)]
-            with DECODING.room_for(into.nbytes):
+            with DECODING.room_for(-(-len(part) // self.chunk_rows) * self._piece_bytes):
                 self._decode(part, into)
 
     def _decode(self, rows: range, out: np.ndarray) -> None:
@@ -101,6 +102,12 @@ class ZarrVectors(DecodedVectors):
             # A store that was there when it was opened is likely to be there again; a file stays damaged.
             kind = RunError if is_url(self.path) else InputError
             raise kind(f"{self.where}: rows {rows.start} to {rows.stop} cannot be read ({one_line(error)})") from error
+
+    @cached_property
+    def _piece_bytes(self) -> int:
+        """Bytes of the chunks side by side that hold a row, unpacked: a chunk may be larger than the array."""
+        rows, width = self._array.chunks
+        return int(rows * width * -(-self.shape[1] // width) * self.dtype.itemsize)
 
     @cached_property
     def _array(self) -> zarr.Array:
@@ -127,6 +134,8 @@ class ZarrIds(RowIds):
         """Some ids at a time."""
         try:
             array = zarr.open_array(store_of(self.path), path=self.key, mode="r")
+            if array.shape != (self.count,):
+                raise InputError(f"{self.where}: has the shape {array.shape}, not an id for each row; {ID_ADVICE}")
             gaps = unwritten(array, f"{self.path}/{self.key}")
             if gaps:
                 raise InputError(f"{self.where}: {gaps}; {ID_ADVICE}")
@@ -143,7 +152,10 @@ def open_zarr(path: str | Path, key: str | None, missing: Missing) -> Vectors:
 
     Raises InputError if there is none that fits, RunError if the object store does not answer.
     """
+    key = key and key.strip("/")
     where = f"{path}:{key}" if key else str(path)
+    if ".." in (key or "").split("/"):
+        raise InputError(f"{where}: is no name for an array within {path}")
     if is_url(path) and not listing(str(path)):  # one request, before Zarr makes many
         raise InputError(f"{path}: there is nothing of that name")
     try:
@@ -159,8 +171,8 @@ def open_zarr(path: str | Path, key: str | None, missing: Missing) -> Vectors:
         ids = _ids_beside(path, key, array.shape[0])
         folder = f"{path}/{key}" if key else str(path)
         gaps = unwritten(array, folder)
-        if missing == "refuse":
-            refuse_unwritten(where, gaps)
+        if gaps and missing == "refuse":
+            raise missing_chunks(array, where, gaps)
         if gaps and array.fill_value:
             raise InputError(f"{where}: what was never written reads as {array.fill_value}, not as zeros; write it")
         raw = None if is_url(path) or gaps else raw_zarr(array, Path(path), key)
@@ -183,11 +195,11 @@ def _ids_beside(path: str | Path, key: str | None, rows: int) -> ZarrIds | None:
         return None
     try:
         group = zarr.open_group(store_of(group_path or "."), path=folder, mode="r")
-        shapes = {f"{folder}{slash}{found}": array.shape for found, array in group.arrays()}
+        names = {f"{folder}{slash}{found}" for found in group.array_keys()}
     except Exception:  # libraries raise what they like for a folder that is no group
         return None
-    found = choose_ids(name, rows, shapes)
-    return None if found is None else ZarrIds(f"{group_path}:{found}", range(rows), group_path or ".", found)
+    found = choose_ids(name, names)
+    return None if found is None else ZarrIds(f"{group_path}:{found}", range(rows), rows, group_path or ".", found)
 
 
 def _array(path: str | Path, key: str | None) -> zarr.Array | zarr.Group:

@@ -16,6 +16,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
 from gpuknn.errors import InputError
 from gpuknn.vectors.location import Stored, is_url, listing, object_store
+from gpuknn.vectors.written import has_holes
 
 INDEX_CODECS = [BytesCodec(endian="little").to_dict(), Crc32cCodec().to_dict()]
 LEFT_OUT = np.iinfo(np.uint64).max
@@ -25,10 +26,10 @@ MOST_NAMES = 2**20
 READERS = 8
 """Indexes read at once: each may wait for an object store."""
 REASON = (
-    "they were never written, or held only zeros and were left out, as Zarr's writers do if write_empty_chunks is not "
-    "set; the store does not tell which"
+    "they were never written, or held only the fill value, {}, and were left out, as Zarr's writers do if "
+    "write_empty_chunks is not set; the store does not tell which"
 )
-ADVICE = "copy or write the store again, or read them as zeros with --missing zeros"
+ADVICE = "copy or write the store again"
 
 
 def unwritten(array: zarr.Array, folder: str) -> str | None:
@@ -39,24 +40,31 @@ def unwritten(array: zarr.Array, folder: str) -> str | None:
     pieces = array.shards or array.chunks
     grid = [-(-length // piece) for length, piece in zip(array.shape, pieces, strict=True)]
     there, need = {stored.name: stored for stored in listing(folder)}, math.prod(grid)
-    what, first, names = "shards" if array.shards else "chunks", "", {}
-    missing = need - len(there)
-    if missing <= 0 or need <= MOST_NAMES:  # metadata may promise any number
-        names = {place: array.metadata.encode_chunk_key(place) for place in np.ndindex(*grid)}
-        places = [place for place, name in names.items() if name not in there]
-        missing, first = (
-            len(places),
-            f", first of {_rows(array, places[0][0] * pieces[0], pieces[0])}" if places else "",
-        )
-    if missing:
-        return f"{missing:,} of {need:,} {what} are missing{first}"
-    return _left_out(array, folder, {place: there[name] for place, name in names.items()}) if array.shards else None
+    what = "shards" if array.shards else "chunks"
+    if need > max(len(there), MOST_NAMES):  # metadata may promise any number
+        return f"{need - len(there):,} of {need:,} {what} are missing"
+    names = {place: array.metadata.encode_chunk_key(place) for place in np.ndindex(*grid)}
+    holes = set() if is_url(folder) else {name for name in there if has_holes(f"{folder}/{name}")}
+    there = {name: stored for name, stored in there.items() if name not in holes}
+    gone = [place[0] * pieces[0] for place, name in names.items() if name not in there]
+    parts = [f"{len(gone):,} of {need:,} {what}"] if gone else []
+    runs = [(min(gone), pieces[0])] if gone else []
+    if array.shards:
+        inside, total, first = _left_out(array, folder, {p: there[n] for p, n in names.items() if n in there})
+        if inside:
+            parts.append(f"{inside:,} of {total:,} chunks" + " in the others" * bool(gone))
+            runs.append((first, array.chunks[0]))
+    if not parts:
+        return None
+    first, length = min(runs)
+    rows = f"rows {first} to {min(first + length, array.shape[0]) - 1} (counted from 0)"
+    return f"{' and '.join(parts)} are missing, first of {rows}"
 
 
-def refuse_unwritten(where: str, found: str | None) -> None:
-    """Raise InputError if something is missing that `unwritten` found."""
-    if found:
-        raise InputError(f"{where}: {found}; {REASON}; {ADVICE}")
+def missing_chunks(array: zarr.Array, where: str, found: str) -> InputError:
+    """The error for what `unwritten` found to be missing."""
+    zeros = "" if array.fill_value else ", or read them as zeros with --missing zeros"
+    return InputError(f"{where}: {found}; {REASON.format(array.fill_value or 0)}; {ADVICE}{zeros}")
 
 
 def shard_index(folder: str, shard: Stored, codec: ShardingCodec, chunks: tuple[int, ...]) -> np.ndarray:
@@ -85,15 +93,15 @@ def sharding(array: zarr.Array) -> ShardingCodec:
     return next(codec for codec in codecs if isinstance(codec, ShardingCodec))
 
 
-def _left_out(array: zarr.Array, folder: str, shards: dict[tuple[int, ...], Stored]) -> str | None:
-    """What chunks are missing in shards that are there."""
+def _left_out(array: zarr.Array, folder: str, shards: dict[tuple[int, ...], Stored]) -> tuple[int, int, int]:
+    """How many chunks are missing in shards that are there, of how many, and the first row of the first of them."""
     codec, shard_shape = sharding(array), array.shards or ()
     if any(isinstance(inner, ShardingCodec) for inner in codec.codecs):
         raise InputError(
             f"{folder}: has shards within its shards, which gpuknn cannot look into; write the store again"
         )
     chunks = tuple(s // c for s, c in zip(shard_shape, array.chunks, strict=True))
-    missing, first = 0, array.shape[0]
+    missing, total, first = 0, 0, array.shape[0]
     with ThreadPoolExecutor(READERS) as pool:
         indexes = pool.map(lambda shard: shard_index(folder, shard, codec, chunks), shards.values())
         for place, index in zip(shards, indexes, strict=True):
@@ -102,18 +110,12 @@ def _left_out(array: zarr.Array, folder: str, shards: dict[tuple[int, ...], Stor
                 slice(-(-(length - at * shard) // chunk))
                 for length, at, shard, chunk in zip(array.shape, place, shard_shape, array.chunks, strict=True)
             )
-            left_out = np.argwhere(index[inside][..., 0] == LEFT_OUT)
-            missing += len(left_out)
+            begins = index[inside][..., 0]
+            left_out = np.argwhere(begins == LEFT_OUT)
+            missing, total = missing + len(left_out), total + begins.size
             if len(left_out):
                 first = min(first, place[0] * shard_shape[0] + int(left_out[0, 0]) * array.chunks[0])
-    if not missing:
-        return None
-    need = math.prod(-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True))
-    return f"{missing:,} of {need:,} chunks are missing, first of {_rows(array, first, array.chunks[0])}"
-
-
-def _rows(array: zarr.Array, first: int, length: int) -> str:
-    return f"rows {first} to {min(first + length, array.shape[0]) - 1} (counted from 0)"
+    return missing, total, first
 
 
 def _read(folder: str, shard: Stored, start: int, length: int) -> bytes:

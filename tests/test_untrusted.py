@@ -1,0 +1,244 @@
+"""Files that somebody else made, or that a killed program left: one line, exit code 2, and nothing is made up."""
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+
+from gpuknn.cli.main import main
+from gpuknn.errors import InputError
+from gpuknn.gold import Gold, distances, read_gold
+from gpuknn.vectors import open_vectors
+
+ROWS = np.random.default_rng(0).standard_normal((300, 8)).astype("f4")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    np.save("db.npy", ROWS)
+    np.save("q.npy", ROWS[:5] + 1)
+    np.save("gold.npy", np.arange(15).reshape(5, 3))
+    return tmp_path
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line with which a command refuses its input."""
+    before = set(Path().iterdir())
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert set(Path().iterdir()) == before
+    return said.err
+
+
+def needs_holes() -> None:
+    with open("probe", "wb") as file:
+        file.truncate(2**20)
+        if os.lseek(file.fileno(), 0, os.SEEK_HOLE) != 0:
+            pytest.skip("this file system does not tell holes")
+
+
+def half_npy(path: str) -> None:
+    made = np.lib.format.open_memmap(path, mode="w+", dtype="i8", shape=(2_000, 100))
+    made[:500] = 7
+    made.flush()
+
+
+def half_ibin(path: str) -> None:
+    with open(path, "wb") as file:
+        file.write(struct.pack("<II", 2_000, 100) + np.full((500, 100), 7, "<u4").tobytes())
+        file.truncate(8 + 8 * 2_000 * 100)
+
+
+@pytest.mark.parametrize(("name", "write"), [("half.npy", half_npy), ("half.ibin", half_ibin), ("half.bin", half_ibin)])
+def test_answers_that_were_half_written(
+    name: str, write: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs_holes()
+    write(name)
+    for words in (["eval", name, "gold.npy"], ["eval", "gold.npy", name], ["convert", name, "c.ivecs"]):
+        assert f"{name}: the file has a hole at row 5" in refused(words, capsys)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_chunk_of_zarr_that_is_one_hole(version: int, capsys: pytest.CaptureFixture[str]) -> None:
+    needs_holes()
+    rows = np.ones((100, 1024), "f4")
+    options: dict[str, Any] = {"chunks": (10, 1024), "compressors": None, "zarr_format": version}
+    zarr.create_array("a.zarr", data=rows, **options)
+    chunk = Path("a.zarr", "c/3/0" if version == 3 else "3.0")
+    size = chunk.stat().st_size
+    chunk.unlink()
+    with open(chunk, "wb") as file:
+        file.truncate(size)
+    assert "1 of 10 chunks are missing, first of rows 30 to 39" in refused(["convert", "a.zarr", "c.npy"], capsys)
+
+
+@pytest.mark.parametrize(
+    "words", [["exact", "p.npy", "q.npy", "-o", "o.h5"], ["eval", "p.npy", "gold.npy"], ["convert", "p.npy", "c.h5"]]
+)
+def test_a_pipe_is_not_waited_for(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo("p.npy")
+    assert "p.npy: is neither a file nor a folder, but a pipe or device" in refused(words, capsys)
+
+
+def test_files_of_numpy_under_other_names(capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez("real.npz", ids=np.arange(15).reshape(5, 3))
+    os.rename("real.npz", "z.npy")
+    os.rename("gold.npy", "n.npz")
+    np.savez("junk.npz", ids=np.arange(3))
+    for name, words in (
+        ("z.npy", "name it .npz"),
+        ("n.npz", "name it .npy"),
+        ("junk.npz", "a result is a matrix of ids"),
+    ):
+        assert words in refused(["eval", name, "n.npz"], capsys)
+    with h5py.File("none.h5", "w") as file:
+        file["knns"], file["dists"] = np.zeros((5, 0), "i4"), np.zeros((5, 0), "f4")
+    assert "none.h5: is empty, it holds 5 queries with 0 neighbours each" in refused(
+        ["compare", "none.h5", "none.h5"], capsys
+    )
+
+
+@pytest.mark.parametrize("shape", [[2**62, 8], [300, 2**40]])
+def test_zarr_that_promises_what_no_machine_has(shape: list[int], capsys: pytest.CaptureFixture[str]) -> None:
+    zarr.create_array("a.zarr", data=ROWS, chunks=(300, 8))
+    said = json.loads(Path("a.zarr/zarr.json").read_text())
+    said["shape"] = shape
+    said["chunk_grid"]["configuration"]["chunk_shape"] = [shape[0] // 2, 8]
+    Path("a.zarr/zarr.json").write_text(json.dumps(said))
+    assert "more than can be read; is it damaged?" in refused(
+        ["convert", "a.zarr", "c.h5", "--missing", "zeros"], capsys
+    )
+
+
+def test_names_within_a_store_stay_within_it(capsys: pytest.CaptureFixture[str]) -> None:
+    group = zarr.open_group("g.zarr", mode="w")
+    group.create_array("a/emb", data=ROWS)
+    assert np.array_equal(open_vectors("g.zarr", "/a/emb")[:], ROWS)
+    zarr.create_array("other.zarr", data=ROWS)
+    assert "is no name for an array within g.zarr" in refused(["convert", "g.zarr:../other.zarr", "c.h5"], capsys)
+
+
+def test_a_colon_in_a_columns_name() -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"a:b": list(ROWS), "c": list(ROWS + 1)}), "a.parquet")
+    assert np.array_equal(open_vectors("a.parquet:a:b")[:], ROWS)
+
+
+def test_parquet_whose_row_groups_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"emb": list(ROWS)}), "a.parquet", row_group_size=100)
+    content = Path("a.parquet").read_bytes()
+    rows = bytes([0xD8, 0x04])  # 300, as Thrift writes whole numbers
+    at = content.rindex(rows, 0, content.index(b"emb", len(content) // 2) + 200) if rows in content else -1
+    places = [i for i in range(len(content)) if content[i : i + 2] == rows]
+    assert at in places
+    for place in places:
+        Path("b.parquet").write_bytes(content[:place] + bytes([0xC8, 0x01]) + content[place + 2 :])  # 100
+        try:
+            assert len(open_vectors("b.parquet")) == 300
+        except InputError as error:
+            assert "damaged" in str(error)  # noqa: PT017
+
+
+def test_ids_that_64_bits_cannot_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("far.npy", np.array([[2**63 + 5, 1, 2]] * 5, np.uint64))
+    assert "an id is beyond 2^63 - 1" in refused(["eval", "far.npy", "gold.npy"], capsys)
+
+
+def test_a_distance_below_zero_is_no_square() -> None:
+    gold = Gold(np.arange(6).reshape(2, 3), np.array([[-5, -4, -3], [-2, -1, 0]], "f4"), "l2")
+    with pytest.raises(InputError, match="g: holds the distance -5, which is no square"):
+        distances.as_distance(gold, "euclidean", "g")
+    rounded = Gold(np.arange(3)[None], np.array([[-1e-6, 1, 4]], "f4"), "l2")
+    assert distances.as_distance(rounded, "euclidean", "g").dists.tolist() == [[0, 1, 2]]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", ["l2", "cosine", "euclidean", "hamming"])
+def test_distances_that_are_told_are_never_similarities(kind: str) -> None:
+    with h5py.File("g.h5", "w") as file:
+        file["knns"], file["dists"] = np.arange(6).reshape(2, 3) + 1, np.array([[3, 2, 1], [6, 5, 4]], "f4")
+        file.attrs["distance"] = kind
+    found = read_gold("g.h5")
+    assert not found.were_similarities
+    assert found.dists is not None
+    assert found.dists[0].tolist() == [3, 2, 1]
+
+
+@pytest.mark.parametrize("size", ["1e400", "-5", "0"])
+def test_memory_that_is_no_size(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"--memory {size}: " in refused(
+        ["exact", "db.npy", "q.npy", "-k", "3", "-o", "o.h5", f"--memory={size}"], capsys
+    )
+
+
+def test_a_number_of_thousands_of_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("c.yaml").write_text("k: 0x" + "f" * 5000)
+    assert "c.yaml: k: " in refused(["exact", "db.npy", "q.npy", "-o", "o.h5", "--config", "c.yaml"], capsys)
+
+
+def test_a_run_killed_while_it_is_cleared_away_is_known_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """At every file that is removed: the answer is there, and the same command says so."""
+    words = ["exact", "db.npy", "q.npy", "-k", "3", "--metric", "l2", "-o", "g.ibin", "--quiet"]
+    real = Path.unlink
+    for last in range(6):
+        left = [last]
+
+        def unlink(self: Path, missing_ok: bool = False, left: list[int] = left) -> None:
+            if ".run" in str(self) and not self.name.endswith(".part"):
+                if left[0] == 0:
+                    raise KeyboardInterrupt
+                left[0] -= 1
+            real(self, missing_ok)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "unlink", unlink)
+            code = main(words)
+        assert code in (0, 130)
+        assert Path("g.ibin").exists()
+        if code == 130:
+            content, noted = Path("g.ibin").read_bytes(), Path("g.ibin.run/answer.json").exists()
+            assert main(words) == (0 if noted else 2)  # without the note nothing else was left of the run
+            assert Path("g.ibin").read_bytes() == content
+        assert not Path("g.ibin.run").exists()
+        Path("g.ibin").unlink()
+        if code == 0:
+            break
+    assert last >= 3
+
+
+def test_what_zarr_left_unfinished_is_not_published() -> None:
+    """zarr-python writes metadata under a name of its own first; a kill leaves that there."""
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpuknn.jobs.conversion_record.ConversionRecord.publish", fail)
+        assert main(["convert", "db.npy", "o.zarr", "--quiet"]) == 3
+    Path("o.zarr.part/target/zarr.deadbeef.partial").write_bytes(b"{")
+    assert main(["convert", "db.npy", "o.zarr", "--quiet"]) == 0
+    assert not list(Path("o.zarr").rglob("*.partial"))
+    assert main(["convert", "db.npy", "o.zarr", "--quiet", "--force"]) == 0
+
+
+def test_a_conversion_killed_while_it_is_cleared_away_is_known_again() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpuknn.jobs.conversion_record._remove", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("gpuknn.jobs.conversion_record.ConversionRecord.begin_anew", lambda _: None)
+        patch.setattr("gpuknn.jobs.conversion_record.ConversionRecord._clear", lambda _: None)
+        assert main(["convert", "db.npy", "o.h5", "--quiet"]) == 130
+    content = Path("o.h5").read_bytes()
+    assert main(["convert", "db.npy", "o.h5", "--quiet"]) == 0
+    assert Path("o.h5").read_bytes() == content
+    assert not Path("o.h5.part").exists()
