@@ -201,7 +201,10 @@ def test_scale_and_round_belong_to_the_conversion(
         (["rows.npy", "a.npy", "--scale", "nan"], "--scale nan: must be a number above 0"),
         (["rows.npy", "a.npy", "--scale", "inf"], "--scale inf: must be a number above 0"),
         (["rows.npy", "a.npy", "--round"], "--round: float32 needs no rounding to whole numbers; leave it out"),
-        (["rows.npy", "a.h5", "--to", "sisap", "--queries", "rows.npy", "--scale", "2"], "and not rows.npy; convert each file by itself"),
+        (
+            ["rows.npy", "a.h5", "--to", "sisap", "--queries", "rows.npy", "--scale", "2"],
+            "and not rows.npy; convert each file by itself",
+        ),
         (["sketches.npy", "a.npy", "--scale", "2"], "holds sketches (uint64); a sketch has no length, no --scale"),
         (["sketches.npy", "a.npy", "--round"], "--round: uint64 needs no rounding"),
         (["gold.h5", "a.ibin", "--scale", "2"], "--scale: gold.h5 is a gold standard"),
