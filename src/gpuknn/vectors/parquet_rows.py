@@ -11,7 +11,7 @@ from gpuknn.errors import InputError, one_line
 BATCH_BYTES = 2**22
 """Of rows that Arrow decodes at once."""
 READ_BYTES = 2**20
-"""Of the file, read at once.  Without it Arrow reads all pages of a row group's column before it decodes the first."""
+"""Of the file, read at once.  Without this Arrow reads all pages of a row group's column before it decodes the first."""
 ARROW_BATCHES, ARROW_BYTES = 8, 2**25
 """What Arrow takes while it decodes, measured: 5 to 6 batches, and what its allocator keeps of those before."""
 ASSUMED_PAGE = 2**20
@@ -24,7 +24,7 @@ class RowGroups:
     def __init__(
         self, path: str, column: str, rows: range, groups: range, shape: tuple[int, int], itemsize: int
     ) -> None:
-        """Open them; `rows` are theirs, `shape` is that of all rows.  Raises InputError where they cannot be read."""
+        """Open them; `rows` are theirs, `shape` is that of all rows.  Raises InputError if they cannot be read."""
         import pyarrow.parquet
 
         self._path, self._column, self._rows, self._components = path, column, rows, shape[1]
@@ -36,7 +36,7 @@ class RowGroups:
             self._batches = self._file.iter_batches(batch_rows, row_groups=list(groups), columns=[column])
 
     def fill(self, out: np.ndarray) -> None:
-        """Fill `out` with the next rows; raises InputError where they cannot be read or are not d numbers each."""
+        """Fill `out` with the next rows; raises InputError if they cannot be read or are not d numbers each."""
         filled = 0
         while filled < len(out):
             if not len(self._lists):
@@ -101,7 +101,7 @@ def page_bytes(path: str, column: str, group: int) -> int:
     """Bytes of the first page of a column in a row group, unpacked; writers cut a column into pages of one size.
 
     Of a page's header only that is read (Thrift's compact protocol: type, size unpacked, size packed).  Raises
-    InputError where the file cannot be read.
+    InputError if the file cannot be read.
     """
     import pyarrow.parquet
 

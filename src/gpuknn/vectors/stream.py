@@ -107,7 +107,7 @@ class Streams:
         return stream
 
     def _pass(self, stream: _Stream, part: range, rows: np.ndarray) -> None:
-        """Keep a band for the thread that waits for it or, where several threads read, for one that is late."""
+        """Keep a band for the thread that waits for it or, if several threads read, for one that is late."""
         with self._moved:
             stream.at = part.stop
             if part in self._wanted or len(self._used) > 1:
