@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -78,10 +79,10 @@ def test_recall_by_ids_and_with_ties() -> None:
 
 def test_a_gold_standard_that_repeats_its_last_neighbour_has_fewer() -> None:
     """As big-ann's filtered ground truths do in place of padding."""
-    gold = neighbors([[4, 2, 2, 2], [1, 0, 5, 3]], [[0.1, 0.2, 0.2, 0.2], [0.0, 0.5, 0.6, 0.7]])
+    gold = replace(neighbors([[4, 2, 2, 2], [1, 0, 5, 3]], [[0.1, 0.2, 0.2, 0.2], [0.0, 0.5, 0.6, 0.7]]), distance="l2")
     found = recall_at(gold, gold, 4)
     assert (found.by_ids, found.tie_aware, found.by_distances, found.short) == (1, 1, 1, 1)
-    late = neighbors([[-1, 5, 7], [1, 0, -1]], [[0, 1, 2], [0, 1, np.inf]])
+    late = replace(neighbors([[-1, 5, 7], [1, 0, -1]], [[0, 1, 2], [0, 1, np.inf]]), distance="l2")
     found = recall_at(late, late, 3)
     assert (found.by_ids, found.tie_aware, found.by_distances, found.short) == (1, 1, 1, 2)
     half = recall_at(neighbors([[4, 9, 8, 7], [1, 0, 5, 3]], np.full((2, 4), 9)), gold, 4)

@@ -83,7 +83,7 @@ def test_distances_that_are_in_no_order(capsys: pytest.CaptureFixture[str]) -> N
     unknown = dists.copy()
     unknown[9, 4] = np.nan
     for bad, words in (
-        (mixed, "query 7 (counted from 0) neither ascend"),
+        (mixed, "query 7 (counted from 0) do not ascend"),
         (unknown, "query 9 (counted from 0) hold NaN at rank 4"),
     ):
         assert main(["eval", exact, hdf5("bad.h5", knns=ids + 1, dists=bad), "-k", "10"]) == 2
@@ -434,3 +434,43 @@ def test_what_cannot_be_honoured_is_said(words: list[str], said: str, capsys: py
 
 def test_names_of_distances_are_those_that_convert_takes() -> None:
     assert tuple(distances.DISTANCES) == convert.DISTANCES
+
+
+@pytest.mark.parametrize("kind", ["ibin", "npz", "h5"])
+def test_one_similarity_a_query_tells_no_direction(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ids, dists = truth("ip", 5)
+    wrong, far = ids[:, 3:4].copy(), -dists[:, 3:4]
+    wrong[0], far[0] = ids[0, 0], -dists[0, 0]
+    names = []
+    for name, of, products in (("gold", ids[:, :1], -dists[:, :1]), ("wrong", wrong, far)):
+        names.append(ibin(f"{name}.ibin", of, products) if kind != "npz" else f"{name}.npz")
+        if kind == "npz":
+            np.savez(names[-1], I=of, D=products)
+        if kind == "h5":
+            assert main(["convert", names[-1], f"{name}.h5", "--quiet"]) == 0
+            names[-1] = f"{name}.h5"
+    assert figures(capsys, names[1], names[0], k=1)["by_distances"] is None
+    if kind == "ibin":
+        assert main(["compare", names[0], ibin("wide.ibin", ids, -dists)]) == 0
+        assert main(["convert", names[0], "bad.h5", "--distance", "cosine"]) == 2
+        assert "that is from 0 to 2" in capsys.readouterr().err
+
+
+def test_pairs_at_0_and_1_prove_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Queries are rows here: each finds itself at 0, which is the root of itself."""
+    ids, dists = oracle.knn(30 * ROWS, 30 * ROWS[:NQ], K, "l2", "float32")
+    save_gold(Gold(ids, dists, "l2"), "h5", Path("gold.h5"), None, {})
+    found = np.column_stack(
+        [ids[:, :1], [np.setdiff1d(line, true)[: K - 3] for line, true in zip(RANDOM, ids, strict=True)]]
+    )
+    far = np.sqrt(((30 * (ROWS[found] - ROWS[:NQ, None])) ** 2).sum(axis=2))
+    np.savez("roots.npz", I=found, D=np.sort(far, axis=1))
+    assert figures(capsys, "roots.npz", "gold.h5", k=K - 2)["by_distances"] is None
+
+
+def test_unsorted_distances_do_not_go_to_ann_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
+    ids, dists = truth("l2")
+    for bad in (dists[:, ::-1], np.where(ids == ids[3, 2], np.nan, dists)):
+        save_gold(Gold(ids, bad, "l2"), "h5", Path("bad.h5"), None, {})
+        assert main(["convert", "bad.h5", "ann.hdf5", "--to", "ann-benchmarks"]) == 2
+        assert "(counted from 0) do not ascend, or are not numbers" in capsys.readouterr().err

@@ -73,9 +73,15 @@ def test_sketches_of_other_widths_are_not_mixed(capsys: pytest.CaptureFixture[st
     assert main(["exact", "db100.npy", "q120.npy", "--metric", "hamming", "-o", "o.h5"]) == 2
     assert "queries have 120 bits, the rows of db100.npy have 100" in capsys.readouterr().err
     words = ["convert", "db100.npy", "set.hdf5", "--to", "ann-benchmarks"]
+    beside = ["--to", "ann-benchmarks", "--queries", "q120.npy", "--gold", "gold120.h5", "--quiet"]
+    assert main(["convert", "db120.npy", "ann120.hdf5", *beside]) == 0
     for beside, said in (
         (["--queries", "q120.npy"], "q120.npy: has sketches of 120 bits, the rows have 100"),
         (["--queries", "q100.npy", "--gold", "gold120.h5"], "gold120.h5: is about sketches of 120 bits, the rows have"),
+        (
+            ["--queries", "q100.npy", "--gold", "ann120.hdf5"],
+            "ann120.hdf5: is about sketches of 120 bits, the rows have",
+        ),
     ):
         assert main([*words, *beside]) == 2
         assert said in capsys.readouterr().err

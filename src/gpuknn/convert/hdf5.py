@@ -129,8 +129,10 @@ class Hdf5(Flat):
             raise InputError(f"{name}: does not answer {asked:,} queries among {self.shape[0]:,} rows")
         if gold.dists is None:
             raise InputError(f"{name}: has no distances, which the format needs; gpuknn exact finds them")
-        if gold.said.get(BITS, self.bits) != self.bits and self.bits is not None:
-            raise InputError(f"{name}: is about sketches of {gold.said[BITS]} bits, the rows have {self.bits}")
+        shares_of = gold.said.get("dimension") if gold.distance == "mean-hamming" else None
+        bits = gold.said.get(BITS, shares_of or self.bits)
+        if self.bits is not None and bits != self.bits:
+            raise InputError(f"{name}: is about sketches of {bits} bits, the rows have {self.bits}")
         if self.ids is not None and gold.own_ids is not None and np.any(self.ids.of(gold.ids) != gold.own_ids):
             raise InputError(f"{name}: gives its rows other ids than {self.ids.where}; it is about another database")
         if gold.query_ids is not None and query_ids is not None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from gpuknn.errors import InputError
-from gpuknn.gold.gold import Gold, turned
+from gpuknn.gold.gold import Gold, turned, unsorted_query
 
 DISTANCES = {
     "cosine": "1 - x.q / sqrt(|x|^2 |q|^2)",
@@ -39,10 +39,12 @@ def told(gold: Gold, distance: str | None, where: str) -> Gold:
     if distance == "ip":
         return replace(_products(gold), distance=distance)
     if not gold.were_similarities:
+        _check_cosines(gold.dists[gold.ids >= 0] if distance == "cosine" else gold.dists[:0], where)
         return replace(gold, distance=distance)
     if distance != "cosine":
         raise InputError(f"{where}: holds similarities, the largest first, and not {DISTANCES[distance]}")
     from_cosines = (1 + gold.dists.astype(np.float64)).astype(gold.dists.dtype)
+    _check_cosines(from_cosines[gold.ids >= 0], where)
     return replace(gold, dists=from_cosines, distance=distance, were_similarities=False)
 
 
@@ -72,16 +74,24 @@ def as_distance(gold: Gold, wanted: str, where: str) -> Gold:
 
 def alike(a: Gold, b: Gold, where: tuple[str, str]) -> tuple[Gold, Gold]:
     """Both with distances of one kind, if both are known and differ; raises InputError if that cannot be."""
-    if a.dists is None or b.dists is None or a.distance == b.distance:
+    if a.dists is None or b.dists is None or (a.distance == b.distance and a.distance is not None):
         return a, b
     if a.distance is None or b.distance is None:
-        return (_products(a), b) if b.distance == "ip" else (a, _products(b)) if a.distance == "ip" else (a, b)
+        products = [gold.distance == "ip" or (gold.distance is None and gold.were_similarities) for gold in (a, b)]
+        return (_products(a) if products[1] else a), (_products(b) if products[0] else b)
     for wanted in ("euclidean", "mean-hamming"):
         if wanted == b.distance:
             return as_distance(a, wanted, where[0]), b
         if wanted == a.distance:
             return a, as_distance(b, wanted, where[1])
     raise InputError(f"{where[0]} holds {described(a)}, {where[1]} holds {described(b)}: two different distances")
+
+
+def _check_cosines(dists: np.ndarray, where: str) -> None:
+    """Raise InputError if one of the distances cannot be 1 - cosine, from 0 to 2, but for rounding."""
+    wrong = dists[(dists < -0.01) | (dists > 2.01)]
+    if len(wrong):
+        raise InputError(f"{where}: holds {wrong[0]:g}, which is not {DISTANCES['cosine']}: that is from 0 to 2")
 
 
 def _products(gold: Gold) -> Gold:
@@ -110,6 +120,9 @@ def for_ann_benchmarks(gold: Gold, where: str) -> Gold:
         raise InputError(f"{where}: ann-benchmarks knows no inner products; --to sisap holds them")
     if gold.distance is None:
         raise InputError(f"{where}: the gold standard does not tell which distances it holds; say it with --distance")
+    wrong = unsorted_query(gold)
+    if wrong is not None:
+        raise InputError(f"{where}: the distances of query {wrong} (counted from 0) do not ascend, or are not numbers")
     found = as_distance(gold, FOR_ANN_BENCHMARKS.get(gold.distance, gold.distance), where)
     assert found.dists is not None
     return replace(found, dists=found.dists.astype(np.float32))  # as that suite keeps those of an answer

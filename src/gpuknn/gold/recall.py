@@ -81,7 +81,7 @@ def recall_at(result: Gold, gold: Gold, k: int, epsilon: float = EPSILON) -> Rec
 
 
 def one_kind(result: Gold, gold: Gold) -> bool | None:
-    """Whether two files give pairs that both have like distances, and not roots and squares; None if there are none."""
+    """Whether two files give pairs that both have like distances, and not roots and squares; None if no pair tells."""
     if result.dists is None or gold.dists is None:
         return None
     apart, pairs = 0, 0
@@ -89,6 +89,8 @@ def one_kind(result: Gold, gold: Gold) -> bool | None:
         _, mine, theirs = np.intersect1d(ids, true, return_indices=True)
         both = (ids[mine] >= 0) & np.isfinite(dists[mine]) & np.isfinite(exact[theirs])
         x, y = dists[mine][both].astype(np.float64), exact[theirs][both].astype(np.float64)
+        telling = np.abs(y - y * y) > EPSILON + SAME_KIND * np.abs(y)  # 0 and 1 are their own squares
+        x, y = x[telling], y[telling]
         apart += int(np.count_nonzero(np.abs(x - y) > EPSILON + SAME_KIND * np.abs(y)))
         pairs += len(x)
     return 2 * apart <= pairs if pairs else None
@@ -104,7 +106,7 @@ def _fault(gold: Gold, query: int) -> str:
     wrong = np.flatnonzero(np.isnan(gold.dists[query]) & (gold.ids[query] >= 0))
     if len(wrong):
         return f"hold NaN at rank {wrong[0]} (counted from 0); mend them, or leave out the distances"
-    return "neither ascend nor descend; sort them, or leave out the distances"
+    return "do not ascend; sort them, or leave out the distances"
 
 
 def _neighbors(gold: Gold, k: int) -> np.ndarray:
@@ -130,6 +132,8 @@ def _by_distances(result: Gold, gold: Gold, k: int, true: np.ndarray, epsilon: f
     by_their_word = a.distance is not None and a.distance == b.distance
     if a.dists is None or b.dists is None or not (by_their_word if seen is None else seen):
         return None
+    if any(gold.distance is None and gold.were_similarities is None for gold in (a, b)):
+        return None  # whether less is nearer
     a, b = _as_ann_benchmarks(a, b)
     assert a.dists is not None
     found = np.zeros(len(b), int)

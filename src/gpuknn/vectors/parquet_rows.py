@@ -11,7 +11,7 @@ from gpuknn.errors import InputError, one_line
 BATCH_BYTES = 2**22
 """Of rows that Arrow decodes at once."""
 READ_BYTES = 2**20
-"""Of the file, read at once.  Without this Arrow reads all pages of a row group's column before it decodes the first."""
+"""Of the file, read at once.  Without it, Arrow reads all pages of a row group before it decodes one."""
 ARROW_BATCHES, ARROW_BYTES = 8, 2**25
 """What Arrow takes while it decodes, measured: 5 to 6 batches, and what its allocator keeps of those before."""
 ASSUMED_PAGE = 2**20
