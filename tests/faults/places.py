@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -71,7 +72,8 @@ class Remote:
             process.kill()
             process.wait()
         for worker in workers:
-            worker.kill()
+            with suppress(psutil.NoSuchProcess):  # it may have ended with its nanny
+                worker.kill()
         psutil.wait_procs(workers)
         self.scheduler, self.nannies = None, []
         self.file.unlink(missing_ok=True)
