@@ -32,6 +32,7 @@ from gpuknn.vectors.bits import PackedBits
 from gpuknn.vectors.decoded import DecodedVectors
 from gpuknn.vectors.hdf5 import Hdf5Vectors
 from gpuknn.vectors.stream import Streams
+from tests.test_zarr_vectors import Sevens
 
 MIB, GIB = 2**20, 2**30
 DEVICE = CpuDevice(2)
@@ -387,19 +388,6 @@ def test_a_piece_larger_than_the_room_has_it_alone() -> None:
     with room.room_for(50):
         assert room._taken == 50
     assert room._taken == 0
-
-
-class Sevens(DecodedVectors):
-    """Bands of 7 rows; row i is full of i."""
-
-    def band(self, row: int) -> range:
-        return range(row - row % 7, min(row - row % 7 + 7, len(self)))
-
-    def decoding_bytes(self, readers: int) -> int:
-        return 0
-
-    def decode(self, rows: range, out: np.ndarray) -> None:
-        out[...] = np.array(rows)[:, None]
 
 
 def test_a_reader_does_not_hold_the_band_before(monkeypatch: pytest.MonkeyPatch) -> None:

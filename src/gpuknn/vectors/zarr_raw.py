@@ -18,11 +18,10 @@ from gpuknn.errors import InputError
 from gpuknn.vectors.location import Stored
 from gpuknn.vectors.raw import RawVectors
 from gpuknn.vectors.source import Vectors
-from gpuknn.vectors.zarr_chunks import shard_index, sharding
+from gpuknn.vectors.zarr_chunks import INDEX_CODECS, shard_index, sharding
 
 LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 BYTES = {"name": "bytes"}
-INDEX_CODECS = [LITTLE, {"name": "crc32c"}]
 
 
 @dataclass(frozen=True)
