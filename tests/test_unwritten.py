@@ -4,6 +4,7 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -200,3 +201,52 @@ def test_holes_of_a_file_were_never_written(name: str, tmp_path: Path) -> None:
     rows: Vectors = open_vectors(path, "emb" if path.suffix == ".h5" else None, missing="zeros")
     assert rows[:50].all()
     assert not rows[51:].any()
+
+
+def without_tail(path: Path, used: int, behind: int) -> None:
+    """The file anew, with a hole from byte `used` to the last `behind` bytes."""
+    written = path.read_bytes()
+    path.unlink()
+    with open(path, "wb") as file:
+        file.write(written[:used])
+        file.truncate(len(written) - behind)
+        file.seek(0, os.SEEK_END)
+        file.write(written[len(written) - behind :])
+
+
+@pytest.mark.parametrize("short", [0, 10])
+@pytest.mark.parametrize("name", ["v2", "v3", "shards", "two in a shard", "index first", "hdf5"])
+def test_rows_beyond_the_end_of_an_array_need_not_be_written(name: str, short: int, tmp_path: Path) -> None:
+    """The last of two files holds 40 rows of 100, and a hole for the other 60; with 10 rows less it is refused."""
+    if not has_holes(tmp_path):
+        pytest.skip("this file system does not tell holes")
+    rows, path = np.ones((140, WIDE // 4), "f4"), tmp_path / "a"
+    if name == "hdf5":
+        path = tmp_path / "a.h5"
+        with h5py.File(path, "w", libver="latest") as file:
+            made = file.create_dataset("emb", data=rows, chunks=(100, WIDE // 4))
+            begin = made.id.get_chunk_info(1).byte_offset
+        without_tail(path, begin + (40 - short) * WIDE, path.stat().st_size - begin - 100 * WIDE)
+    else:
+        shards = name not in ("v2", "v3")
+        inner = 50 if name == "two in a shard" else 100
+        codec: Any = {"shape": (100, WIDE // 4), "index_location": "start" if name == "index first" else "end"}
+        array = zarr.create_array(
+            str(path),
+            shape=rows.shape,
+            dtype="f4",
+            chunks=(inner, WIDE // 4),
+            shards=codec if shards else None,
+            compressors=None,
+            zarr_format=2 if name == "v2" else 3,
+        )
+        array[:] = rows
+        last = path / array.metadata.encode_chunk_key((1, 0))
+        index = 16 * (100 // inner) + 4 if shards else 0
+        first = index if name == "index first" else 0
+        without_tail(last, first + (40 - short) * WIDE, index - first)
+    if not short:
+        assert np.array_equal(open_vectors(path)[:], rows)
+        return
+    with pytest.raises(InputError, match=r"1 of 2 .* first of rows 100 to 139"):
+        open_vectors(path)

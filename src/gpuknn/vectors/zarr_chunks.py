@@ -6,6 +6,7 @@ tells the one from the other.
 """
 
 import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
 from gpuknn.errors import InputError
 from gpuknn.vectors.location import Stored, is_url, listing, object_store
-from gpuknn.vectors.written import has_holes
+from gpuknn.vectors.written import first_hole, has_holes
 
 INDEX_CODECS = [BytesCodec(endian="little").to_dict(), Crc32cCodec().to_dict()]
 LEFT_OUT = np.iinfo(np.uint64).max
@@ -44,8 +45,9 @@ def unwritten(array: zarr.Array, folder: str) -> str | None:
     if need > max(len(there), MOST_NAMES):  # metadata may promise any number
         return f"{need - len(there):,} of {need:,} {what} are missing"
     names = {place: array.metadata.encode_chunk_key(place) for place in np.ndindex(*grid)}
-    holes = set() if is_url(folder) else {name for name in there if has_holes(f"{folder}/{name}")}
-    there = {name: stored for name, stored in there.items() if name not in holes}
+    if not is_url(folder):
+        holes = {n for place, n in names.items() if n in there and _has_holes(array, folder, place, there[n])}
+        there = {name: stored for name, stored in there.items() if name not in holes}
     gone = [place[0] * pieces[0] for place, name in names.items() if name not in there]
     parts = [f"{len(gone):,} of {need:,} {what}"] if gone else []
     runs = [(min(gone), pieces[0])] if gone else []
@@ -93,14 +95,40 @@ def sharding(array: zarr.Array) -> ShardingCodec:
     return next(codec for codec in codecs if isinstance(codec, ShardingCodec))
 
 
+def _has_holes(array: zarr.Array, folder: str, place: tuple[int, ...], file: Stored) -> bool:
+    """Whether some bytes of a chunk or shard were never written, other than those of rows beyond the array's end.
+
+    gpuknn itself makes room for these rows and does not write them.
+    """
+    path = f"{folder}/{file.name}"
+    return has_holes(path) and any(first_hole(path, *span) is not None for span in _used(array, folder, place, file))
+
+
+def _used(array: zarr.Array, folder: str, place: tuple[int, ...], file: Stored) -> Iterator[tuple[int, int]]:
+    """The bytes of a chunk or shard that matter, from and to; of a shard first those of its index."""
+    rows = array.shape[0] - place[0] * (array.shards or array.chunks)[0]
+    plain = not array.compressors and not array.filters and array.order == "C"
+    if array.shards is None:
+        yield 0, file.size * min(rows, array.chunks[0]) // array.chunks[0] if plain else file.size
+        return
+    codec, chunks = sharding(array), _chunks_of_shard(array)
+    length, at_end = 16 * math.prod(chunks) + 4, codec.index_location.value == "end"
+    yield (max(0, file.size - length), file.size) if at_end else (0, length)
+    index = shard_index(folder, file, codec, chunks)
+    for inner in np.ndindex(*chunks):
+        begin, size = (int(value) for value in index[inner])
+        used = min(rows - inner[0] * array.chunks[0], array.chunks[0])
+        if begin != int(LEFT_OUT) and used > 0:
+            yield begin, begin + (size * used // array.chunks[0] if plain else size)
+
+
 def _left_out(array: zarr.Array, folder: str, shards: dict[tuple[int, ...], Stored]) -> tuple[int, int, int]:
     """How many chunks are missing in shards that are there, of how many, and the first row of the first of them."""
-    codec, shard_shape = sharding(array), array.shards or ()
+    codec, shard_shape, chunks = sharding(array), array.shards or (), _chunks_of_shard(array)
     if any(isinstance(inner, ShardingCodec) for inner in codec.codecs):
         raise InputError(
             f"{folder}: has shards within its shards, which gpuknn cannot look into; write the store again"
         )
-    chunks = tuple(s // c for s, c in zip(shard_shape, array.chunks, strict=True))
     missing, total, first = 0, 0, array.shape[0]
     with ThreadPoolExecutor(READERS) as pool:
         indexes = pool.map(lambda shard: shard_index(folder, shard, codec, chunks), shards.values())
@@ -116,6 +144,11 @@ def _left_out(array: zarr.Array, folder: str, shards: dict[tuple[int, ...], Stor
             if len(left_out):
                 first = min(first, place[0] * shard_shape[0] + int(left_out[0, 0]) * array.chunks[0])
     return missing, total, first
+
+
+def _chunks_of_shard(array: zarr.Array) -> tuple[int, ...]:
+    """How many chunks a shard has, by dimension."""
+    return tuple(s // c for s, c in zip(array.shards or (), array.chunks, strict=True))
 
 
 def _read(folder: str, shard: Stored, start: int, length: int) -> bytes:
