@@ -10,9 +10,11 @@ import h5py
 import numpy as np
 import pytest
 import zarr
+from zarr.codecs import ShardingCodec
 
 from gpuknn.errors import InputError
 from gpuknn.vectors import Vectors, open_vectors
+from gpuknn.vectors.written import first_hole
 
 N, D = 1000, 8
 ROWS = np.random.default_rng(0).integers(1, 100, (N, D)).astype("f4")
@@ -203,15 +205,15 @@ def test_holes_of_a_file_were_never_written(name: str, tmp_path: Path) -> None:
     assert not rows[51:].any()
 
 
-def without_tail(path: Path, used: int, behind: int) -> None:
-    """The file anew, with a hole from byte `used` to the last `behind` bytes."""
+def with_hole(path: Path, start: int, stop: int) -> None:
+    """The file anew, with a hole from one byte to another."""
     written = path.read_bytes()
     path.unlink()
     with open(path, "wb") as file:
-        file.write(written[:used])
-        file.truncate(len(written) - behind)
-        file.seek(0, os.SEEK_END)
-        file.write(written[len(written) - behind :])
+        file.write(written[:start])
+        file.truncate(stop)
+        file.seek(stop)
+        file.write(written[stop:])
 
 
 @pytest.mark.parametrize("short", [0, 10])
@@ -226,7 +228,7 @@ def test_rows_beyond_the_end_of_an_array_need_not_be_written(name: str, short: i
         with h5py.File(path, "w", libver="latest") as file:
             made = file.create_dataset("emb", data=rows, chunks=(100, WIDE // 4))
             begin = made.id.get_chunk_info(1).byte_offset
-        without_tail(path, begin + (40 - short) * WIDE, path.stat().st_size - begin - 100 * WIDE)
+        with_hole(path, begin + (40 - short) * WIDE, begin + 100 * WIDE)
     else:
         shards = name not in ("v2", "v3")
         inner = 50 if name == "two in a shard" else 100
@@ -242,11 +244,100 @@ def test_rows_beyond_the_end_of_an_array_need_not_be_written(name: str, short: i
         )
         array[:] = rows
         last = path / array.metadata.encode_chunk_key((1, 0))
-        index = 16 * (100 // inner) + 4 if shards else 0
-        first = index if name == "index first" else 0
-        without_tail(last, first + (40 - short) * WIDE, index - first)
+        first = 16 * (100 // inner) + 4 if name == "index first" else 0
+        used = 50 if name == "two in a shard" else 100  # zarr-python leaves out chunks beyond the end
+        with_hole(last, first + (40 - short) * WIDE, first + used * WIDE)
     if not short:
         assert np.array_equal(open_vectors(path)[:], rows)
         return
     with pytest.raises(InputError, match=r"1 of 2 .* first of rows 100 to 139"):
         open_vectors(path)
+
+
+def preallocate(path: Path, written: bytes, start: int, stop: int) -> None:
+    """A file in room made for it, of which all was written but for the bytes from one to another."""
+    path.unlink(missing_ok=True)
+    with open(path, "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, len(written))
+        file.write(written[:start])
+        file.seek(stop)
+        file.write(written[stop:])
+
+
+@pytest.mark.parametrize("row", [1, 50])
+@pytest.mark.parametrize("name", ["a.npy", "a.fbin", "a.h5", "chunks.h5", "a.zarr", "shards.zarr", "index first.zarr"])
+def test_room_that_was_never_written_stays_so_after_it_was_read(name: str, row: int, tmp_path: Path) -> None:
+    """Row 1 lies so near to the file's first bytes that the system reads it together with them."""
+    preallocate(tmp_path / "probe", bytes(2**20), 2**18, 2**19)
+    (tmp_path / "probe").read_bytes()
+    if first_hole(str(tmp_path / "probe"), 0, 2**20) is None:
+        pytest.skip("this file system does not tell room that was never written")
+    path, key = tmp_path / name, "emb" if name.endswith("h5") else None
+    rows, first, file = np.ones((100, WIDE // 4), "f4"), 0, path
+    if name == "a.npy":
+        np.save(path, rows)
+    elif name == "a.fbin":
+        path.write_bytes(struct.pack("<II", *rows.shape) + rows.tobytes())
+    elif key:
+        with h5py.File(path, "w") as made:
+            chunks = (100, WIDE // 4) if name == "chunks.h5" else None
+            emb = made.create_dataset("emb", data=rows, chunks=chunks)
+            first = emb.id.get_chunk_info(0).byte_offset if chunks else emb.id.get_offset()
+    else:
+        place: Any = {"shape": rows.shape, "index_location": "start" if name == "index first.zarr" else "end"}
+        shards = None if name == "a.zarr" else place
+        zarr.create_array(str(path), data=rows, chunks=(100, WIDE // 4), shards=shards, compressors=None)
+        file = path / "c/0/0"
+    hole = -(-(first + row * WIDE) // WIDE) * WIDE
+    preallocate(file, file.read_bytes(), hole, hole + 2 * WIDE)
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"has a hole at row|first of rows 0 to 99"):
+            open_vectors(path, key)
+        assert (open_vectors(path, key, missing="zeros")[:] == 0).any()  # which reads what was never written
+        file.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:Combining a `sharding_indexed` codec")
+@pytest.mark.parametrize("around", ["after", "before"])
+@pytest.mark.parametrize("missing", ["refuse", "zeros"])
+def test_shards_that_are_packed_as_a_whole_are_refused(around: str, missing: Any, tmp_path: Path) -> None:
+    """zarr-python says of these arrays that they have no shards, and reads the chunks that they lack as zeros."""
+    array = zarr.create_array(
+        str(tmp_path / "a"),
+        shape=(140, D),
+        dtype="f4",
+        chunks=(100, D),
+        serializer=ShardingCodec(chunk_shape=(50, D)),
+        compressors="auto" if around == "after" else None,
+        filters=[zarr.codecs.TransposeCodec(order=(0, 1))] if around == "before" else None,
+    )
+    array[:50] = 1
+    with pytest.raises(InputError, match="packs whole shards, into which gpuknn cannot look"):
+        open_vectors(tmp_path / "a", missing=missing)
+
+
+@pytest.mark.parametrize("missing", ["refuse", "zeros"])
+@pytest.mark.parametrize(
+    "name", ["shuffle.h5", "lzf.h5", "scaleoffset.h5", "gzip.h5", "zstd", "blosc", "gzip", "shards"]
+)
+def test_holes_of_what_was_packed_are_no_zeros(name: str, missing: Any, tmp_path: Path) -> None:
+    """They would be unpacked to values that nobody wrote, many of them other than 0."""
+    if not has_holes(tmp_path):
+        pytest.skip("this file system does not tell holes")
+    rows = np.random.default_rng(0).integers(1, 100, (140, WIDE)).astype("f4")
+    path = tmp_path / name
+    if path.suffix == ".h5":
+        filters: dict[str, dict[str, Any]] = {"shuffle": {"shuffle": True}, "scaleoffset": {"scaleoffset": 0}}
+        with h5py.File(path, "w") as made:
+            options = filters.get(path.stem, {"compression": path.stem})
+            chunk = made.create_dataset("emb", data=rows, chunks=(50, WIDE), **options).id.get_chunk_info(0)
+        file, start, size = path, chunk.byte_offset, chunk.size
+    else:
+        codecs = {"blosc": zarr.codecs.BloscCodec(), "gzip": zarr.codecs.GzipCodec()}
+        packed, shards = codecs.get(name, zarr.codecs.ZstdCodec()), (100, WIDE) if name == "shards" else None
+        zarr.create_array(str(path), data=rows, chunks=(50, WIDE), shards=shards, compressors=packed)
+        file, start, size = path / "c/0/0", 0, (path / "c/0/0").stat().st_size
+    hole = (start + size // 2) // WIDE * WIDE
+    with_hole(file, hole, hole + 2 * WIDE)
+    with pytest.raises(InputError, match=r"has a hole, so that its|1 of 3 chunks have holes .* first of rows 0 to 49"):
+        open_vectors(path, "emb" if path.suffix == ".h5" else None, missing=missing)

@@ -16,7 +16,7 @@ import numpy as np
 from gpuknn.errors import InputError
 from gpuknn.vectors.bits import PackedBits
 from gpuknn.vectors.decoded import HELD_BYTES, DecodedVectors
-from gpuknn.vectors.hdf5_chunks import all_allocated, check_written
+from gpuknn.vectors.hdf5_chunks import all_allocated, check_packed, check_written
 from gpuknn.vectors.ids import ADVICE as ID_ADVICE
 from gpuknn.vectors.ids import IDS_AT_ONCE, QUERY_ARRAYS, RowIds, choose_ids
 from gpuknn.vectors.raw import RawVectors, check_extent
@@ -114,6 +114,7 @@ def open_hdf5(path: Path, key: str | None, missing: Missing) -> Vectors:
                     WRITTEN_ADVICE if fill in (0, None) else f"write them; HDF5 would read them as {fill}, not zeros"
                 )
                 check_written(dataset, where, advice)
+            check_packed(dataset, where)
             offset = _raw_offset(dataset)
             any_rows = _any_rows(dataset)
             chunk_rows = max(1, READ_BYTES // (d * kept.itemsize)) if any_rows else dataset.chunks[0]

@@ -38,6 +38,8 @@ def unwritten(array: zarr.Array, folder: str) -> str | None:
 
     `folder`: the path or URL of the array's metadata.  Raises InputError if the index of a shard is damaged.
     """
+    if array.shards is None and any(isinstance(c, ShardingCodec) for c in getattr(array.metadata, "codecs", ())):
+        raise InputError(f"{folder}: packs whole shards, into which gpuknn cannot look; write the store again")
     pieces = array.shards or array.chunks
     grid = [-(-length // piece) for length, piece in zip(array.shape, pieces, strict=True)]
     there, need = {stored.name: stored for stored in listing(folder)}, math.prod(grid)
@@ -47,6 +49,8 @@ def unwritten(array: zarr.Array, folder: str) -> str | None:
     names = {place: array.metadata.encode_chunk_key(place) for place in np.ndindex(*grid)}
     if not is_url(folder):
         holes = {n for place, n in names.items() if n in there and _has_holes(array, folder, place, there[n])}
+        if holes and not _plain(array):
+            raise InputError(f"{folder}/{min(holes)}: has a hole, so that its rows cannot be unpacked; {ADVICE}")
         there = {name: stored for name, stored in there.items() if name not in holes}
     gone = [place[0] * pieces[0] for place, name in names.items() if name not in there]
     parts = [f"{len(gone):,} of {need:,} {what}"] if gone else []
@@ -106,10 +110,12 @@ def _has_holes(array: zarr.Array, folder: str, place: tuple[int, ...], file: Sto
 
 def _used(array: zarr.Array, folder: str, place: tuple[int, ...], file: Stored) -> Iterator[tuple[int, int]]:
     """The bytes of a chunk or shard that matter, from and to; of a shard first those of its index."""
-    rows = array.shape[0] - place[0] * (array.shards or array.chunks)[0]
-    plain = not array.compressors and not array.filters and array.order == "C"
+    # How much of the array begins with this file, by dimension.
+    sizes = zip(array.shape, place, array.shards or array.chunks, strict=True)
+    left = [length - at * piece for length, at, piece in sizes]
+    plain = _plain(array)
     if array.shards is None:
-        yield 0, file.size * min(rows, array.chunks[0]) // array.chunks[0] if plain else file.size
+        yield 0, file.size * min(left[0], array.chunks[0]) // array.chunks[0] if plain else file.size
         return
     codec, chunks = sharding(array), _chunks_of_shard(array)
     length, at_end = 16 * math.prod(chunks) + 4, codec.index_location.value == "end"
@@ -117,9 +123,15 @@ def _used(array: zarr.Array, folder: str, place: tuple[int, ...], file: Stored) 
     index = shard_index(folder, file, codec, chunks)
     for inner in np.ndindex(*chunks):
         begin, size = (int(value) for value in index[inner])
-        used = min(rows - inner[0] * array.chunks[0], array.chunks[0])
-        if begin != int(LEFT_OUT) and used > 0:
+        beyond = any(i * chunk >= most for i, chunk, most in zip(inner, array.chunks, left, strict=True))
+        if begin != LEFT_OUT and not beyond:
+            used = min(left[0] - inner[0] * array.chunks[0], array.chunks[0])
             yield begin, begin + (size * used // array.chunks[0] if plain else size)
+
+
+def _plain(array: zarr.Array) -> bool:
+    """Whether chunks are their rows, one after another."""
+    return not array.compressors and not array.filters and array.order == "C"
 
 
 def _left_out(array: zarr.Array, folder: str, shards: dict[tuple[int, ...], Stored]) -> tuple[int, int, int]:
