@@ -7,6 +7,7 @@ from fcntl import ioctl
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import h5py
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import zarr
 from zarr.codecs import ShardingCodec
 
 from gpuknn.errors import InputError
-from gpuknn.vectors import Vectors, open_vectors
+from gpuknn.vectors import Vectors, open_vectors, written
 from gpuknn.vectors.written import ASK, FIEMAP
 
 N, D = 1000, 8
@@ -341,5 +342,88 @@ def test_holes_of_what_was_packed_are_no_zeros(name: str, missing: Any, tmp_path
         file, start, size = path / "c/0/0", 0, (path / "c/0/0").stat().st_size
     hole = (start + size // 2) // WIDE * WIDE
     with_hole(file, hole, hole + 2 * WIDE)
-    with pytest.raises(InputError, match=r"has a hole, so that its|1 of 3 chunks have holes .* first of rows 0 to 49"):
+    with pytest.raises(InputError, match=r"1 of [23] packed (chunks|shards) have holes, first of rows 0 to (49|99) "):
         open_vectors(path, "emb" if path.suffix == ".h5" else None, missing=missing)
+
+
+@pytest.mark.parametrize("how", ["v2", "v3"])
+def test_holes_of_columns_that_lie_one_after_another_may_be_zeros(how: str, tmp_path: Path) -> None:
+    if not has_holes(tmp_path):
+        pytest.skip("this file system does not tell holes")
+    rows, path = np.ones((2 * WIDE, 8), "f4"), tmp_path / "a"
+    order: dict[str, Any] = {"zarr_format": 2, "order": "F"}
+    if how == "v3":
+        order = {"filters": [zarr.codecs.TransposeCodec(order=(1, 0))]}
+    array = zarr.create_array(str(path), data=rows, chunks=(WIDE, 8), compressors=None, **order)
+    with_hole(path / array.metadata.encode_chunk_key((1, 0)), 3 * 4 * WIDE, 4 * 4 * WIDE)  # the fourth column
+    with pytest.raises(InputError, match=r"1 of 2 chunks are missing, first of rows 4096 to 8191 \(counted"):
+        open_vectors(path)
+    rows[WIDE:, 3] = 0
+    assert np.array_equal(open_vectors(path, missing="zeros")[:], rows)
+
+
+def test_the_order_that_zarr_is_told_for_memory_is_not_that_of_files(tmp_path: Path) -> None:
+    if not has_holes(tmp_path):
+        pytest.skip("this file system does not tell holes")
+    array = zarr.create_array(
+        str(tmp_path / "a"), data=np.ones((140, WIDE // 4), "f4"), chunks=(100, WIDE // 4), compressors=None
+    )
+    with_hole(tmp_path / "a" / array.metadata.encode_chunk_key((1, 0)), 40 * WIDE, 100 * WIDE)
+    with zarr.config.set({"array.order": "F"}):
+        assert open_vectors(tmp_path / "a")[:].all()
+
+
+def test_the_first_packed_chunk_is_named_by_its_place(tmp_path: Path) -> None:
+    """As texts, c/10/0 would come before c/2/0."""
+    if not has_holes(tmp_path):
+        pytest.skip("this file system does not tell holes")
+    rows = np.random.default_rng(0).integers(0, 2**32, (110, 4 * WIDE), "u4").view("f4")
+    zarr.create_array(str(tmp_path / "a"), data=rows, chunks=(10, 4 * WIDE))
+    for chunk in (2, 10):
+        with_hole(tmp_path / f"a/c/{chunk}/0", 16 * WIDE, 18 * WIDE)
+    with pytest.raises(InputError, match="2 of 11 packed chunks have holes, first of rows 20 to 29 "):
+        open_vectors(tmp_path / "a")
+
+
+@pytest.mark.parametrize("seek", [False, True])
+@pytest.mark.parametrize("spots", [0, 1, 255, 256, 257, 600])
+def test_holes_of_a_file(spots: int, seek: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system is asked for 256 extents at once; a file system that does not tell extents is asked for holes."""
+    if not has_holes(tmp_path):
+        pytest.skip("this file system does not tell holes")
+    if seek:
+        monkeypatch.setattr(written, "FIEMAP", 0)
+    path, size = tmp_path / "a", (2 * spots + 1) * WIDE - 100
+    with open(path, "wb") as file:
+        for spot in range(spots):
+            file.seek((2 * spot + 1) * WIDE)
+            file.write(b"x" * WIDE)
+        file.truncate(size)
+    expected = [range(2 * spot * WIDE, min((2 * spot + 1) * WIDE, size)) for spot in range(spots + 1)]
+    holes = written.holes_of(str(path))
+    assert holes == expected
+    for start in range(0, min(size, 40 * WIDE), WIDE // 2):
+        for length in (1, WIDE, 3 * WIDE):
+            inside = (max(start, hole.start) for hole in holes if hole.stop > start and hole.start < start + length)
+            assert written.first_hole(holes, start, start + length) == next(inside, None)
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"x" * 5000])
+def test_a_file_that_was_written_has_no_holes(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content)
+    assert written.holes_of(str(tmp_path / "a")) == []
+    with open(tmp_path / "b", "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, len(content) or 1)
+        file.write(content or b"x")
+        file.flush()
+        assert written.holes_of(str(tmp_path / "b")) == []  # though it is not on the disk yet
+
+
+def test_a_shard_index_whose_numbers_add_up_to_little_is_damaged(tmp_path: Path) -> None:
+    array = zarr.create_array(str(tmp_path / "a"), shape=(100, D), dtype="f4", chunks=(100, D), shards=(100, D))
+    array[:] = 1
+    index = np.array([2**64 - 2, 50], "<u8").tobytes()
+    shard = tmp_path / "a/c/0/0"
+    shard.write_bytes(shard.read_bytes()[:-20] + index + google_crc32c.value(index).to_bytes(4, "little"))
+    with pytest.raises(InputError, match="is shorter than its index says"):
+        open_vectors(tmp_path / "a")

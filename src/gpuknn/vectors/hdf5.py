@@ -16,7 +16,7 @@ import numpy as np
 from gpuknn.errors import InputError
 from gpuknn.vectors.bits import PackedBits
 from gpuknn.vectors.decoded import HELD_BYTES, DecodedVectors
-from gpuknn.vectors.hdf5_chunks import all_allocated, check_packed, check_written
+from gpuknn.vectors.hdf5_chunks import all_allocated, check_packed, check_written, has_filters
 from gpuknn.vectors.ids import ADVICE as ID_ADVICE
 from gpuknn.vectors.ids import IDS_AT_ONCE, QUERY_ARRAYS, RowIds, choose_ids
 from gpuknn.vectors.raw import RawVectors, check_extent
@@ -114,7 +114,8 @@ def open_hdf5(path: Path, key: str | None, missing: Missing) -> Vectors:
                     WRITTEN_ADVICE if fill in (0, None) else f"write them; HDF5 would read them as {fill}, not zeros"
                 )
                 check_written(dataset, where, advice)
-            check_packed(dataset, where)
+            else:
+                check_packed(dataset, where)
             offset = _raw_offset(dataset)
             any_rows = _any_rows(dataset)
             chunk_rows = max(1, READ_BYTES // (d * kept.itemsize)) if any_rows else dataset.chunks[0]
@@ -217,7 +218,7 @@ def _any_rows(dataset: h5py.Dataset) -> bool:
         return True
     rows, width = dataset.chunks
     cache: int = dataset.id.get_access_plist().get_chunk_cache()[1]
-    plain = dataset.id.get_create_plist().get_nfilters() == 0 and width >= dataset.shape[1]
+    plain = not has_filters(dataset) and width >= dataset.shape[1]
     return bool(plain and rows * width * dataset.dtype.itemsize > cache)
 
 
@@ -226,7 +227,7 @@ def _raw_offset(dataset: h5py.Dataset) -> int | None:
 
     HDF5 reports an offset also for arrays that were never written; their storage size is 0.
     """
-    plain = dataset.chunks is None and dataset.id.get_create_plist().get_nfilters() == 0
+    plain = dataset.chunks is None and not has_filters(dataset)
     native = dataset.dtype.isnative and dataset.id.get_type().equal(h5py.h5t.py_create(dataset.dtype))
     if not plain or not native or dataset.id.get_storage_size() != dataset.size * dataset.dtype.itemsize:
         return None

@@ -7,7 +7,7 @@ from itertools import count
 import h5py
 
 from gpuknn.errors import InputError
-from gpuknn.vectors.written import ADVICE, AGAIN, check_holes, first_hole, has_holes
+from gpuknn.vectors.written import ADVICE, AGAIN, HOLES_PACKED, check_holes, first_hole, holes_of
 
 
 def check_written(dataset: h5py.Dataset, where: str, advice: str = ADVICE) -> None:
@@ -26,7 +26,7 @@ def check_written(dataset: h5py.Dataset, where: str, advice: str = ADVICE) -> No
             check_holes(path, where, range(dataset.shape[0]), offset, row_bytes, advice)
         return
     check_packed(dataset, where)
-    holes = _plain(dataset) and has_holes(path)
+    holes = [] if has_filters(dataset) else holes_of(path)
     if all_allocated(dataset) and not holes:
         return
     written: Counter[int] = Counter()
@@ -36,7 +36,7 @@ def check_written(dataset: h5py.Dataset, where: str, advice: str = ADVICE) -> No
         first, start = chunk.chunk_offset[0], chunk.byte_offset
         # The rows of the last chunk that lie beyond the array need not be written.
         size = chunk.size // step * min(step, dataset.shape[0] - first)
-        if not holes or first_hole(path, start, start + size) is None:
+        if first_hole(holes, start, start + size) is None:
             written[first] += 1
 
     dataset.id.chunk_iter(see)
@@ -51,22 +51,27 @@ def check_written(dataset: h5py.Dataset, where: str, advice: str = ADVICE) -> No
 
 def check_packed(dataset: h5py.Dataset, where: str) -> None:
     """Raise InputError if a chunk that filters packed has a hole: it would be unpacked to other rows, or not at all."""
-    path = dataset.file.filename
-    if dataset.chunks is None or _plain(dataset) or not has_holes(path):
+    holes = holes_of(dataset.file.filename) if has_filters(dataset) else []
+    if not holes:
         return
     damaged: list[int] = []
 
     def see(chunk: h5py.h5d.StoreInfo) -> None:
-        if first_hole(path, chunk.byte_offset, chunk.byte_offset + chunk.size) is not None:
+        if first_hole(holes, chunk.byte_offset, chunk.byte_offset + chunk.size) is not None:
             damaged.append(chunk.chunk_offset[0])
 
     dataset.id.chunk_iter(see)
     if damaged:
         last = min(min(damaged) + dataset.chunks[0], dataset.shape[0]) - 1
         raise InputError(
-            f"{where}: {len(damaged):,} of {_chunks(dataset):,} chunks have holes and cannot be unpacked, first of "
-            f"rows {min(damaged)} to {last} (counted from 0); {AGAIN}"
+            f"{where}: {len(damaged):,} of {_chunks(dataset):,} packed chunks have holes, first of rows "
+            f"{min(damaged)} to {last} (counted from 0); {HOLES_PACKED}; {AGAIN}"
         )
+
+
+def has_filters(dataset: h5py.Dataset) -> bool:
+    """Whether chunks may be packed, or checked."""
+    return bool(dataset.id.get_create_plist().get_nfilters())
 
 
 def all_allocated(dataset: h5py.Dataset) -> bool:
@@ -74,11 +79,6 @@ def all_allocated(dataset: h5py.Dataset) -> bool:
     if dataset.chunks is not None:
         return bool(dataset.id.get_num_chunks() >= _chunks(dataset))
     return bool(dataset.id.get_storage_size() >= dataset.size * dataset.id.get_type().get_size())
-
-
-def _plain(dataset: h5py.Dataset) -> bool:
-    """Whether no filter packs the chunks."""
-    return bool(dataset.id.get_create_plist().get_nfilters() == 0)
 
 
 def _chunks(dataset: h5py.Dataset) -> int:

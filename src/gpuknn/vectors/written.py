@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Iterator
+from bisect import bisect_right
 from contextlib import suppress
 from fcntl import ioctl
 from typing import Literal
@@ -17,6 +17,11 @@ SYNC, UNWRITTEN = 0x1, 0x800
 ASK, EXTENT = struct.Struct("=QQLLLL"), struct.Struct("=QQQQQLLLL")
 EXTENTS = 256
 """Asked for at once."""
+HOLES_PACKED = (
+    "they were never written whole, or a copy of the file left out zeros, which the file does not tell, so what they "
+    "hold cannot be unpacked"
+)
+"""Of chunks that were compressed, say: with `--missing zeros`, too, for a hole in them is other than rows of zeros."""
 AGAIN = "copy or write the file again"
 ADVICE = "write them, or read them as zeros with --missing zeros"
 
@@ -27,7 +32,7 @@ def check_holes(path: str, where: str, rows: range, offset: int, row_bytes: int,
     A file that was made in its full size and written in part, by a writer that was killed, has holes.  So has a copy
     that a program made sparse (`cp --sparse=always`): there blocks of real zeros are holes, too.
     """
-    hole = first_hole(path, offset, offset + len(rows) * row_bytes)
+    hole = first_hole(holes_of(path), offset, offset + len(rows) * row_bytes)
     if hole is not None:
         row = rows.start + (hole - offset) // row_bytes
         raise InputError(
@@ -36,49 +41,63 @@ def check_holes(path: str, where: str, rows: range, offset: int, row_bytes: int,
         )
 
 
-def first_hole(path: str, start: int, stop: int) -> int | None:
-    """The first byte from `start` to `stop` that lies in a hole of the file; None if the file system knows of none.
+def first_hole(holes: list[range], start: int, stop: int) -> int | None:
+    """The first byte from `start` to `stop` that lies in one of a file's holes; None if there is none."""
+    at = bisect_right(holes, start, key=lambda hole: hole.stop)
+    if at == len(holes) or holes[at].start >= stop:
+        return None
+    return max(start, holes[at].start)
+
+
+def holes_of(path: str) -> list[range]:
+    """The bytes of a file that nobody wrote, in their order; none if the file system knows of none.
 
     Room that was made with `fallocate` and never written is a hole, too.  SEEK_HOLE finds such room only until somebody
-    reads it, for then its zeros are in memory as if they were data.  So a file system that knows is asked for extents.
+    reads it, for then its zeros are in memory as if they were data.  So a file system that can is asked for extents.
+    tmpfs and network file systems cannot.
     """
     file = os.open(path, os.O_RDONLY)
     try:
+        size = os.fstat(file).st_size
         with suppress(OSError):  # a file system that does not tell extents
-            return _first_gap(file, start, stop)
-        hole = os.lseek(file, start, os.SEEK_HOLE)
-    except (OSError, AttributeError):  # no such place, or a system without SEEK_HOLE
-        return None
+            # Without SYNC, room counts as unwritten if what was written there is not on the disk yet.  SYNC waits for
+            # the disk, up to a second for 1 GiB, so a file is asked with it only if it seems to have holes.
+            return _gaps(file, size, 0) and _gaps(file, size, SYNC)
+        with suppress(OSError):
+            return _sought(file, size)
     finally:
         os.close(file)
-    return hole if hole < stop else None
+    return []
 
 
-def has_holes(path: str) -> bool:
-    """Whether some of the file was never written."""
-    return first_hole(path, 0, os.path.getsize(path)) is not None
-
-
-def _first_gap(file: int, start: int, stop: int) -> int | None:
-    """The first byte from `start` to `stop` that lies in no extent of the file that was written."""
-    at = start
-    for begin, end in _extents(file, start, stop):
-        if begin > at:
-            break
-        at = max(at, end)
-    return at if at < stop else None
-
-
-def _extents(file: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Where the extents begin and end that were written, in their order."""
-    while start < stop:
-        answer = bytearray(ASK.pack(start, stop - start, SYNC, 0, EXTENTS, 0) + bytes(EXTENTS * EXTENT.size))
+def _gaps(file: int, size: int, flags: int) -> list[range]:
+    """What lies in no extent that was written."""
+    gaps, at, written = [], 0, 0
+    while at < size:
+        answer = bytearray(ASK.pack(at, size - at, flags, 0, EXTENTS, 0) + bytes(EXTENTS * EXTENT.size))
         ioctl(file, FIEMAP, answer)
         found = ASK.unpack_from(answer)[3]
         for number in range(found):
-            begin, _, length, _, _, flags, *_ = EXTENT.unpack_from(answer, ASK.size + number * EXTENT.size)
-            start = begin + length
-            if not flags & UNWRITTEN:
-                yield begin, start
-        if found < EXTENTS:
-            return
+            begin, _, length, _, _, kind, *_ = EXTENT.unpack_from(answer, ASK.size + number * EXTENT.size)
+            at = begin + length
+            if not kind & UNWRITTEN:
+                if begin > written:
+                    gaps.append(range(written, min(begin, size)))
+                written = max(written, at)
+        if found < EXTENTS:  # the flag of the last extent is set at the end of what was asked for, too
+            break
+    return [*gaps, range(written, size)] if written < size else gaps
+
+
+def _sought(file: int, size: int) -> list[range]:
+    """What SEEK_HOLE and SEEK_DATA tell."""
+    holes, at = [], 0
+    while (begin := os.lseek(file, at, os.SEEK_HOLE)) < size:
+        try:
+            at = os.lseek(file, begin, os.SEEK_DATA)
+        except OSError:  # none to the end
+            at = size
+        holes.append(range(begin, at))
+        if at >= size:
+            break
+    return holes

@@ -9,15 +9,16 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
 import zarr
-from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, TransposeCodec
 
 from gpuknn.errors import InputError
 from gpuknn.vectors.location import Stored, is_url, listing, object_store
-from gpuknn.vectors.written import first_hole, has_holes
+from gpuknn.vectors.written import HOLES_PACKED, first_hole, holes_of
 
 INDEX_CODECS = [BytesCodec(endian="little").to_dict(), Crc32cCodec().to_dict()]
 LEFT_OUT = np.iinfo(np.uint64).max
@@ -36,7 +37,8 @@ ADVICE = "copy or write the store again"
 def unwritten(array: zarr.Array, folder: str) -> str | None:
     """What is missing, in words: files of chunks or shards, or chunks within shards; None if all is there.
 
-    `folder`: the path or URL of the array's metadata.  Raises InputError if the index of a shard is damaged.
+    `folder`: the path or URL of the array's metadata.  Raises InputError if the index of a shard is damaged, if packed
+    chunks have holes, or if whole shards are packed, so that what they lack cannot be told.
     """
     if array.shards is None and any(isinstance(c, ShardingCodec) for c in getattr(array.metadata, "codecs", ())):
         raise InputError(f"{folder}: packs whole shards, into which gpuknn cannot look; write the store again")
@@ -48,10 +50,13 @@ def unwritten(array: zarr.Array, folder: str) -> str | None:
         return f"{need - len(there):,} of {need:,} {what} are missing"
     names = {place: array.metadata.encode_chunk_key(place) for place in np.ndindex(*grid)}
     if not is_url(folder):
-        holes = {n for place, n in names.items() if n in there and _has_holes(array, folder, place, there[n])}
-        if holes and not _plain(array):
-            raise InputError(f"{folder}/{min(holes)}: has a hole, so that its rows cannot be unpacked; {ADVICE}")
-        there = {name: stored for name, stored in there.items() if name not in holes}
+        holes = {p: name for p, name in names.items() if name in there and _has_holes(array, folder, p, there[name])}
+        if holes and _packed(array):
+            rows = _rows(array, next(iter(holes))[0] * pieces[0], pieces[0])
+            some = f"{len(holes):,} of {need:,} packed {what}"
+            raise InputError(f"{folder}: {some} have holes, first of {rows}; {HOLES_PACKED}; {ADVICE}")
+        for name in holes.values():
+            del there[name]
     gone = [place[0] * pieces[0] for place, name in names.items() if name not in there]
     parts = [f"{len(gone):,} of {need:,} {what}"] if gone else []
     runs = [(min(gone), pieces[0])] if gone else []
@@ -62,9 +67,7 @@ def unwritten(array: zarr.Array, folder: str) -> str | None:
             runs.append((first, array.chunks[0]))
     if not parts:
         return None
-    first, length = min(runs)
-    rows = f"rows {first} to {min(first + length, array.shape[0]) - 1} (counted from 0)"
-    return f"{' and '.join(parts)} are missing, first of {rows}"
+    return f"{' and '.join(parts)} are missing, first of {_rows(array, *min(runs))}"
 
 
 def missing_chunks(array: zarr.Array, where: str, found: str) -> InputError:
@@ -87,8 +90,8 @@ def shard_index(folder: str, shard: Stored, codec: ShardingCodec, chunks: tuple[
         at = "end" if at_end else "beginning"
         raise InputError(f"{where}: the index at its {at} is damaged, or the file truncated; copy or write it again")
     index = np.frombuffer(found[:-4], "<u8").reshape(*chunks, 2)
-    there = index[index[..., 0] != LEFT_OUT]
-    if np.any(there.sum(axis=-1) > shard.size - length * at_end):
+    there, most = index[index[..., 0] != LEFT_OUT], shard.size - length * at_end
+    if np.any(there > most) or np.any(there.sum(axis=-1) > most):  # a sum of two large numbers may be small
         raise InputError(f"{where}: is shorter than its index says; copy or write it again")
     return index
 
@@ -104,34 +107,51 @@ def _has_holes(array: zarr.Array, folder: str, place: tuple[int, ...], file: Sto
 
     gpuknn itself makes room for these rows and does not write them.
     """
-    path = f"{folder}/{file.name}"
-    return has_holes(path) and any(first_hole(path, *span) is not None for span in _used(array, folder, place, file))
+    holes = holes_of(f"{folder}/{file.name}")
+    return bool(holes) and any(first_hole(holes, *span) is not None for span in _used(array, folder, place, file))
 
 
 def _used(array: zarr.Array, folder: str, place: tuple[int, ...], file: Stored) -> Iterator[tuple[int, int]]:
-    """The bytes of a chunk or shard that matter, from and to; of a shard first those of its index."""
+    """The bytes of a chunk or shard that matter, from and to."""
     # How much of the array begins with this file, by dimension.
     sizes = zip(array.shape, place, array.shards or array.chunks, strict=True)
     left = [length - at * piece for length, at, piece in sizes]
-    plain = _plain(array)
+    by_rows = _by_rows(array)
     if array.shards is None:
-        yield 0, file.size * min(left[0], array.chunks[0]) // array.chunks[0] if plain else file.size
+        yield 0, file.size * min(left[0], array.chunks[0]) // array.chunks[0] if by_rows else file.size
         return
     codec, chunks = sharding(array), _chunks_of_shard(array)
-    length, at_end = 16 * math.prod(chunks) + 4, codec.index_location.value == "end"
-    yield (max(0, file.size - length), file.size) if at_end else (0, length)
     index = shard_index(folder, file, codec, chunks)
     for inner in np.ndindex(*chunks):
         begin, size = (int(value) for value in index[inner])
         beyond = any(i * chunk >= most for i, chunk, most in zip(inner, array.chunks, left, strict=True))
         if begin != LEFT_OUT and not beyond:
             used = min(left[0] - inner[0] * array.chunks[0], array.chunks[0])
-            yield begin, begin + (size * used // array.chunks[0] if plain else size)
+            yield begin, begin + (size * used // array.chunks[0] if by_rows else size)
 
 
-def _plain(array: zarr.Array) -> bool:
+def _by_rows(array: zarr.Array) -> bool:
     """Whether chunks are their rows, one after another."""
-    return not array.compressors and not array.filters and array.order == "C"
+    in_order = getattr(array.metadata, "order", "C") == "C"  # version 2's; version 3 has a codec for it
+    return in_order and all(isinstance(codec, BytesCodec) for codec in _codecs(array))
+
+
+def _packed(array: zarr.Array) -> bool:
+    """Whether chunks hold other bytes than those of their components."""
+    return not all(isinstance(codec, BytesCodec | TransposeCodec | Crc32cCodec) for codec in _codecs(array))
+
+
+def _codecs(array: zarr.Array) -> tuple[Any, ...]:
+    """What makes bytes of the rows of a chunk, inside of a shard if there are shards."""
+    codecs = getattr(array.metadata, "codecs", None)
+    if codecs is None:  # version 2
+        return (*array.filters, *array.compressors)
+    return tuple(sharding(array).codecs if array.shards else codecs)
+
+
+def _rows(array: zarr.Array, first: int, length: int) -> str:
+    """Rows of a chunk or shard, in words."""
+    return f"rows {first} to {min(first + length, array.shape[0]) - 1} (counted from 0)"
 
 
 def _left_out(array: zarr.Array, folder: str, shards: dict[tuple[int, ...], Stored]) -> tuple[int, int, int]:
