@@ -347,3 +347,30 @@ def test_nothing_listens_beyond_this_machine() -> None:
         listening = [c for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
     assert len(listening) >= 3
     assert {c.laddr.ip for c in listening} == {"127.0.0.1"}
+
+
+LOSES_A_CLIENT = """
+import logging
+import sys
+
+from gpuknn.exact.cpu import CpuDevice
+from gpuknn.jobs.cluster import cluster
+from gpuknn.jobs.workers import Workers
+
+if __name__ == "__main__":
+    log = logging.getLogger("distributed.scheduler")
+    log.critical("before")
+    with cluster(sys.argv[1], Workers(1, 1, CpuDevice(1))):
+        log.critical("meanwhile")
+"""
+
+
+@pytest.mark.parametrize("where", ["local", "running"])
+def test_critical_records_of_dask_are_not_for_the_terminal(where: str, scheduler: Path, tmp_path: Path) -> None:
+    """A scheduler writes one, with a traceback, if a client leaves while workers tell it of progress."""
+    script = tmp_path / "loses_a_client.py"
+    script.write_text(LOSES_A_CLIENT)
+    words = [sys.executable, str(script), "local" if where == "local" else str(scheduler)]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stderr
+    assert "before" in said
+    assert "meanwhile" not in said

@@ -24,6 +24,9 @@ from gpuknn.exact.cpu import CpuDevice
 from gpuknn.exact.device import open_device
 from gpuknn.jobs.workers import LOCAL, Workers
 
+HUSHED = logging.CRITICAL + 1
+"""Above all that Dask logs.  Its critical records carry tracebacks: the scheduler writes one for news that it cannot
+tell a client any more, as happens if a run fails and its cluster closes while workers tell of progress."""
 SETTINGS = {
     # Rows are read into buffers of fixed size; Dask's own limits would pause or kill a worker for reading a file.
     "distributed.worker.memory.target": False,
@@ -73,7 +76,7 @@ def connect(where: str, patience: float = 10) -> Iterator[Client]:
         raise InputError(f"--cluster {where}: {address} is no scheduler's address, as tcp://HOST:PORT") from error
     # What Dask logs of a scheduler that is lost is for Dask's developers; `feed.py` says it in one line.
     for name in ("distributed", "distributed.client"):  # Dask gives the second a level of its own
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+        logging.getLogger(name).setLevel(HUSHED)
     with dask.config.set(SETTINGS):
         try:
             client = Client(address, set_as_default=False, timeout=patience)
@@ -207,7 +210,7 @@ def _start(workers: Workers) -> LocalCluster:
         "dashboard_address": "127.0.0.1:0",
         "worker_dashboard_address": "127.0.0.1:0",
         "memory_limit": 0,
-        "silence_logs": logging.CRITICAL,
+        "silence_logs": HUSHED,
         "resources": workers.need,
     }
     if workers.need and _nvml_works():

@@ -13,7 +13,7 @@ import dask
 from distributed import SpecCluster, SSHCluster
 
 from gpuknn.errors import InputError, pip_install
-from gpuknn.jobs.cluster import SETTINGS, Expected, workers_of
+from gpuknn.jobs.cluster import HUSHED, SETTINGS, Expected, workers_of
 from gpuknn.jobs.cluster_file import Running, Slurm, Ssh
 from gpuknn.jobs.workers import Workers
 
@@ -85,7 +85,7 @@ def _start_ssh(source: Ssh) -> SpecCluster:
         worker_options=worker,
         worker_class="dask_cuda.CUDAWorker" if source.gpus else "distributed.Nanny",
         remote_python=source.python or sys.executable,
-        silence_logs=logging.CRITICAL,
+        silence_logs=HUSHED,
     )
 
 
@@ -134,7 +134,7 @@ def slurm_cluster(source: Slurm) -> Any:
         interface=source.interface or None,
         log_directory=source.logs or None,
         scheduler_options={"dashboard_address": PAGES},
-        silence_logs=logging.CRITICAL,
+        silence_logs=HUSHED,
     )
 
 
