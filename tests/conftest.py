@@ -37,6 +37,15 @@ def plain_int8_product(largest: int) -> Int8Product:
     return Int8Product(lambda a, b: (a.astype(np.int32) - 128) @ b.astype(np.int32), largest)
 
 
+@pytest.fixture(scope="session")
+def holes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skips if the file system does not tell what was never written."""
+    with open(tmp_path_factory.mktemp("holes") / "probe", "wb") as file:
+        file.truncate(2**20)
+        if os.lseek(file.fileno(), 0, os.SEEK_HOLE) != 0:
+            pytest.skip("this file system does not tell holes")
+
+
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles, blocks and epochs so small that small data go through every path."""

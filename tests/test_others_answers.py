@@ -1,7 +1,6 @@
 """Gold standards and results of others through the commands: what they hold is what is said of them."""
 
 import json
-import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -302,11 +301,8 @@ def half_written(path: str, ids: np.ndarray, dists: np.ndarray) -> str:
     return path
 
 
+@pytest.mark.usefixtures("holes")
 def test_half_of_a_contiguous_gold_standard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with open("probe", "wb") as file:
-        file.truncate(2**20)
-        if os.lseek(file.fileno(), 0, os.SEEK_HOLE) != 0:
-            pytest.skip("this file system does not tell holes")
     ids = np.arange(200_000, dtype="i4").reshape(2_000, 100) + 1
     half_written("half.h5", ids, np.sort(RNG.random(ids.shape).astype("f4"), axis=1))
     for words in (["eval", "half.h5", "half.h5"], ["compare", "half.h5", "half.h5"], ["convert", "half.h5", "c.ibin"]):

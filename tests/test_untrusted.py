@@ -40,13 +40,6 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return said.err
 
 
-def needs_holes() -> None:
-    with open("probe", "wb") as file:
-        file.truncate(2**20)
-        if os.lseek(file.fileno(), 0, os.SEEK_HOLE) != 0:
-            pytest.skip("this file system does not tell holes")
-
-
 def half_npy(path: str) -> None:
     made = np.lib.format.open_memmap(path, mode="w+", dtype="i8", shape=(2_000, 100))
     made[:500] = 7
@@ -59,19 +52,19 @@ def half_ibin(path: str) -> None:
         file.truncate(8 + 8 * 2_000 * 100)
 
 
+@pytest.mark.usefixtures("holes")
 @pytest.mark.parametrize(("name", "write"), [("half.npy", half_npy), ("half.ibin", half_ibin), ("half.bin", half_ibin)])
 def test_answers_that_were_half_written(
     name: str, write: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    needs_holes()
     write(name)
     for words in (["eval", name, "gold.npy"], ["eval", "gold.npy", name], ["convert", name, "c.ivecs"]):
         assert f"{name}: the file has a hole at row 5" in refused(words, capsys)
 
 
+@pytest.mark.usefixtures("holes")
 @pytest.mark.parametrize("version", [2, 3])
 def test_a_chunk_of_zarr_that_is_one_hole(version: int, capsys: pytest.CaptureFixture[str]) -> None:
-    needs_holes()
     rows = np.ones((100, 1024), "f4")
     options: dict[str, Any] = {"chunks": (10, 1024), "compressors": None, "zarr_format": version}
     zarr.create_array("a.zarr", data=rows, **options)

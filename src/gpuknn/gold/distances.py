@@ -39,7 +39,8 @@ def told(gold: Gold, distance: str | None, where: str) -> Gold:
     if distance == "ip":
         return replace(_products(gold), distance=distance)
     if not gold.were_similarities:
-        _check_cosines(gold.dists[gold.ids >= 0] if distance == "cosine" else gold.dists[:0], where)
+        if distance == "cosine":
+            _check_cosines(gold.dists[gold.ids >= 0], where)
         return replace(gold, distance=distance)
     if distance != "cosine":
         raise InputError(f"{where}: holds similarities, the largest first, and not {DISTANCES[distance]}")

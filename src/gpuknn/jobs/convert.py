@@ -105,9 +105,9 @@ def _refuse_too_large(conversion: Conversion) -> None:
     need = source.held_bytes(1)
     if not need:
         return
-    from gpuknn.jobs.memory import memory_budget  # which loads Dask
+    from gpuknn.jobs.memory import machine_memory  # which loads Dask
 
-    there = 2 * memory_budget(None)
+    there = machine_memory()
     if need > there:
         raise InputError(
             f"{source.where}: takes {need / 2**30:.2f} GiB of memory to be decoded, this machine has "

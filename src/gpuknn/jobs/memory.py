@@ -6,10 +6,15 @@ from distributed.system import MEMORY_LIMIT
 from gpuknn.errors import InputError
 
 
+def machine_memory() -> int:
+    """Bytes that this machine or container has."""
+    return int(MEMORY_LIMIT)
+
+
 def memory_budget(asked: str | None) -> int:
     """Bytes for all processes together: what is asked for ("8GiB"), or half of what this machine or container has."""
     if asked is None:
-        return int(MEMORY_LIMIT // 2)
+        return machine_memory() // 2
     try:
         size = int(parse_bytes(asked))
     except (ValueError, OverflowError) as error:

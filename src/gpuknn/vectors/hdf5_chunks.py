@@ -7,7 +7,7 @@ from itertools import count
 import h5py
 
 from gpuknn.errors import InputError
-from gpuknn.vectors.written import ADVICE, AGAIN, HOLES_PACKED, check_holes, first_hole, holes_of
+from gpuknn.vectors.written import ADVICE, AGAIN, HOLES_PACKED, check_holes, first_hole, first_rows, holes_of
 
 
 def check_written(dataset: h5py.Dataset, where: str, advice: str = ADVICE) -> None:
@@ -44,8 +44,8 @@ def check_written(dataset: h5py.Dataset, where: str, advice: str = ADVICE) -> No
         abreast = total // -(-dataset.shape[0] // step)
         first = next(row for row in count(0, step) if written[row] < abreast)
         raise InputError(
-            f"{where}: {total - written.total():,} of {total:,} chunks were never written, first of rows "
-            f"{first} to {min(first + step, dataset.shape[0]) - 1} (counted from 0); {advice}"
+            f"{where}: {total - written.total():,} of {total:,} chunks were never written, "
+            f"{first_rows(first, step, dataset.shape[0])}; {advice}"
         )
 
 
@@ -62,11 +62,9 @@ def check_packed(dataset: h5py.Dataset, where: str) -> None:
 
     dataset.id.chunk_iter(see)
     if damaged:
-        last = min(min(damaged) + dataset.chunks[0], dataset.shape[0]) - 1
-        raise InputError(
-            f"{where}: {len(damaged):,} of {_chunks(dataset):,} packed chunks have holes, first of rows "
-            f"{min(damaged)} to {last} (counted from 0); {HOLES_PACKED}; {AGAIN}"
-        )
+        some = f"{len(damaged):,} of {_chunks(dataset):,} packed chunks"
+        rows = first_rows(min(damaged), dataset.chunks[0], dataset.shape[0])
+        raise InputError(f"{where}: {some} have holes, {rows}; {HOLES_PACKED}; {AGAIN}")
 
 
 def has_filters(dataset: h5py.Dataset) -> bool:

@@ -168,15 +168,13 @@ def is_folder(path: Path) -> bool:
     """Whether `path` is a folder; raises InputError where there is nothing, or nothing that may be looked at."""
     try:
         mode = path.stat().st_mode
-        if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
-            raise InputError(f"{path}: is neither a file nor a folder, but a pipe or device; copy it to a file")
-        return stat.S_ISDIR(mode)
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file") from error
-    except InputError:
-        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        raise InputError(f"{path}: is neither a file nor a folder, but a pipe or device; copy it to a file")
+    return stat.S_ISDIR(mode)
 
 
 def check_layout(shape: Sequence[int], dtype: np.dtype, where: str) -> None:

@@ -18,10 +18,10 @@ ASK, EXTENT = struct.Struct("=QQLLLL"), struct.Struct("=QQQQQLLLL")
 EXTENTS = 256
 """Asked for at once."""
 HOLES_PACKED = (
-    "they were never written whole, or a copy of the file left out zeros, which the file does not tell, so what they "
-    "hold cannot be unpacked"
+    "they were written in part, or a copy of the file left out zeros; the file does not tell which, and what is left "
+    "of them cannot be unpacked"
 )
-"""Of chunks that were compressed, say: with `--missing zeros`, too, for a hole in them is other than rows of zeros."""
+"""Why compressed chunks with holes are refused, with `--missing zeros`, too: such a hole is not rows of zeros."""
 AGAIN = "copy or write the file again"
 ADVICE = "write them, or read them as zeros with --missing zeros"
 
@@ -39,6 +39,11 @@ def check_holes(path: str, where: str, rows: range, offset: int, row_bytes: int,
             f"{where}: the file has a hole at row {row} (counted from 0); the row was never written, or a copy of the "
             f"file left out zeros, which the file does not tell; {advice}"
         )
+
+
+def first_rows(first: int, length: int, rows: int) -> str:
+    """The rows of the first chunk of which something is missing, in words; of `rows` in all."""
+    return f"first of rows {first} to {min(first + length, rows) - 1} (counted from 0)"
 
 
 def first_hole(holes: list[range], start: int, stop: int) -> int | None:

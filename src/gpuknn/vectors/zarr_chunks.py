@@ -18,7 +18,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, TransposeCodec
 
 from gpuknn.errors import InputError
 from gpuknn.vectors.location import Stored, is_url, listing, object_store
-from gpuknn.vectors.written import HOLES_PACKED, first_hole, holes_of
+from gpuknn.vectors.written import HOLES_PACKED, first_hole, first_rows, holes_of
 
 INDEX_CODECS = [BytesCodec(endian="little").to_dict(), Crc32cCodec().to_dict()]
 LEFT_OUT = np.iinfo(np.uint64).max
@@ -38,10 +38,11 @@ def unwritten(array: zarr.Array, folder: str) -> str | None:
     """What is missing, in words: files of chunks or shards, or chunks within shards; None if all is there.
 
     `folder`: the path or URL of the array's metadata.  Raises InputError if the index of a shard is damaged, if packed
-    chunks have holes, or if whole shards are packed, so that what they lack cannot be told.
+    chunks have holes, or if shards lie within shards or are packed as a whole, so that what they lack cannot be told.
     """
-    if array.shards is None and any(isinstance(c, ShardingCodec) for c in getattr(array.metadata, "codecs", ())):
-        raise InputError(f"{folder}: packs whole shards, into which gpuknn cannot look; write the store again")
+    if any(isinstance(codec, ShardingCodec) for codec in _codecs(array)):
+        how = "has shards within its shards" if array.shards else "packs whole shards"
+        raise InputError(f"{folder}: {how}, into which gpuknn cannot look; write the store again")
     pieces = array.shards or array.chunks
     grid = [-(-length // piece) for length, piece in zip(array.shape, pieces, strict=True)]
     there, need = {stored.name: stored for stored in listing(folder)}, math.prod(grid)
@@ -52,9 +53,9 @@ def unwritten(array: zarr.Array, folder: str) -> str | None:
     if not is_url(folder):
         holes = {p: name for p, name in names.items() if name in there and _has_holes(array, folder, p, there[name])}
         if holes and _packed(array):
-            rows = _rows(array, next(iter(holes))[0] * pieces[0], pieces[0])
+            rows = first_rows(next(iter(holes))[0] * pieces[0], pieces[0], array.shape[0])
             some = f"{len(holes):,} of {need:,} packed {what}"
-            raise InputError(f"{folder}: {some} have holes, first of {rows}; {HOLES_PACKED}; {ADVICE}")
+            raise InputError(f"{folder}: {some} have holes, {rows}; {HOLES_PACKED}; {ADVICE}")
         for name in holes.values():
             del there[name]
     gone = [place[0] * pieces[0] for place, name in names.items() if name not in there]
@@ -67,7 +68,7 @@ def unwritten(array: zarr.Array, folder: str) -> str | None:
             runs.append((first, array.chunks[0]))
     if not parts:
         return None
-    return f"{' and '.join(parts)} are missing, first of {_rows(array, *min(runs))}"
+    return f"{' and '.join(parts)} are missing, {first_rows(*min(runs), array.shape[0])}"
 
 
 def missing_chunks(array: zarr.Array, where: str, found: str) -> InputError:
@@ -149,18 +150,9 @@ def _codecs(array: zarr.Array) -> tuple[Any, ...]:
     return tuple(sharding(array).codecs if array.shards else codecs)
 
 
-def _rows(array: zarr.Array, first: int, length: int) -> str:
-    """Rows of a chunk or shard, in words."""
-    return f"rows {first} to {min(first + length, array.shape[0]) - 1} (counted from 0)"
-
-
 def _left_out(array: zarr.Array, folder: str, shards: dict[tuple[int, ...], Stored]) -> tuple[int, int, int]:
     """How many chunks are missing in shards that are there, of how many, and the first row of the first of them."""
     codec, shard_shape, chunks = sharding(array), array.shards or (), _chunks_of_shard(array)
-    if any(isinstance(inner, ShardingCodec) for inner in codec.codecs):
-        raise InputError(
-            f"{folder}: has shards within its shards, which gpuknn cannot look into; write the store again"
-        )
     missing, total, first = 0, 0, array.shape[0]
     with ThreadPoolExecutor(READERS) as pool:
         indexes = pool.map(lambda shard: shard_index(folder, shard, codec, chunks), shards.values())
