@@ -110,10 +110,9 @@ def open_hdf5(path: Path, key: str | None, missing: Missing) -> Vectors:
             id_key = choose_ids(key, file)
             zeros, fill = missing == "zeros" and not all_allocated(dataset), dataset.fillvalue
             if missing == "refuse" or (zeros and fill not in (0, None)):
-                advice = (
-                    WRITTEN_ADVICE if fill in (0, None) else f"write them; HDF5 would read them as {fill}, not zeros"
-                )
-                check_written(dataset, where, advice)
+                plain = fill in (0, None)
+                other = f"write the rows; HDF5 would read them as {fill}, not zeros"
+                check_written(dataset, where, WRITTEN_ADVICE if plain else other)
             else:
                 check_packed(dataset, where)
             offset = _raw_offset(dataset)

@@ -23,7 +23,7 @@ HOLES_PACKED = (
 )
 """Why compressed chunks with holes are refused, with `--missing zeros`, too: such a hole is not rows of zeros."""
 AGAIN = "copy or write the file again"
-ADVICE = "write them, or read them as zeros with --missing zeros"
+ADVICE = "write the rows, or read them as zeros with --missing zeros"
 
 
 def check_holes(path: str, where: str, rows: range, offset: int, row_bytes: int, advice: str = ADVICE) -> None:
@@ -37,7 +37,7 @@ def check_holes(path: str, where: str, rows: range, offset: int, row_bytes: int,
         row = rows.start + (hole - offset) // row_bytes
         raise InputError(
             f"{where}: the file has a hole at row {row} (counted from 0); the row was never written, or a copy of the "
-            f"file left out zeros, which the file does not tell; {advice}"
+            f"file left out zeros; the file does not tell which; {advice}"
         )
 
 
