@@ -18,10 +18,10 @@ ASK, EXTENT = struct.Struct("=QQLLLL"), struct.Struct("=QQQQQLLLL")
 EXTENTS = 256
 """Asked for at once."""
 HOLES_PACKED = (
-    "they were written in part, or a copy of the file left out zeros; the file does not tell which, and what is left "
-    "of them cannot be unpacked"
+    "they were written in part, or a copy of the file left out zeros; the file does not tell which, so they are not "
+    "unpacked"
 )
-"""Why compressed chunks with holes are refused, with `--missing zeros`, too: such a hole is not rows of zeros."""
+"""Why packed chunks with holes are refused, with `--missing zeros`, too: such a hole is not rows of zeros."""
 AGAIN = "copy or write the file again"
 ADVICE = "write the rows, or read them as zeros with --missing zeros"
 
