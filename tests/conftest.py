@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpuknn.exact import cpu
-from gpuknn.exact.int8 import Int8Product, int8_product
+from gpuknn.engine.cpu import device as cpu
+from gpuknn.engine.cpu.int8 import Int8Product, int8_product
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import gpuknn
+from gpuknn.engine import bound
+from gpuknn.engine.cpu import device as cpu
+from gpuknn.engine.cpu import int8, kernels
+from gpuknn.engine.cpu.scores import Float32Scores, Int8Scores
+from gpuknn.engine.metric import Metric
 from gpuknn.errors import RunError
-from gpuknn.exact import bound, cpu, int8
-from gpuknn.exact import cpu_kernels as kernels
-from gpuknn.exact.cpu_scores import Float32Scores, Int8Scores
-from gpuknn.exact.metric import Metric
 from tests import oracle
 from tests.conftest import plain_int8_product, some_int8_product
 

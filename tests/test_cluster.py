@@ -16,12 +16,12 @@ import psutil
 import pytest
 
 from gpuknn.cli.main import main
-from gpuknn.exact.cpu import CpuDevice
+from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.gold import read_gold
-from gpuknn.jobs import cluster
-from gpuknn.jobs.cluster_file import Running, Slurm, Ssh, read_cluster
-from gpuknn.jobs.launch import slurm_cluster
-from gpuknn.jobs.workers import Workers
+from gpuknn.workers import cluster
+from gpuknn.workers.cluster_file import Running, Slurm, Ssh, read_cluster
+from gpuknn.workers.launch import slurm_cluster
+from gpuknn.workers.workers import Workers
 from tests.answers import dists_of
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -277,7 +277,7 @@ def test_the_cluster_files_shipped(name: str, tmp_path: Path) -> None:
 
 
 def test_a_scheduler_ends_with_its_connection(tmp_path: Path) -> None:
-    options = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0", "preload": ["gpuknn.jobs.leash"]}
+    options = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0", "preload": ["gpuknn.workers.leash"]}
     spec = json.dumps({"cls": "distributed.Scheduler", "opts": options})
     command = [sys.executable, "-m", "distributed.cli.dask_spec", "--spec", spec]
     pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -353,9 +353,9 @@ LOSES_A_CLIENT = """
 import logging
 import sys
 
-from gpuknn.exact.cpu import CpuDevice
-from gpuknn.jobs.cluster import cluster
-from gpuknn.jobs.workers import Workers
+from gpuknn.engine.cpu.device import CpuDevice
+from gpuknn.workers.cluster import cluster
+from gpuknn.workers.workers import Workers
 
 if __name__ == "__main__":
     log = logging.getLogger("distributed.scheduler")

@@ -19,15 +19,15 @@ import numpy as np
 import pytest
 
 from gpuknn.cli.main import main
-from gpuknn.convert import target as target_module
-from gpuknn.convert.rows import Converted
-from gpuknn.convert.target import Piece, Target, write_piece
+from gpuknn.engine.device import usable_cores
 from gpuknn.errors import InputError, RunError
-from gpuknn.exact.device import usable_cores
-from gpuknn.jobs import convert as conversion
-from gpuknn.jobs.conversion_record import ConversionRecord
+from gpuknn.jobs.convert import run as conversion
+from gpuknn.jobs.convert.conversion_record import ConversionRecord
+from gpuknn.storage.location import listing
 from gpuknn.vectors import open_vectors
-from gpuknn.vectors.location import listing
+from gpuknn.vectors import target as target_module
+from gpuknn.vectors.converted import Converted
+from gpuknn.vectors.target import Piece, Target, write_piece
 
 ROWS, D, PIECE = 10_000, 16, 500
 PIECES = ROWS // PIECE
@@ -35,8 +35,8 @@ PIECES = ROWS // PIECE
 WITH_SMALL_PIECES = f"""
 import os, signal, sys
 from gpuknn.cli.main import main
-from gpuknn.convert import target
-from gpuknn.jobs.conversion_record import ConversionRecord
+from gpuknn.vectors import target
+from gpuknn.jobs.convert.conversion_record import ConversionRecord
 target.PIECE_BYTES = {PIECE * D * 2}
 add, left = ConversionRecord.add, int(sys.argv[1])
 def add_or_end(self, piece):
@@ -211,7 +211,7 @@ def test_worker_processes_whose_client_is_killed(values: np.ndarray) -> None:
 WHERE_A_WORKER_DIES = f"""
 import os, signal, sys
 from gpuknn.cli.main import main
-from gpuknn.jobs import convert
+from gpuknn.jobs.convert import run as convert
 write_piece = convert.write_piece
 def write_or_die(rows, target, piece):
     if piece.start == {7 * PIECE} and not os.path.exists("died"):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from gpuknn.cli.main import main
-from gpuknn.convert import target as target_module
-from gpuknn.exact.neighbors import Neighbors
+from gpuknn.engine.neighbors import Neighbors
 from gpuknn.gold import read_gold, write_gold
 from gpuknn.vectors import open_vectors
+from gpuknn.vectors import target as target_module
 from tests.answers import dists_of
 
 ROWS, D, ROW = 300, 24, 123
@@ -178,7 +178,7 @@ def test_scale_and_round_belong_to_the_conversion(
         raise OSError(5, "as if the disk had gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr("gpuknn.jobs.conversion_record.ConversionRecord.publish", stop)
+        patch.setattr("gpuknn.jobs.convert.conversion_record.ConversionRecord.publish", stop)
         assert main([*command, "127"]) == 3
     capsys.readouterr()
     assert main([*command, "126"]) == 2

@@ -15,9 +15,9 @@ from gpuknn.cli.main import main
 from gpuknn.doctor import examine, gpus, selftest
 from gpuknn.doctor.gpus import Gpu, Gpus, choose_device
 from gpuknn.doctor.machine import memory_limit, try_disk
+from gpuknn.engine.cpu.device import CpuScan
+from gpuknn.engine.neighbors import Neighbors
 from gpuknn.errors import InputError, RunError
-from gpuknn.exact.cpu import CpuScan
-from gpuknn.exact.neighbors import Neighbors
 from tests import oracle
 
 without_cupy = pytest.mark.skipif(find_spec("cupy") is not None, reason="for machines without CuPy")

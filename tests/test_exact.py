@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gpuknn
-from gpuknn.exact import cpu
-from gpuknn.exact.device import Certificate, Search
-from gpuknn.exact.metric import Metric
-from gpuknn.exact.neighbors import Neighbors, merge
-from gpuknn.exact.scan import scan
+from gpuknn.engine.cpu import device as cpu
+from gpuknn.engine.device import Certificate, Search
+from gpuknn.engine.metric import Metric
+from gpuknn.engine.neighbors import Neighbors, merge
+from gpuknn.engine.scan import scan
 from gpuknn.vectors import ArrayVectors
 from tests import oracle
 from tests.conftest import some_int8_product
@@ -258,7 +258,7 @@ def test_an_error_in_a_thread_ends_the_search(monkeypatch: pytest.MonkeyPatch) -
     def fail(*_: object) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr("gpuknn.exact.cpu_kernels.select", fail)
+    monkeypatch.setattr("gpuknn.engine.cpu.kernels.select", fail)
     monkeypatch.setattr(cpu, "BLOCK_QUERIES", 2)
     rows = np.eye(30, dtype=np.float32)
     with pytest.raises(MemoryError, match="no room"):

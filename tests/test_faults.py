@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpuknn.exact.neighbors import Neighbors
+from gpuknn.engine.neighbors import Neighbors
 from gpuknn.gold import write_gold
 from tests.faults.faults import can_mount
 from tests.faults.harness import do_run

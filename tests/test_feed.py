@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpuknn.engine.device import Certificate
+from gpuknn.engine.neighbors import Neighbors
 from gpuknn.errors import RunError
-from gpuknn.exact.device import Certificate
-from gpuknn.exact.neighbors import Neighbors
-from gpuknn.jobs import feed, merge
-from gpuknn.jobs.feed import Block, Feed
-from gpuknn.jobs.merge import FAN_IN, Tree
-from gpuknn.jobs.partial import find_partials, write_partial
-from gpuknn.jobs.shard import ShardDone
+from gpuknn.jobs.exact import feed, merge
+from gpuknn.jobs.exact.feed import Block, Feed
+from gpuknn.jobs.exact.merge import FAN_IN, Tree
+from gpuknn.jobs.exact.partial import find_partials, write_partial
+from gpuknn.jobs.exact.shard import ShardDone
 
 QUERIES = range(4)
 SHARD, K = 10, 3

@@ -26,7 +26,7 @@ def host_build() -> str:
 @pytest.fixture(scope="module")
 def signatures(host_build: str) -> dict[str, str]:
     """The launch table; its module imports CuPy."""
-    program = "import json; from gpuknn.exact import cuda_kernels; print(json.dumps(cuda_kernels.SIGNATURES))"
+    program = "import json; from gpuknn.engine.cuda import kernels; print(json.dumps(kernels.SIGNATURES))"
     environment = tools.with_paths(host_build)
     done = subprocess.run([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, check=True)
     table: dict[str, str] = json.loads(done.stdout)

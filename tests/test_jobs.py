@@ -17,19 +17,20 @@ import psutil
 import pytest
 
 from gpuknn.cli.main import main
+from gpuknn.engine.cpu.device import CpuDevice
+from gpuknn.engine.device import Certificate, usable_cores
+from gpuknn.engine.metric import Metric
+from gpuknn.engine.neighbors import Neighbors
 from gpuknn.errors import InputError, RunError
-from gpuknn.exact.cpu import CpuDevice
-from gpuknn.exact.device import Certificate, usable_cores
-from gpuknn.exact.metric import Metric
-from gpuknn.exact.neighbors import Neighbors
 from gpuknn.gold import read_gold
-from gpuknn.jobs import exact, shard
-from gpuknn.jobs.feed import Feed
-from gpuknn.jobs.partial import find_partial, find_partials, write_partial
-from gpuknn.jobs.plan import PROCESS_BYTES, Job, cut
-from gpuknn.jobs.run_directory import RunDirectory
-from gpuknn.jobs.workers import Workers
+from gpuknn.jobs.exact import run as exact
+from gpuknn.jobs.exact import shard
+from gpuknn.jobs.exact.feed import Feed
+from gpuknn.jobs.exact.partial import find_partial, find_partials, write_partial
+from gpuknn.jobs.exact.plan import PROCESS_BYTES, Job, cut
+from gpuknn.jobs.exact.run_directory import RunDirectory
 from gpuknn.vectors import open_vectors
+from gpuknn.workers.workers import Workers
 from tests import oracle
 from tests.answers import dists_of
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from gpuknn.errors import RunError
-from gpuknn.jobs import lock as locks
-from gpuknn.jobs.lock import is_held, lock, owner_of
+from gpuknn.storage import lock as locks
+from gpuknn.storage.lock import is_held, lock, owner_of
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from gpuknn.jobs.lock import lock
+from gpuknn.storage.lock import lock
 with lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

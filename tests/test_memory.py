@@ -19,13 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.codecs import GzipCodec, ZstdCodec
 
+from gpuknn.engine.check import CHECKED_VALUES, check_rows
+from gpuknn.engine.cpu.device import CpuDevice
+from gpuknn.engine.metric import Metric
+from gpuknn.engine.scan import read_ahead
 from gpuknn.errors import InputError
-from gpuknn.exact.check import CHECKED_VALUES, check_rows
-from gpuknn.exact.cpu import CpuDevice
-from gpuknn.exact.metric import Metric
-from gpuknn.exact.scan import read_ahead
-from gpuknn.jobs import predict
-from gpuknn.jobs.plan import PROCESS_BYTES, Job, check_threads, queries_at_once, worker_bytes
+from gpuknn.jobs.exact import predict
+from gpuknn.jobs.exact.plan import PROCESS_BYTES, Job, check_threads, queries_at_once, worker_bytes
 from gpuknn.vectors import ArrayVectors, Vectors, content_fingerprint, decoded, fingerprint, open_vectors, stream
 from gpuknn.vectors import zarr as zarr_vectors
 from gpuknn.vectors.bits import PackedBits
@@ -205,7 +205,7 @@ def test_the_check_and_the_scan_read_streams(
     assert np.array_equal(np.concatenate(read), expected)
     # A thread that begins before the others are known may pass their bands, once each in the first run.
     assert 1000 <= rows[0] <= 1000 + (threads - 1) * 128
-    monkeypatch.setattr("gpuknn.exact.check.CHECKED_VALUES", 20 * 6)
+    monkeypatch.setattr("gpuknn.engine.check.CHECKED_VALUES", 20 * 6)
     assert check_rows(vectors, Metric.COSINE, threads) == pytest.approx((expected.astype("f8") ** 2).sum(axis=1).max())
     assert not vectors.held._bands
     assert content_fingerprint(vectors) == content_fingerprint(ArrayVectors.of(expected, "x"))
@@ -476,7 +476,7 @@ def test_convert_refuses_what_this_machine_cannot_hold(
 
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("emb", data=np.ones((40_000, 64), "f4"), chunks=(40_000, 64), compression="gzip")
-    monkeypatch.setattr("gpuknn.jobs.memory.MEMORY_LIMIT", 25 * MIB)
+    monkeypatch.setattr("gpuknn.workers.memory.MEMORY_LIMIT", 25 * MIB)
     monkeypatch.setattr(Hdf5Vectors, "decode", lambda *_: pytest.fail("decoded"))
     assert main(["convert", str(tmp_path / "a.h5"), str(tmp_path / "a.npy")]) == 2
     assert "takes 0.03 GiB of memory to be decoded, this machine has 0.02 GiB" in capsys.readouterr().err

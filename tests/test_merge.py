@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuknn.exact.device import Certificate
-from gpuknn.exact.neighbors import Neighbors
-from gpuknn.jobs import merge
-from gpuknn.jobs.merge import FAN_IN, Tree, merge_partials, merge_some
-from gpuknn.jobs.partial import find_partial, find_partials, remove_partial, write_partial
+from gpuknn.engine.device import Certificate
+from gpuknn.engine.neighbors import Neighbors
+from gpuknn.jobs.exact import merge
+from gpuknn.jobs.exact.merge import FAN_IN, Tree, merge_partials, merge_some
+from gpuknn.jobs.exact.partial import find_partial, find_partials, remove_partial, write_partial
 
 QUERIES = range(20, 50)
 K = 6
@@ -128,10 +128,10 @@ MERGE_MANY = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from gpuknn.exact.device import Certificate
-from gpuknn.exact.neighbors import Neighbors
-from gpuknn.jobs import merge
-from gpuknn.jobs.partial import write_partial
+from gpuknn.engine.device import Certificate
+from gpuknn.engine.neighbors import Neighbors
+from gpuknn.jobs.exact import merge
+from gpuknn.jobs.exact.partial import write_partial
 merge.tell = lambda *_, **__: None
 merge.MERGE_BYTES = 2**23
 folder, queries, k = Path(sys.argv[1]), range(2000), 1000

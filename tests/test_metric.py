@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from gpuknn.exact import cpu_kernels
-from gpuknn.exact.metric import Metric, summation_leaves
+from gpuknn.engine.cpu import kernels as cpu_kernels
+from gpuknn.engine.metric import Metric, summation_leaves
 
 
 @pytest.mark.parametrize("d", [1, 7, 8, 9, 15, 16, 127, 128, 129, 136, 255, 384, 768, 1000, 1025, 4096])

@@ -14,8 +14,9 @@ import zarr
 
 import gpuknn
 from gpuknn.errors import InputError, RunError
-from gpuknn.vectors import content_fingerprint, file_identity, file_state, location, open_vectors
-from gpuknn.vectors.location import object_store
+from gpuknn.storage import location
+from gpuknn.storage.location import object_store
+from gpuknn.vectors import content_fingerprint, file_identity, file_state, open_vectors
 from gpuknn.vectors.zarr import ZarrVectors, store_of
 
 ROWS = np.random.default_rng(0).standard_normal((1100, 6)).astype("f2")

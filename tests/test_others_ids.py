@@ -208,7 +208,7 @@ def test_rows_and_answers_are_not_cut_apart(capsys: pytest.CaptureFixture[str]) 
 def test_a_resumed_run_keeps_to_what_it_began_with(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["exact", "db.parquet", "q.parquet", "-o", "g.h5", *SEARCH]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpuknn.jobs.exact.written", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        patch.setattr("gpuknn.jobs.exact.run.written", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
         assert main(words) == 3
     assert main([*words, "--ignore-ids"]) == 2
     assert "holds another job's partial results (other: ids)" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gpuknn.cli.main import main
-from gpuknn.exact.neighbors import Neighbors
+from gpuknn.engine.neighbors import Neighbors
 from gpuknn.gold import write_gold
 from tests.oracle import knn
 from tests.peers import (

@@ -10,13 +10,13 @@ import pytest
 from gpuknn.cli.main import main
 from gpuknn.cli.plan import Plan, learn
 from gpuknn.cli.rates import CPU, keep_rates, rates_for
+from gpuknn.engine.cpu.device import CpuDevice
+from gpuknn.engine.metric import Metric
 from gpuknn.errors import InputError
-from gpuknn.exact.cpu import CpuDevice
-from gpuknn.exact.metric import Metric
-from gpuknn.jobs.plan import Job
-from gpuknn.jobs.predict import START_SECONDS, Prediction, Rates, predict, reading_rate
-from gpuknn.jobs.workers import Workers
+from gpuknn.jobs.exact.plan import Job
+from gpuknn.jobs.exact.predict import START_SECONDS, Prediction, Rates, predict, reading_rate
 from gpuknn.vectors import Vectors, open_vectors
+from gpuknn.workers.workers import Workers
 
 
 class Gpu:
@@ -85,8 +85,8 @@ def test_a_long_run_tells_the_rate_for_the_next(vectors: Vectors) -> None:
 def test_reading_is_tried_on_rows_of_all_the_file(vectors: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     monkeypatch.setattr(type(vectors), "read", lambda _, first, out: read.append(first))
-    monkeypatch.setattr("gpuknn.jobs.predict.RUN_BYTES", 2000)
-    monkeypatch.setattr("gpuknn.jobs.predict.TRIED_BYTES", 20_000)
+    monkeypatch.setattr("gpuknn.jobs.exact.predict.RUN_BYTES", 2000)
+    monkeypatch.setattr("gpuknn.jobs.exact.predict.TRIED_BYTES", 20_000)
     assert reading_rate(vectors) > 0
     assert read == [0, 110, 220, 330, 440, 550, 660, 770, 880, 990]
 

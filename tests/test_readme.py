@@ -13,7 +13,7 @@ import pytest
 
 from gpuknn.cli import main as cli
 from gpuknn.doctor import examine, selftest
-from gpuknn.exact.neighbors import Neighbors
+from gpuknn.engine.neighbors import Neighbors
 from gpuknn.gold import write_gold
 from gpuknn.laion.catalogue import SAMPLE
 
@@ -75,7 +75,7 @@ def unfinished_runs(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
 
     for name in ("gold.h5", "other.h5"):
         with monkeypatch.context() as patch:
-            patch.setattr("gpuknn.jobs.exact.written", full)
+            patch.setattr("gpuknn.jobs.exact.run.written", full)
             assert cli.main(["exact", "database.h5", "queries.h5", "-k", "5", "-o", name]) == 3
         assert Path(f"{name}.run").is_dir()
 

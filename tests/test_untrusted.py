@@ -217,7 +217,7 @@ def test_what_zarr_left_unfinished_is_not_published() -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpuknn.jobs.conversion_record.ConversionRecord.publish", fail)
+        patch.setattr("gpuknn.jobs.convert.conversion_record.ConversionRecord.publish", fail)
         assert main(["convert", "db.npy", "o.zarr", "--quiet"]) == 3
     Path("o.zarr.part/target/zarr.deadbeef.partial").write_bytes(b"{")
     assert main(["convert", "db.npy", "o.zarr", "--quiet"]) == 0
@@ -227,9 +227,11 @@ def test_what_zarr_left_unfinished_is_not_published() -> None:
 
 def test_a_conversion_killed_while_it_is_cleared_away_is_known_again() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpuknn.jobs.conversion_record._remove", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
-        patch.setattr("gpuknn.jobs.conversion_record.ConversionRecord.begin_anew", lambda _: None)
-        patch.setattr("gpuknn.jobs.conversion_record.ConversionRecord._clear", lambda _: None)
+        patch.setattr(
+            "gpuknn.jobs.convert.conversion_record._remove", lambda path: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        patch.setattr("gpuknn.jobs.convert.conversion_record.ConversionRecord.begin_anew", lambda _: None)
+        patch.setattr("gpuknn.jobs.convert.conversion_record.ConversionRecord._clear", lambda _: None)
         assert main(["convert", "db.npy", "o.h5", "--quiet"]) == 130
     content = Path("o.h5").read_bytes()
     assert main(["convert", "db.npy", "o.h5", "--quiet"]) == 0

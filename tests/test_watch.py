@@ -15,18 +15,19 @@ from distributed import Client
 
 from gpuknn.cli.log import Log
 from gpuknn.cli.main import main
+from gpuknn.engine.cpu.device import CpuDevice
+from gpuknn.engine.metric import Metric
 from gpuknn.errors import InputError
-from gpuknn.exact.cpu import CpuDevice
-from gpuknn.exact.metric import Metric
-from gpuknn.jobs import shard, watch
-from gpuknn.jobs.cluster import local_cluster
+from gpuknn.jobs import watch
 from gpuknn.jobs.events import Event, listen
+from gpuknn.jobs.exact import shard
+from gpuknn.jobs.exact.partial import find_partial
+from gpuknn.jobs.exact.plan import Job, blocks
 from gpuknn.jobs.page import Run, duration
-from gpuknn.jobs.partial import find_partial
-from gpuknn.jobs.plan import Job, blocks
 from gpuknn.jobs.watch import check_report, page_address, watched
-from gpuknn.jobs.workers import Workers
 from gpuknn.vectors import open_vectors
+from gpuknn.workers.cluster import local_cluster
+from gpuknn.workers.workers import Workers
 
 ROWS, QUERIES, DIM = 900, 30, 16
 Shard = tuple[range, range]

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, BytesCodec, ShardingCodec, TransposeCodec, ZstdCodec
 
+from gpuknn.engine.check import check_rows
+from gpuknn.engine.metric import Metric
+from gpuknn.engine.scan import read_ahead
 from gpuknn.errors import InputError
-from gpuknn.exact.check import check_rows
-from gpuknn.exact.metric import Metric
-from gpuknn.exact.scan import read_ahead
 from gpuknn.vectors import Vectors, content_fingerprint, decoded, file_identity, open_vectors
 from gpuknn.vectors.decoded import DecodedVectors
 from gpuknn.vectors.zarr import ZarrVectors
@@ -242,7 +242,7 @@ def test_each_chunk_is_decoded_once(kind: str, threads: int, tmp_path: Path, mon
     read = [rows for _, rows in read_ahead(vectors, runs, buffers.__getitem__, threads)]
     assert np.array_equal(np.concatenate(read), ROWS)
     assert (seen == 1).all()
-    monkeypatch.setattr("gpuknn.exact.check.CHECKED_VALUES", 20 * D)
+    monkeypatch.setattr("gpuknn.engine.check.CHECKED_VALUES", 20 * D)
     check_rows(vectors, Metric.COSINE, threads)
     assert (seen == 2).all()
     assert not vectors.held._bands  # what has been read whole takes no memory

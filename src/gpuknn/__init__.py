@@ -11,9 +11,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gpuknn.engine.neighbors import Neighbors
+    from gpuknn.engine.scan import exact_knn
     from gpuknn.errors import InputError, RunError
-    from gpuknn.exact.neighbors import Neighbors
-    from gpuknn.exact.scan import exact_knn
     from gpuknn.gold import Gold, read_gold, recall, write_gold
     from gpuknn.vectors import Vectors, open_vectors
 
@@ -36,8 +36,8 @@ _HOMES = {
     "InputError": "gpuknn.errors",
     "RunError": "gpuknn.errors",
     "Gold": "gpuknn.gold",
-    "Neighbors": "gpuknn.exact.neighbors",
-    "exact_knn": "gpuknn.exact.scan",
+    "Neighbors": "gpuknn.engine.neighbors",
+    "exact_knn": "gpuknn.engine.scan",
     "read_gold": "gpuknn.gold",
     "recall": "gpuknn.gold",
     "write_gold": "gpuknn.gold",

@@ -15,21 +15,22 @@ from typing import Any
 import numpy as np
 import psutil
 
-from gpuknn.exact.cpu import CpuDevice
-from gpuknn.exact.device import Certificate
-from gpuknn.exact.metric import Metric
-from gpuknn.exact.neighbors import Neighbors
+from gpuknn.engine.cpu.device import CpuDevice
+from gpuknn.engine.device import Certificate
+from gpuknn.engine.metric import Metric
+from gpuknn.engine.neighbors import Neighbors
 from gpuknn.gold.hdf5 import Hdf5Writer
 from gpuknn.gold.writer import Outline, written
-from gpuknn.jobs import exact, feed
-from gpuknn.jobs.cluster import local_cluster
-from gpuknn.jobs.lock import lock
-from gpuknn.jobs.merge import Tree
-from gpuknn.jobs.partial import find_partial, write_partial
-from gpuknn.jobs.plan import Job
-from gpuknn.jobs.shard import ShardDone
-from gpuknn.jobs.workers import Workers
+from gpuknn.jobs.exact import feed
+from gpuknn.jobs.exact import run as exact
+from gpuknn.jobs.exact.merge import Tree
+from gpuknn.jobs.exact.partial import find_partial, write_partial
+from gpuknn.jobs.exact.plan import Job
+from gpuknn.jobs.exact.shard import ShardDone
+from gpuknn.storage.lock import lock
 from gpuknn.vectors import open_vectors
+from gpuknn.workers.cluster import local_cluster
+from gpuknn.workers.workers import Workers
 
 
 def made_up_shard(

@@ -15,7 +15,7 @@ import yaml
 
 from gpuknn.cli.main import main
 from gpuknn.gold import read_gold
-from gpuknn.jobs.cluster_file import Running, read_cluster
+from gpuknn.workers.cluster_file import Running, read_cluster
 from tests.answers import dists_of
 
 CLUSTER = Path(__file__).parents[2] / "cluster"

@@ -38,7 +38,7 @@ def pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def set_pieces(epoch: int, tile: int, sweep: int, spare: int) -> None:
         sizes = {"EPOCH_BYTES": epoch, "LARGEST_TILE": tile, "SMALLEST_TILE": 4, "SWEEP_ROWS": sweep, "SPARE": spare}
         for name, size in sizes.items():
-            monkeypatch.setattr(f"gpuknn.exact.cuda.{name}", size)
+            monkeypatch.setattr(f"gpuknn.engine.cuda.device.{name}", size)
 
     return set_pieces
 
@@ -52,7 +52,8 @@ def small_pieces(pieces: Callable[..., None]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def witness() -> Iterator[None]:
     """Writes down what `pytest_terminal_summary` tells."""
-    from gpuknn.exact import cuda, cuda_kernels
+    from gpuknn.engine.cuda import device as cuda
+    from gpuknn.engine.cuda import kernels as cuda_kernels
 
     launch, allocate = cuda_kernels.Kernels.launch, cuda.CudaScan._allocate
 

@@ -5,8 +5,8 @@ from functools import partial
 
 import numpy as np
 
-from gpuknn.exact.bound import ROUNDING, Filter, Halved, filter_for
-from gpuknn.exact.metric import Metric, summation_leaves
+from gpuknn.engine.bound import ROUNDING, Filter, Halved, filter_for
+from gpuknn.engine.metric import Metric, summation_leaves
 
 BLOCK = (256,)
 Launch = tuple[str, tuple[int, ...], tuple[int], tuple, Callable[..., bool | None]]

@@ -1,4 +1,4 @@
-"""One mistake at a time in kernels.cu, cuda.py and its neighbours: which of the checks notices it?
+"""One mistake at a time in kernels.cu, cuda/device.py and its neighbours: which of the checks notices it?
 
     python -m tests.gpu.planted [WORD ...]      only the mistakes whose names hold one of the words
 
@@ -18,39 +18,47 @@ from tests.gpu import tools
 CONTROL = "control: only a comment"
 # Name: file, text, what is put in its place (at its first occurrence).
 BUGS = {
-    CONTROL: ("cuda.py", "# the host needs the norms", "# the host needs them"),
+    CONTROL: ("cuda/device.py", "# the host needs the norms", "# the host needs them"),
     "kernels: no barrier after places are counted": (
-        "kernels.cu",
+        "cuda/kernels.cu",
         "      base = before[blockDim.x / 32];\n    }\n    __syncthreads();",
         "      base = before[blockDim.x / 32];\n    }",
     ),
     "kernels: no barrier before places are written": (
-        "kernels.cu",
+        "cuda/kernels.cu",
         "    __syncthreads();  // all have read: places up to here may be written\n",
         "",
     ),
     "kernels: no barrier between the steps of the sort": (
-        "kernels.cu",
+        "cuda/kernels.cu",
         "? size / 4 : apart / 2)) {\n      __syncthreads();",
         "? size / 4 : apart / 2)) {",
     ),
     "kernels: no barrier before a digit is chosen": (
-        "kernels.cu",
+        "cuda/kernels.cu",
         "    }\n    __syncthreads();\n    if (threadIdx.x == 0) {\n      unsigned digit",
         "    }\n    if (threadIdx.x == 0) {\n      unsigned digit",
     ),
     "kernels: appended without regard to lower lanes": (
-        "kernels.cu",
+        "cuda/kernels.cu",
         "leader) + __popc(passing & ((1u << lane) - 1));",
         "leader);",
     ),
-    "kernels: the last place is not used": ("kernels.cu", "if (place < room) {", "if (place < room - 1) {"),
-    "kernels: held is not set to zero": ("kernels.cu", "    held[q] = 0;\n", ""),
-    "kernels: the counter of a block is not set to zero": ("kernels.cu", "  if (threadIdx.x == 0) base = 0;\n", ""),
-    "kernels: > for >= in the selection": ("kernels.cu", "passes = upper >= limit;", "passes = upper > limit;"),
-    "kernels: ties are decided by no id": ("kernels.cu", "x > y || (x == y && i > j)", "x > y"),
+    "kernels: the last place is not used": ("cuda/kernels.cu", "if (place < room) {", "if (place < room - 1) {"),
+    "kernels: held is not set to zero": ("cuda/kernels.cu", "    held[q] = 0;\n", ""),
+    "kernels: the counter of a block is not set to zero": (
+        "cuda/kernels.cu",
+        "  if (threadIdx.x == 0) base = 0;\n",
+        "",
+    ),
+    "kernels: > for >= in the selection": (
+        "cuda/kernels.cu",
+        "passes = upper >= limit;",
+        "passes = upper > limit;",
+    ),
+    "kernels: ties are decided by no id": ("cuda/kernels.cu", "x > y || (x == y && i > j)", "x > y"),
     "kernels: float64 sums in another order": (
-        "kernels.cu",
+        "cuda/kernels.cu",
         "apart = 1; apart < LANES; apart *= 2",
         "apart = 4; apart; apart /= 2",
     ),
@@ -64,41 +72,41 @@ BUGS = {
         "        return error\n\n\ndef float32_error",
         "        return 0 * error\n\n\ndef float32_error",
     ),
-    "table: i4 for i8": ("cuda_kernels.py", '"*u8 *u8 i8 i8 i8 *f4"', '"*u8 *u8 i8 i4 i8 *f4"'),
-    "table: i8 for i4": ("cuda_kernels.py", '" i8 i8 *i8 i4 *f8"', '" i8 i8 *i8 i8 *f8"'),
-    "table: f4 for f8": ("cuda_kernels.py", '"*f8 *i4 *f8 *f8 i8 i8 f8', '"*f8 *i4 *f8 *f8 i8 i8 f4'),
+    "table: i4 for i8": ("cuda/kernels.py", '"*u8 *u8 i8 i8 i8 *f4"', '"*u8 *u8 i8 i4 i8 *f4"'),
+    "table: i8 for i4": ("cuda/kernels.py", '" i8 i8 *i8 i4 *f8"', '" i8 i8 *i8 i8 *f8"'),
+    "table: f4 for f8": ("cuda/kernels.py", '"*f8 *i4 *f8 *f8 i8 i8 f8', '"*f8 *i4 *f8 *f8 i8 i8 f4'),
     "waits: neither host nor compute stream waits for an upload": (
-        "cuda.py",
+        "cuda/device.py",
         "        slot.loaded.synchronize()  # the host needs the norms\n"
         "        self._compute.wait_event(slot.loaded)\n",
         "",
     ),
     "waits: an upload does not wait for the search of what lies there": (
-        "cuda.py",
+        "cuda/device.py",
         "        self._copy.wait_event(slot.used)\n",
         "",
     ),
     "waits: pinned rows are overwritten before their upload": (
-        "cuda.py",
+        "cuda/device.py",
         "            slot.loaded.synchronize()\n        rows",
         "            pass\n        rows",
     ),
     "waits: norms are not computed on the copy stream": (
-        "cuda.py",
+        "cuda/device.py",
         "            with self._copy:\n                self._squared_norms(rows, slot.norms)",
         "            self._squared_norms(rows, slot.norms)",
     ),
     "waits: the answer is read from another stream": (
-        "cuda.py",
+        "cuda/device.py",
         "        with self._compute:\n            dists, ids = pool.dists.get()",
         "        with cp.cuda.Stream(non_blocking=True):\n            dists, ids = pool.dists.get()",
     ),
     "sizes: candidates are not settled before there is no room": (
-        "cuda.py",
+        "cuda/device.py",
         "if stop == m or stop % pool.sweep == 0:",
         "if stop == m or stop % (2 * pool.sweep) == 0:",
     ),
-    "sizes: leading dimension of the wrong matrix": ("cuda.py", "single, t),", "single, nq),"),
+    "sizes: leading dimension of the wrong matrix": ("cuda/device.py", "single, t),", "single, nq),"),
 }
 
 
@@ -107,12 +115,12 @@ def complaint(site: str, name: str, work: Path) -> str:
     file, old, new = BUGS[name]
     folder = work / "src"
     shutil.copytree(tools.ROOT / "src", folder, ignore=shutil.ignore_patterns("__pycache__"))
-    planted = folder / "gpuknn/exact" / file
+    planted = folder / "gpuknn/engine" / file
     text = planted.read_text()
     if old not in text:
         raise SystemExit(f"{name}: {file} no longer holds {old!r}")
     planted.write_text(text.replace(old, new, 1))
-    for mode in ("plain", "thread", "address") if file == "kernels.cu" else ():
+    for mode in ("plain", "thread", "address") if file == "cuda/kernels.cu" else ():
         done = tools.sanitize(planted, work, "--seeds", "2", "--modes", mode)
         for line in done.stdout.splitlines():
             kernel, _, what = line.split(maxsplit=2)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import gpuknn
-from gpuknn.exact.device import Certificate, Search
-from gpuknn.exact.metric import Metric
-from gpuknn.exact.neighbors import Neighbors
-from gpuknn.exact.scan import scan
+from gpuknn.engine.device import Certificate, Search
+from gpuknn.engine.metric import Metric
+from gpuknn.engine.neighbors import Neighbors
+from gpuknn.engine.scan import scan
 from gpuknn.vectors import ArrayVectors
 from tests import oracle
 
@@ -15,7 +15,8 @@ cp = pytest.importorskip("cupy", reason="CuPy is not installed")
 if not cp.is_available():
     pytest.skip("CuPy sees no GPU", allow_module_level=True)
 
-from gpuknn.exact import cuda, cuda_kernels  # noqa: E402
+from gpuknn.engine.cuda import device as cuda  # noqa: E402
+from gpuknn.engine.cuda import kernels as cuda_kernels  # noqa: E402
 
 __all__ = ["FLOAT_METRICS", "ROW_TYPES", "assert_exact", "cp", "cuda", "cuda_kernels", "search_on_gpu"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import gpuknn
-from gpuknn.exact.neighbors import merge
+from gpuknn.engine.neighbors import merge
 from tests import oracle
 from tests.gpu.support import (
     FLOAT_METRICS,

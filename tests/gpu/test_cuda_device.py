@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpuknn.engine import bound
+from gpuknn.engine.device import Search, open_device
+from gpuknn.engine.metric import Metric
+from gpuknn.engine.scan import scan
 from gpuknn.errors import InputError, RunError
-from gpuknn.exact import bound
-from gpuknn.exact.device import Search, open_device
-from gpuknn.exact.metric import Metric
-from gpuknn.exact.scan import scan
 from gpuknn.vectors import ArrayVectors
 from tests import oracle
 from tests.gpu.support import assert_exact, cp, cuda, cuda_kernels, random_rows, search_on_gpu

@@ -14,13 +14,13 @@ if not cp.cuda.is_available():
 
 from gpuknn.cli.main import main  # noqa: E402
 from gpuknn.doctor import examine, gpu, rates, selftest  # noqa: E402
+from gpuknn.engine.cpu.device import CpuDevice  # noqa: E402
+from gpuknn.engine.cuda import device as cuda  # noqa: E402
+from gpuknn.engine.cuda.device import CudaDevice, CudaScan, open_cuda  # noqa: E402
+from gpuknn.engine.cuda.kernels import Kernels  # noqa: E402
+from gpuknn.engine.device import Search, open_device  # noqa: E402
+from gpuknn.engine.metric import Metric  # noqa: E402
 from gpuknn.errors import InputError  # noqa: E402
-from gpuknn.exact import cuda  # noqa: E402
-from gpuknn.exact.cpu import CpuDevice  # noqa: E402
-from gpuknn.exact.cuda import CudaDevice, CudaScan, open_cuda  # noqa: E402
-from gpuknn.exact.cuda_kernels import Kernels  # noqa: E402
-from gpuknn.exact.device import Search, open_device  # noqa: E402
-from gpuknn.exact.metric import Metric  # noqa: E402
 
 SLOW = 1e8
 """Operations a second of a device for which all sizes are the smallest."""
@@ -109,7 +109,7 @@ def test_rows_on_the_device_give_the_answer_of_uploaded_ones(rng: np.random.Gene
 
 
 def test_missing_libraries_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "gpuknn.exact.cuda")
+    monkeypatch.delitem(sys.modules, "gpuknn.engine.cuda.device")
     monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs", None)
     with pytest.raises(InputError, match="lacks CUDA's libraries"):
         open_device("cuda")

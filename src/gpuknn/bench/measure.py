@@ -9,10 +9,10 @@ import numpy as np
 import threadpoolctl
 
 from gpuknn.bench.peers import Peer
-from gpuknn.exact.cpu import CpuDevice, CpuScan
-from gpuknn.exact.device import Search
-from gpuknn.exact.metric import Metric
-from gpuknn.exact.scan import read_ahead
+from gpuknn.engine.cpu.device import CpuDevice, CpuScan
+from gpuknn.engine.device import Search
+from gpuknn.engine.metric import Metric
+from gpuknn.engine.scan import read_ahead
 from gpuknn.vectors import Vectors
 
 PRODUCT_ROWS = 1024

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from gpuknn.engine.metric import Metric
 from gpuknn.errors import InputError, pip_install
-from gpuknn.exact.metric import Metric
 
 Search = Callable[[], object]
 

@@ -59,10 +59,10 @@ def run(chosen: argparse.Namespace) -> int:
     from gpuknn.bench.measure import measure, measure_machine
     from gpuknn.bench.peers import installed_peers
     from gpuknn.cli.rates import CPU, keep_rates
-    from gpuknn.exact.check import check_content, check_question
-    from gpuknn.exact.cpu import CpuDevice
-    from gpuknn.exact.device import usable_cores
-    from gpuknn.exact.metric import Metric
+    from gpuknn.engine.check import check_content, check_question
+    from gpuknn.engine.cpu.device import CpuDevice
+    from gpuknn.engine.device import usable_cores
+    from gpuknn.engine.metric import Metric
 
     metric = Metric(chosen.metric)
     try:
@@ -114,9 +114,9 @@ def _data(chosen: argparse.Namespace, metric: Any) -> tuple[Any, Any]:
     """The files' vectors, or random ones."""
     import numpy as np
 
-    from gpuknn.exact.metric import Metric
+    from gpuknn.engine.metric import Metric
+    from gpuknn.storage.location import split_key
     from gpuknn.vectors import ArrayVectors, open_vectors
-    from gpuknn.vectors.location import split_key
 
     if chosen.database:
         if not chosen.queries_file:

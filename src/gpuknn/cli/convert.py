@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuknn.cli.inputs import add_missing
-from gpuknn.convert.formats import NAMES
 from gpuknn.errors import InputError
+from gpuknn.jobs.convert.formats import NAMES
 
 if TYPE_CHECKING:
-    from gpuknn.convert.formats import Format
-    from gpuknn.convert.rows import Converted
     from gpuknn.gold import Gold
+    from gpuknn.jobs.convert.formats import Format
     from gpuknn.vectors import Vectors
+    from gpuknn.vectors.converted import Converted
     from gpuknn.vectors.ids import RowIds
 
 EXAMPLES = """examples:
@@ -100,9 +100,9 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Check, then convert or compare; report."""
-    from gpuknn.convert.formats import choose_format
     from gpuknn.gold import holds_gold
-    from gpuknn.vectors.location import is_url
+    from gpuknn.jobs.convert.formats import choose_format
+    from gpuknn.storage.location import is_url
 
     for name in ("workers", "shard_rows", "chunk_rows"):
         value = getattr(chosen, name)
@@ -126,12 +126,12 @@ def run(chosen: argparse.Namespace) -> int:
 
 def _convert_vectors(chosen: argparse.Namespace, target: "Format") -> int:
     from gpuknn.cli.progress import Bar, Rate
-    from gpuknn.convert.choose import Wishes, choose_target
-    from gpuknn.convert.formats import choose_dtype
-    from gpuknn.jobs.conversion_record import ConversionRecord
-    from gpuknn.jobs.convert import Conversion, check_destination, run_convert
+    from gpuknn.jobs.convert.choose import Wishes, choose_target
+    from gpuknn.jobs.convert.conversion_record import ConversionRecord
+    from gpuknn.jobs.convert.formats import choose_dtype
+    from gpuknn.jobs.convert.run import Conversion, check_destination, run_convert
+    from gpuknn.storage.location import split_key
     from gpuknn.vectors import open_vectors
-    from gpuknn.vectors.location import split_key
 
     if chosen.distance and not chosen.gold:
         raise InputError(f"--distance: {chosen.source} holds vectors and no distances; leave it out")
@@ -195,7 +195,7 @@ def _rows(chosen: argparse.Namespace, source: "Vectors", dtype: str) -> "Convert
     """The source's rows as they shall become."""
     import numpy as np
 
-    from gpuknn.convert.rows import Converted
+    from gpuknn.vectors.converted import Converted
 
     rows = _range(chosen.rows, len(source))
     return Converted.of(source, rows, np.dtype(dtype), chosen.normalize, chosen.scale, chosen.round)
@@ -223,13 +223,13 @@ def _range(words: str | None, length: int) -> range:
 
 def _convert_gold(chosen: argparse.Namespace, target: "Format") -> int:
     import gpuknn
-    from gpuknn.convert.formats import choose_dtype
-    from gpuknn.convert.gold import for_target
-    from gpuknn.convert.hdf5 import check_key
     from gpuknn.gold import save_gold
     from gpuknn.gold.formats import WRITERS
-    from gpuknn.jobs.convert import check_destination
-    from gpuknn.vectors.location import is_url, split_key
+    from gpuknn.jobs.convert.formats import choose_dtype
+    from gpuknn.jobs.convert.gold import for_target
+    from gpuknn.jobs.convert.hdf5 import check_key
+    from gpuknn.jobs.convert.run import check_destination
+    from gpuknn.storage.location import is_url, split_key
 
     if is_url(chosen.destination):
         raise InputError(f"{chosen.destination}: into an object store only Zarr is written")
@@ -266,9 +266,9 @@ def _gold(chosen: argparse.Namespace, dists: str | None) -> "tuple[Gold, float]"
     """The source's answer, and the error of rounding."""
     import numpy as np
 
-    from gpuknn.convert.gold import cut_gold
     from gpuknn.gold import read_gold
     from gpuknn.gold.distances import told
+    from gpuknn.jobs.convert.gold import cut_gold
 
     for name in VECTORS_ONLY:
         if getattr(chosen, name):
@@ -284,7 +284,7 @@ def _gold(chosen: argparse.Namespace, dists: str | None) -> "tuple[Gold, float]"
 
 def _check_vectors(chosen: argparse.Namespace) -> int:
     from gpuknn.cli.progress import Bar, Rate
-    from gpuknn.convert.check import first_difference
+    from gpuknn.jobs.convert.check import first_difference
     from gpuknn.vectors import open_vectors
     from gpuknn.vectors.ids import first_other, own_ids
 
@@ -311,7 +311,7 @@ def _check_vectors(chosen: argparse.Namespace) -> int:
 
 def _check_alone(chosen: argparse.Namespace) -> int:
     from gpuknn.cli.progress import Bar, Rate
-    from gpuknn.convert.notes import first_damage, open_noted
+    from gpuknn.jobs.convert.notes import first_damage, open_noted
 
     rows, notes = open_noted(chosen.source, chosen.missing)
     with Bar(Rate(rows.nbytes // len(rows), 0), chosen.quiet or chosen.json).shown() as bar:
@@ -322,8 +322,8 @@ def _check_alone(chosen: argparse.Namespace) -> int:
 
 
 def _check_gold(chosen: argparse.Namespace) -> int:
-    from gpuknn.convert.gold import check_gold
     from gpuknn.gold import read_gold
+    from gpuknn.jobs.convert.gold import check_gold
 
     destination = f"{chosen.destination}:{chosen.dst_key}" if chosen.dst_key else chosen.destination
     theirs = read_gold(destination)

@@ -15,8 +15,8 @@ from gpuknn.errors import InputError
 from gpuknn.laion import SUBSETS, gold_name, subset_files
 
 if TYPE_CHECKING:
-    from gpuknn.jobs.plan import Job
-    from gpuknn.jobs.workers import Workers
+    from gpuknn.jobs.exact.plan import Job
+    from gpuknn.workers.workers import Workers
 
 EXAMPLES = """examples:
   gpuknn exact --subset sample
@@ -115,14 +115,14 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Check, find the workers, compute."""
-    from gpuknn.exact.check import check_question
-    from gpuknn.exact.device import usable_cores
-    from gpuknn.exact.metric import Metric
-    from gpuknn.jobs.exact import check_format
-    from gpuknn.jobs.plan import Job, SelfJoin
+    from gpuknn.engine.check import check_question
+    from gpuknn.engine.device import usable_cores
+    from gpuknn.engine.metric import Metric
+    from gpuknn.jobs.exact.plan import Job, SelfJoin
+    from gpuknn.jobs.exact.run import check_format
+    from gpuknn.storage.location import split_key
     from gpuknn.vectors import open_vectors
     from gpuknn.vectors.ids import own_ids
-    from gpuknn.vectors.location import split_key
 
     database_path, queries_path, output = _files(chosen)
     for name in ("workers", "threads", "shard_rows"):
@@ -160,8 +160,8 @@ def _compute(
     """Plan, compute, report."""
     from gpuknn.cli.plan import check_space, learn, make_plan, show
     from gpuknn.gold.formats import WRITERS, gold_format
-    from gpuknn.jobs.plan import operations
-    from gpuknn.jobs.workers import LOCAL
+    from gpuknn.jobs.exact.plan import operations
+    from gpuknn.workers.workers import LOCAL
 
     database, queries = job.database, job.queries
     plan = make_plan(job, workers, where == LOCAL, chosen.memory, chosen.shard_rows, chosen.rates, run_dir, output)
@@ -179,7 +179,7 @@ def _compute(
             f"gpuknn exact: {len(database):,} rows x {database.shape[1]} {database.dtype}, "
             f"{len(queries):,} queries, k = {chosen.k}, {chosen.metric}, on {workers.count} x {workers.device.name}"
         )
-        from gpuknn.jobs.exact import Progress, run_exact
+        from gpuknn.jobs.exact.run import Progress, run_exact
 
         check = bar.step("checking", len(database), computes=False)
         compute = bar.step("computing", len(database), computes=True)
@@ -223,7 +223,7 @@ def _compute(
 @contextmanager
 def _workers(chosen: argparse.Namespace, cores: int) -> "Iterator[tuple[str, Workers]]":
     """Where the workers asked for are, and what they compute on; what is started for the run ends with it."""
-    from gpuknn.jobs.workers import LOCAL, choose_workers
+    from gpuknn.workers.workers import LOCAL, choose_workers
 
     if chosen.cluster in (LOCAL, "cuda"):
         if chosen.cluster == "cuda" and chosen.device == "cpu":
@@ -233,10 +233,10 @@ def _workers(chosen: argparse.Namespace, cores: int) -> "Iterator[tuple[str, Wor
     for option in ("workers", "threads"):
         if getattr(chosen, option):
             raise InputError(f"--{option}: the cluster {chosen.cluster} has the workers that it has; leave it out")
-    from gpuknn.jobs.cluster_file import read_cluster
+    from gpuknn.workers.cluster_file import read_cluster
 
     source = read_cluster(chosen.cluster)
-    from gpuknn.jobs.launch import at_work
+    from gpuknn.workers.launch import at_work
 
     def said(line: str) -> None:
         if chosen.log_json:
@@ -279,7 +279,7 @@ def _exists(path: Path) -> bool:
 
 def _check_output(output: Path, inputs: list[str | Path]) -> None:
     """Raise InputError where the output cannot be written."""
-    from gpuknn.vectors.location import is_url
+    from gpuknn.storage.location import is_url
 
     if re.match(r"[a-z0-9]+:/", str(output)):
         raise InputError(f"{output}: the answer is written to a file of this machine, not to a URL; name a file")

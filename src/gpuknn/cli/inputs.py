@@ -26,8 +26,8 @@ def refuse_rows_as_queries(database: "Vectors", queries: "Vectors", named: bool)
 
     `named`: whether the command line names the array of queries.
     """
+    from gpuknn.storage.location import is_url
     from gpuknn.vectors.hdf5 import arrays_of_queries
-    from gpuknn.vectors.location import is_url
 
     a, b = database.path, queries.path
     same = a == b if is_url(a) or is_url(b) else Path(a).samefile(b)

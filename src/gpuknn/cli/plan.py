@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from gpuknn.errors import InputError
 
 if TYPE_CHECKING:
-    from gpuknn.jobs.plan import Job
-    from gpuknn.jobs.predict import Prediction
-    from gpuknn.jobs.workers import Workers
+    from gpuknn.jobs.exact.plan import Job
+    from gpuknn.jobs.exact.predict import Prediction
+    from gpuknn.workers.workers import Workers
 
 LONG_ENOUGH = 5.0
 """Seconds of computing that tell a rate: the start weighs little then."""
@@ -46,10 +46,10 @@ def make_plan(
 ) -> Plan:
     """Cut the work so that it fits into `memory`; raises InputError where it cannot, or `rates` is no file of rates."""
     from gpuknn.cli.rates import rates_for
-    from gpuknn.exact.metric import Metric
-    from gpuknn.jobs import plan
-    from gpuknn.jobs.memory import memory_budget
-    from gpuknn.jobs.predict import predict
+    from gpuknn.engine.metric import Metric
+    from gpuknn.jobs.exact import plan
+    from gpuknn.jobs.exact.predict import predict
+    from gpuknn.workers.memory import memory_budget
 
     database, device = job.database, workers.device
     budget = workers.memory if workers.memory and not memory else memory_budget(memory)
@@ -85,7 +85,7 @@ def make_plan(
 
 def check_space(job: "Job", workers: "Workers", plan: Plan, run_dir: Path, output: Path) -> None:
     """Raise InputError where the disks cannot hold the partial results still to come, or the answer."""
-    from gpuknn.jobs.merge import most_parts
+    from gpuknn.jobs.exact.merge import most_parts
 
     kept = sum(file.stat().st_size for file in run_dir.glob("*/*.bin")) if run_dir.is_dir() else 0
     partial = max(0, job.answer_bytes * most_parts(plan.facts["shards"], workers.count) - kept)
@@ -100,8 +100,8 @@ def check_space(job: "Job", workers: "Workers", plan: Plan, run_dir: Path, outpu
 def learn(plan: Plan, workers: "Workers", seconds: float) -> None:
     """Keep the product's rate that a long run on this machine has had, for the next prediction."""
     from gpuknn.cli.rates import CPU, keep_rates
-    from gpuknn.exact.cpu import CpuDevice
-    from gpuknn.jobs.predict import devices
+    from gpuknn.engine.cpu.device import CpuDevice
+    from gpuknn.jobs.exact.predict import devices
 
     prediction = plan.prediction
     if prediction is None or prediction.limit != "product" or prediction.product < LONG_ENOUGH:

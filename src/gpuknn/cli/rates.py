@@ -11,7 +11,7 @@ import yaml
 from gpuknn.errors import InputError
 
 if TYPE_CHECKING:
-    from gpuknn.jobs.predict import Rates
+    from gpuknn.jobs.exact.predict import Rates
     from gpuknn.vectors import Vectors
 
 CPU = "cpu"
@@ -36,8 +36,8 @@ def rates_for(device: str, database: "Vectors", file: Path | None) -> "Rates | N
 
     A GPU's cannot be measured in passing: None where nobody has.  Raises InputError where the file is not one of rates.
     """
-    from gpuknn.exact.device import usable_cores
-    from gpuknn.jobs.predict import Rates, reading_rate
+    from gpuknn.engine.device import usable_cores
+    from gpuknn.jobs.exact.predict import Rates, reading_rate
 
     device = CPU if device.startswith(CPU) else device
     known = _read(file).get(device, {}) if file else {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gpuknn.errors import InputError
 
 if TYPE_CHECKING:
-    from gpuknn.jobs.run_directory import RunFound
+    from gpuknn.jobs.exact.run_directory import RunFound
 
 EXAMPLES = """examples:
   gpuknn runs
@@ -41,7 +41,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """List, resume or remove."""
-    from gpuknn.jobs.run_directory import RunDirectory, find_runs
+    from gpuknn.jobs.exact.run_directory import RunDirectory, find_runs
 
     if chosen.remove:
         RunDirectory(_only(chosen.remove).path).discard()
@@ -61,7 +61,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _only(path: Path) -> "RunFound":
-    from gpuknn.jobs.run_directory import find_runs
+    from gpuknn.jobs.exact.run_directory import find_runs
 
     found = [r for r in find_runs(path) if r.path == path]
     if not found:

@@ -11,10 +11,10 @@ from gpuknn.doctor import selftest
 from gpuknn.doctor.gpus import HOST_BUILD, Gpus, choose_device, find_gpus
 from gpuknn.doctor.machine import Machine, look_around
 from gpuknn.doctor.selftest import Check, Size, check_answers
+from gpuknn.engine.cpu.device import CpuDevice
+from gpuknn.engine.cpu.int8 import int8_product
+from gpuknn.engine.device import Device, usable_cores
 from gpuknn.errors import InputError, pip_install
-from gpuknn.exact.cpu import CpuDevice
-from gpuknn.exact.device import Device, usable_cores
-from gpuknn.exact.int8 import int8_product
 
 Say = Callable[[str], None]
 QUICK, FULL = Size(500, 16, 136, (10,)), Size(1500, 20, 136, (1, 200))
@@ -101,7 +101,7 @@ def cpu_devices() -> dict[str, Device]:
 def _examine_gpu(device: Device, report: Report, say: Say) -> None:
     """What only a GPU can get wrong, and its rates."""
     from gpuknn.doctor import gpu, rates
-    from gpuknn.exact.cuda import CudaDevice
+    from gpuknn.engine.cuda.device import CudaDevice
 
     assert isinstance(device, CudaDevice)
     probed = 0.0

@@ -5,13 +5,13 @@ import numpy as np
 
 from gpuknn.doctor.gpus import HOST_BUILD
 from gpuknn.doctor.selftest import Check, compare, make_data
-from gpuknn.exact.bound import Halved
-from gpuknn.exact.cpu import CpuDevice
-from gpuknn.exact.cuda import EPOCH_BYTES, CudaDevice, _product
-from gpuknn.exact.device import Search
-from gpuknn.exact.metric import Metric
-from gpuknn.exact.neighbors import Neighbors
-from gpuknn.exact.scan import scan
+from gpuknn.engine.bound import Halved
+from gpuknn.engine.cpu.device import CpuDevice
+from gpuknn.engine.cuda.device import EPOCH_BYTES, CudaDevice, _product
+from gpuknn.engine.device import Search
+from gpuknn.engine.metric import Metric
+from gpuknn.engine.neighbors import Neighbors
+from gpuknn.engine.scan import scan
 from gpuknn.vectors import ArrayVectors
 
 COMPONENTS = 768

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from gpuknn.engine.device import Device, count_gpus, open_device
 from gpuknn.errors import InputError, pip_install
-from gpuknn.exact.device import Device, count_gpus, open_device
 
 CUDA13_DRIVER, CUDA12_DRIVER = 580, 525
 """The lowest driver branches that CUDA 13 and CUDA 12 run on."""

@@ -10,11 +10,11 @@ import numpy as np
 
 from gpuknn.doctor.gpus import HOST_BUILD
 from gpuknn.doctor.selftest import Check, distances
-from gpuknn.exact.cuda import EPOCH_BYTES, CudaDevice, CudaScan, _product
-from gpuknn.exact.cuda_kernels import THREADS
-from gpuknn.exact.device import Search
-from gpuknn.exact.metric import Metric
-from gpuknn.exact.neighbors import Neighbors
+from gpuknn.engine.cuda.device import EPOCH_BYTES, CudaDevice, CudaScan, _product
+from gpuknn.engine.cuda.kernels import THREADS
+from gpuknn.engine.device import Search
+from gpuknn.engine.metric import Metric
+from gpuknn.engine.neighbors import Neighbors
 
 QUERIES, COMPONENTS = 10_000, 768
 KS = (10, 100, 1000)

@@ -6,9 +6,9 @@ from itertools import product
 
 import numpy as np
 
-from gpuknn.exact.device import Device, Search
-from gpuknn.exact.metric import Metric
-from gpuknn.exact.scan import scan
+from gpuknn.engine.device import Device, Search
+from gpuknn.engine.metric import Metric
+from gpuknn.engine.scan import scan
 from gpuknn.vectors import ArrayVectors
 
 KINDS = ("random", "tied", "near", "adversarial")

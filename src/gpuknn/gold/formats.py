@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gpuknn.engine.neighbors import Neighbors
 from gpuknn.errors import InputError
-from gpuknn.exact.neighbors import Neighbors
 from gpuknn.gold.distances import DISTANCES, for_ann_benchmarks, said_of, said_to_ann_benchmarks
 from gpuknn.gold.gold import Gold, as_gold
 from gpuknn.gold.hdf5 import ANN_BENCHMARKS, Hdf5Writer, holds_gold_hdf5, read_hdf5
@@ -16,7 +16,7 @@ from gpuknn.gold.ivecs import IvecsWriter, read_ivecs
 from gpuknn.gold.npy import is_ids_npy, read_npy, read_npz
 from gpuknn.gold.parquet import ParquetWriter, is_neighbors_parquet, read_neighbors_parquet
 from gpuknn.gold.writer import Attributes, GoldWriter, Outline, written
-from gpuknn.vectors.location import is_url, split_key
+from gpuknn.storage.location import is_url, split_key
 from gpuknn.vectors.source import is_folder
 
 READERS: dict[str, Callable[[Path], Gold]] = {

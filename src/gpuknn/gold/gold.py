@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from gpuknn.engine.neighbors import Neighbors
 from gpuknn.errors import InputError
-from gpuknn.exact.neighbors import Neighbors
 
 NONE_UNSIGNED = 2**32 - 1
 """-1 in 32 bits without a sign: no neighbour."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from gpuknn.engine.neighbors import Neighbors
 from gpuknn.errors import InputError
-from gpuknn.exact.neighbors import Neighbors
 from gpuknn.gold.distances import BITS, FOR_ANN_BENCHMARKS, alike, as_distance
 from gpuknn.gold.gold import Gold, as_gold, unsorted_query
 from gpuknn.gold.match import matched

@@ -13,6 +13,7 @@ import numpy as np
 
 from gpuknn.errors import InputError
 from gpuknn.gold.gold import Gold
+from gpuknn.storage.durable import sync
 
 Attributes = Mapping[str, str | int | float]
 
@@ -106,12 +107,3 @@ def check_outline(path: Path, kind: type[GoldWriter], outline: Outline) -> None:
     highest = outline.highest if outline.highest_own_id is None else outline.highest_own_id
     if kind.LIMIT is not None and highest >= kind.LIMIT:
         raise InputError(f"{path}: files of this kind hold ids below {kind.LIMIT:,}, not {highest:,}; choose .h5")
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's or folder's content is on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -7,7 +7,7 @@ from copy import copy
 import numpy as np
 
 from gpuknn.errors import InputError, RunError
-from gpuknn.vectors.location import listing
+from gpuknn.storage.location import listing
 from gpuknn.vectors.source import Vectors
 
 SAMPLES = 64

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from gpuknn.errors import InputError
+from gpuknn.storage.location import absolute, is_url, split_key
 from gpuknn.vectors.ids import RowIds
-from gpuknn.vectors.location import absolute, is_url, split_key
 from gpuknn.vectors.written import Missing
 
 ROW_TYPES = ("float16", "float32", "float64", "uint8", "int8", "uint64")

@@ -19,11 +19,11 @@ from zarr.buffer.cpu import NDBuffer
 from zarr.storage import LocalStore, ObjectStore
 
 from gpuknn.errors import InputError, RunError, one_line
+from gpuknn.storage.location import is_url, listing, object_store
 from gpuknn.vectors.bits import PackedBits
 from gpuknn.vectors.decoded import DecodedVectors
 from gpuknn.vectors.ids import ADVICE as ID_ADVICE
 from gpuknn.vectors.ids import IDS_AT_ONCE, RowIds, choose_ids
-from gpuknn.vectors.location import is_url, listing, object_store
 from gpuknn.vectors.source import Vectors, check_layout, choose_key
 from gpuknn.vectors.written import Missing
 from gpuknn.vectors.zarr_chunks import missing_chunks, unwritten

@@ -17,7 +17,7 @@ import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, TransposeCodec
 
 from gpuknn.errors import InputError
-from gpuknn.vectors.location import Stored, is_url, listing, object_store
+from gpuknn.storage.location import Stored, is_url, listing, object_store
 from gpuknn.vectors.written import HOLES_PACKED, first_hole, first_rows, holes_of
 
 INDEX_CODECS = [BytesCodec(endian="little").to_dict(), Crc32cCodec().to_dict()]

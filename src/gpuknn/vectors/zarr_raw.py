@@ -15,7 +15,7 @@ import numpy as np
 import zarr
 
 from gpuknn.errors import InputError
-from gpuknn.vectors.location import Stored
+from gpuknn.storage.location import Stored
 from gpuknn.vectors.raw import RawVectors
 from gpuknn.vectors.source import Vectors
 from gpuknn.vectors.zarr_chunks import INDEX_CODECS, shard_index, sharding

@@ -1,0 +1,123 @@
+"""Inspection before anything is computed: does the question make sense, can every row be measured?"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from gpuknn.engine.metric import Metric, check_dtype, summation_leaves
+from gpuknn.errors import InputError
+from gpuknn.vectors import Vectors
+
+MOST_DIMENSIONS = 2**18
+"""Beyond it the float32 bound says too little."""
+COSINE_NORMS = (2.0**-500, 2.0**500)
+"""Squared norms whose products and square roots stay exact in range (float64 rows only can leave it)."""
+NAMED = 5
+CHECKED_VALUES = 2**21
+"""Components inspected at once by one thread."""
+
+
+def check_question(database: Vectors, queries: Vectors, k: int, metric: str, dists: str, itself: bool = False) -> None:
+    """Raise InputError where shapes, types, k, metric and dists do not make a question; reads nothing.
+
+    `itself`: the queries are the rows, and each is left out of its own answer.
+    """
+    if not isinstance(k, int | np.integer):
+        raise InputError(f"k = {k!r}: must be a whole number")
+    if metric not in list(Metric):
+        raise InputError(f"metric {metric!r}: there are {', '.join(Metric)}")
+    if dists not in ("float32", "float64"):
+        raise InputError(f"dists {dists!r}: there are float32 and float64")
+    for vectors in (database, queries):
+        check_dtype(Metric(metric), vectors.dtype, vectors.where)
+    if database.shape[1] != queries.shape[1]:
+        raise InputError(
+            f"{queries.where}: queries have {queries.shape[1]} components, the rows of {database.where} have "
+            f"{database.shape[1]}"
+        )
+    if database.bits and queries.bits and database.bits != queries.bits:
+        raise InputError(
+            f"{queries.where}: queries have {queries.bits} bits, the rows of {database.where} have {database.bits}"
+        )
+    if database.shape[1] > MOST_DIMENSIONS:
+        raise InputError(f"{database.where}: {database.shape[1]} components; at most {MOST_DIMENSIONS} are supported")
+    if not 1 <= k <= len(database) - itself:
+        others = " other" if itself else ""
+        raise InputError(f"k = {k}: must be from 1 to the number of{others} rows, {len(database) - itself}")
+
+
+def check_content(
+    database: Vectors,
+    queries: Vectors,
+    metric: Metric,
+    dists: str,
+    threads: int,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Read queries and database once; raise InputError where a distance could not be computed or stored.
+
+    `progress` is told the number of database rows read.
+    """
+    if metric is Metric.HAMMING:
+        return  # any bits are a sketch
+    row_norm = check_rows(database, metric, threads, progress)
+    query_norm = row_norm if queries is database else check_rows(queries, metric, threads)
+    check_range(metric, dists, row_norm, query_norm)
+
+
+def check_rows(vectors: Vectors, metric: Metric, threads: int, progress: Callable[[int], None] | None = None) -> float:
+    """Read all rows once; the largest squared norm.
+
+    Raises InputError, naming the first offending rows, where components are NaN or infinite, where a squared norm
+    overflows float64, or where a cosine is undefined because a row is zero (or its squared norm beyond 2^±500).
+    """
+    from gpuknn.engine.cpu import kernels as cpu_kernels
+
+    n, d = vectors.shape
+    length = max(1, CHECKED_VALUES // d)
+    leaves = summation_leaves(d)
+    low, high = COSINE_NORMS if metric is Metric.COSINE else (0.0, np.finfo(np.float64).max)
+
+    def squared_norms(first: int) -> np.ndarray:
+        rows = vectors[first : first + length]
+        norms = np.empty(len(rows))
+        cpu_kernels.squared_norms(cpu_kernels.as_kernels_read(rows), leaves, norms)
+        return norms
+
+    largest, done = 0.0, 0
+    with ThreadPoolExecutor(threads) as pool:
+        for norms in pool.map(squared_norms, range(0, n, length)):
+            bad = np.flatnonzero(~((norms >= low) & (norms <= high)))
+            if len(bad):
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise InputError(f"{vectors.where}: {_describe(bad + done, norms[bad], metric)}")
+            largest, done = max(largest, float(norms.max())), done + len(norms)
+            if progress is not None:
+                progress(done)
+    return largest
+
+
+def check_range(metric: Metric, dists: str, row_norm: float, query_norm: float) -> None:
+    """Raise InputError where a distance could overflow the type it is stored in; takes the largest squared norms."""
+    if metric is Metric.COSINE:
+        return
+    x, q = row_norm**0.5, query_norm**0.5
+    largest = x * q if metric is Metric.IP else (x + q) * (x + q)
+    if not largest < float(np.finfo(dists).max):
+        advice = "use --dists float64" if dists == "float32" else "scale the vectors down"
+        raise InputError(f"distances up to {largest:.3g} do not fit {dists}; {advice}")
+
+
+def _describe(rows: np.ndarray, norms: np.ndarray, metric: Metric) -> str:
+    """One line on the first rows at fault."""
+    if not np.isfinite(norms[0]):
+        same, fault = ~np.isfinite(norms), "NaN, infinite or too large components"
+    elif norms[0] == 0:
+        same, fault = norms == 0, f"only zeros, for which {metric.value} is not defined"
+    else:
+        same, fault = np.isfinite(norms) & (norms > 0), "a norm outside 1e-75 to 1e75"
+    named = rows[same]
+    more = ", ..." if len(named) > NAMED else ""
+    plural = "s" if len(named) > 1 else ""
+    return f"row{plural} {', '.join(map(str, named[:NAMED]))}{more} (counted from 0): {fault}"

@@ -1,0 +1,278 @@
+"""The CPU device: BLAS through NumPy for the scores, Numba kernels for everything else.
+
+One Python thread per core takes blocks of queries through product, selection and refinement; BLAS is held to one
+thread.  BLAS threads and parallel Numba kernels in one process would spin against each other; this way nothing
+but the rows is shared between threads, and a tile's scores stay in the core's cache until they are selected.
+
+Rows are refined by the epoch, not by the tile: candidates that later rows push out are never refined.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from queue import SimpleQueue
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from gpuknn.engine.bound import ROUNDING
+from gpuknn.engine.cpu import kernels
+from gpuknn.engine.cpu.int8 import int8_product
+from gpuknn.engine.cpu.scores import Choice, Float32Scores, HammingScores, Int8Scores, Prepared
+from gpuknn.engine.device import Certificate, Search
+from gpuknn.engine.metric import Metric, summation_leaves
+from gpuknn.engine.neighbors import Neighbors
+from gpuknn.errors import RunError
+
+TILE_ROWS = 512
+"""Rows of one product; with BLOCK_QUERIES, 2 MiB of scores, which stay in a core's cache until selected."""
+BLOCK_QUERIES = 1024
+EPOCH_VALUES = 2**25
+"""Components of the rows in hand: 128 MiB as float32."""
+INT8_WORTH = 64
+"""With fewer queries or components the product is not what takes the time, and rounding to 8 bits does not pay."""
+FIRST_ROWS = 2**13
+"""Rows of each of the first two epochs, where k is small."""
+CANDIDATE_BYTES = 2**25
+"""Bound on one thread's room for candidates."""
+
+
+@dataclass(frozen=True)
+class CpuDevice:
+    """The processor, with so many threads."""
+
+    threads: int
+    filter_name: str = "auto"
+    """float32, int8, or auto: int8 where that can be had and pays."""
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        return f"cpu ({self.threads} thread{'s' * (self.threads > 1)})"
+
+    readers = 1
+
+    def memory(self, queries: int, k: int, components: int, itemsize: int = 8) -> int:
+        """Bytes that a search takes at most.
+
+        Rows twice as stored (`itemsize` bytes a component), as float32 and as int8; the threads' scores, twice, and
+        candidates; queries as read, in float64, float32 and twice in int8, with their neighbours and the result made
+        of them.
+        """
+        rows = _epoch_rows(components) * components * (2 * itemsize + 4 + 1)
+        spaces = self.threads * (2 * 4 * BLOCK_QUERIES * TILE_ROWS + max(CANDIDATE_BYTES, 8 * _room(k)))
+        return rows + spaces + queries * (components * (8 + 8 + 4 + 2) + k * (16 + 8))
+
+    def most_queries(self, k: int, components: int) -> int:
+        """No limit but that of `memory`."""
+        return sys.maxsize
+
+    @contextmanager
+    def begin(self, search: Search, components_as: np.dtype) -> Iterator["CpuScan"]:
+        """Start a search with its own threads; BLAS is held to one thread meanwhile."""
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(self.threads) as pool:
+            yield CpuScan(search, components_as, pool, self.threads, self.filter_name)
+
+
+class _Space:
+    """One thread's room for the scores of a tile and for candidates, and the seconds it spent in each stage."""
+
+    def __init__(self, queries: int, room: int) -> None:
+        self.scores = np.empty((queries, TILE_ROWS), np.float32)
+        self.found = kernels.Found(
+            threshold=np.empty(queries, np.float32),
+            held=np.empty(queries, np.int64),
+            score=np.empty((queries, room + 1), np.float32),
+            row=np.empty((queries, room + 1), np.int32),
+            sums=np.array([0.0, 1.0]),
+        )
+        self.product = self.select = self.refine = 0.0
+
+
+class CpuScan:
+    """The exact answer for the rows fed so far, in memory."""
+
+    def __init__(
+        self, search: Search, components_as: np.dtype, pool: ThreadPoolExecutor, threads: int, filter_name: str
+    ) -> None:
+        nq, d = search.queries.shape
+        k = search.k
+        self._search, self._pool, self._threads = search, pool, threads
+        # Not a method: filters keep it, and a circle of references would outlive the search by its whole memory.
+        self._in_parallel = partial(_in_parallel, pool, threads)
+        self._hamming = search.metric is Metric.HAMMING
+        self._rule = kernels.Rule(
+            list(Metric).index(search.metric), search.dists == np.float32, summation_leaves(d), ROUNDING
+        )
+        # Hamming compares words; its queries have no components to be refined by.
+        self._queries = np.zeros((nq, 1)) if self._hamming else np.ascontiguousarray(search.queries, np.float64)
+        self._norms = np.empty(nq)
+        if not self._hamming:
+            self._in_parallel(lambda s: kernels.squared_norms(self._queries[s], self._rule.leaves, self._norms[s]), nq)
+        self._dists = np.full((nq, k), np.inf)
+        self._ids = np.full((nq, k), -1, np.int64)
+        self._filled = np.zeros(nq, np.int64)
+        self._floor = np.full(nq, np.inf) if search.floor is None else search.floor
+        ids = np.arange(nq, dtype=np.int64)
+        self._itself = np.full(nq, -1) if search.first_id is None else search.first_id + ids
+        self._bound = 0.0
+        self._methods: list[str] = []
+        self._choice = self._choose_scores(filter_name)
+
+        room = _room(k)
+        block = max(1, min(BLOCK_QUERIES, CANDIDATE_BYTES // (8 * room)))
+        self._blocks = _even_slices(nq, threads * -(-nq // (threads * block)))
+        widest = max(s.stop - s.start for s in self._blocks)
+        self._all_spaces = [_Space(widest, room) for _ in range(threads)]
+        self._spaces: SimpleQueue[_Space] = SimpleQueue()
+        for space in self._all_spaces:
+            self._spaces.put(space)
+        self._preparing = 0.0
+        self._row_type = components_as
+        self._buffers: list[np.ndarray] = []
+
+    def epochs(self, extent: range) -> list[range]:
+        """The runs of rows that `feed` takes: whole tiles, at most EPOCH_VALUES components, the first ones shorter.
+
+        Thresholds are known from the first, filters are tried in the first two, and each run is no longer than all
+        before it, so that its thresholds are not far from those of its end.
+        """
+        k, components = self._search.k, self._search.queries.shape[1]
+        full = _epoch_rows(components)
+        short = min(full, max(FIRST_ROWS, -(-64 * k // TILE_ROWS) * TILE_ROWS))
+        edges = [extent.start]
+        while edges[-1] < extent.stop:
+            before = edges[-1] - extent.start
+            edges.append(min(edges[-1] + min(full, max(short, before)), extent.stop))
+        runs = [range(a, b) for a, b in pairwise(edges)]
+        longest = max(map(len, runs), default=0)
+        self._buffers = [np.empty((longest, components), self._row_type) for _ in runs[:2]]
+        return runs
+
+    def buffer(self, number: int) -> np.ndarray:
+        """One of two, which is free when the run before has been fed."""
+        return self._buffers[number % 2]
+
+    def feed(self, rows: np.ndarray, first: int) -> None:
+        """Take in rows (m, d), the ids of which begin at `first`."""
+        rows = kernels.as_kernels_read(rows)
+        started = time.perf_counter()
+        m = len(rows)
+        norms = np.zeros(m)
+        if not self._hamming:
+            self._in_parallel(lambda s: kernels.squared_norms(rows[s], self._rule.leaves, norms[s]), m)
+        scores = self._choice.next()
+        before = self.seconds
+        prepared = scores.prepare(rows, norms)
+        self._bound = max(self._bound, prepared.error)
+        if scores.method not in self._methods:
+            self._methods.append(scores.method)
+        epoch = kernels.Epoch(rows, norms, prepared.filter.bias, prepared.filter.error, first)
+        self._preparing += time.perf_counter() - started
+        list(self._pool.map(lambda block: self._scan_block(block, epoch, prepared), self._blocks))
+        self._choice.learn(m, {stage: spent - before[stage] for stage, spent in self.seconds.items()})
+
+    def result(self) -> tuple[Neighbors, Certificate]:
+        """The neighbours among all rows fed, and what proves them."""
+        margin = min(float(space.found.sums[1]) for space in self._all_spaces)
+        if not margin >= 0:
+            raise RunError(
+                f"a filter score was off by more than its proven error (margin {margin:.3g}): "
+                "this machine's matrix product is not what it should be; please report it"
+            )
+        certificate = Certificate(
+            method=", ".join(self._methods),
+            bound=self._bound,
+            pairs_refined=int(sum(space.found.sums[0] for space in self._all_spaces)),
+            smallest_margin=margin,
+        )
+        return Neighbors(self._ids, self._dists.astype(self._search.dists)), certificate
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Where the time went, summed over threads."""
+        spaces = self._all_spaces
+        return {
+            "converting": self._preparing * self._threads,
+            "product": sum(space.product for space in spaces),
+            "select": sum(space.select for space in spaces),
+            "refine": sum(space.refine for space in spaces),
+        }
+
+    def _scan_block(self, block: slice, epoch: kernels.Epoch, prepared: Prepared) -> None:
+        """Take one block of queries through all rows of the epoch."""
+        space = self._spaces.get()
+        try:
+            self._scan_block_in(space, block, epoch, prepared)
+        finally:
+            self._spaces.put(space)  # also after an error: another thread may be waiting for it
+
+    def _scan_block_in(self, space: _Space, block: slice, epoch: kernels.Epoch, prepared: Prepared) -> None:
+        """The same, in the room of one thread."""
+        scores, found = space.scores, space.found
+        kept = kernels.Kept(
+            self._queries[block],
+            self._norms[block],
+            self._dists[block],
+            self._ids[block],
+            self._filled[block],
+            self._floor[block],
+            self._itself[block],
+            prepared.filter.to_score[block],
+            prepared.filter.slack[block],
+        )
+        clock = time.perf_counter
+        kernels.begin(kept, found, self._rule)
+        flat = scores.reshape(-1)
+        for start in range(0, len(epoch.rows), TILE_ROWS):
+            tile = slice(start, min(start + TILE_ROWS, len(epoch.rows)))
+            shape = (block.stop - block.start, tile.stop - tile.start)
+            tile_scores = flat[: shape[0] * shape[1]].reshape(shape)
+            started = clock()
+            product = prepared.product(block, tile, tile_scores)
+            multiplied = clock()
+            prepared.select(product, block, tile, epoch, kept, found, self._rule)
+            space.product += multiplied - started
+            space.select += clock() - multiplied
+        started = clock()
+        kernels.finish(epoch, kept, found, self._rule)
+        space.refine += clock() - started
+
+    def _choose_scores(self, name: str) -> Choice:
+        """The filters there are for these data."""
+        if self._hamming:
+            return Choice([HammingScores(self._search.queries)])
+        data = self._search.metric, self._queries, self._norms, self._in_parallel
+        worth_it = name == "int8" or (name == "auto" and min(self._queries.shape) >= INT8_WORTH)
+        multiply = int8_product() if worth_it else None
+        if multiply is None:
+            return Choice([Float32Scores(*data)])
+        float32 = Float32Scores(*data)
+        int8 = Int8Scores(*data, TILE_ROWS, multiply, float32)
+        return Choice([int8] if name == "int8" else [float32, int8])
+
+
+def _in_parallel(pool: ThreadPoolExecutor, threads: int, work: Callable[[slice], None], n: int) -> None:
+    """Do `work` on range(n), in slices."""
+    list(pool.map(work, _even_slices(n, 4 * threads)))
+
+
+def _epoch_rows(components: int) -> int:
+    return max(1, EPOCH_VALUES // components // TILE_ROWS) * TILE_ROWS
+
+
+def _room(k: int) -> int:
+    """Candidates held for one query before they are cut back to about k."""
+    return 2 * k + 2048
+
+
+def _even_slices(n: int, parts: int) -> Sequence[slice]:
+    """At most `parts` slices of about the same length, none empty, that make up range(n)."""
+    parts = min(n, parts)
+    edges = [n * i // parts for i in range(parts + 1)]
+    return [slice(a, b) for a, b in pairwise(edges)]

@@ -1,0 +1,233 @@
+"""Where workers come from."""
+
+import json
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from multiprocessing import resource_tracker
+from pathlib import Path
+from signal import SIGINT, SIGTERM
+from typing import Any
+
+import dask
+from distributed import Client, LocalCluster
+from distributed.comm.addressing import parse_host_port
+
+from gpuknn.engine.cpu.device import CpuDevice
+from gpuknn.engine.device import open_device
+from gpuknn.errors import InputError, RunError
+from gpuknn.workers.workers import LOCAL, Workers
+
+HUSHED = logging.CRITICAL + 1
+"""Above all that Dask logs.  Its critical records carry tracebacks: the scheduler writes one for news that it cannot
+tell a client any more, as happens if a run fails and its cluster closes while workers tell of progress."""
+SETTINGS = {
+    # Rows are read into buffers of fixed size; Dask's own limits would pause or kill a worker for reading a file.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": False,
+    # A shard may fail with its worker this often before the run gives up.  A scheduler that was there already has a
+    # setting of its own.
+    "distributed.scheduler.allowed-failures": 5,
+    "distributed.comm.timeouts.connect": "30s",
+    # A floor of a million queries is worth its 8 MB in a task; Dask would warn.
+    "distributed.admin.large-graph-warning-threshold": "1 GiB",
+}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The workers that a running cluster should have."""
+
+    name: str
+    """The cluster's, as the person at the terminal calls it."""
+    workers: int
+    """How many to wait for; others may join later."""
+    seconds: float
+    """How long to wait; then those that are there must do, at least one."""
+    otherwise: str = ""
+    """What to do where there is none; by default, to start some."""
+
+
+@contextmanager
+def cluster(where: str, workers: Workers) -> Iterator[Client]:
+    """The workers of `--cluster`: local, or those of a scheduler, by its address or its file (.json)."""
+    with local_cluster(workers) if where == LOCAL else connect(where) as client:
+        yield client
+
+
+@contextmanager
+def connect(where: str, patience: float = 10) -> Iterator[Client]:
+    """A running scheduler, which goes on when this is left; `patience`: seconds for it to answer.
+
+    Raises InputError where there is none, or where its Python, Dask or gpuknn are not this process's.
+    """
+    address = _address_in(Path(where)) if where.endswith(".json") else where
+    try:
+        parse_host_port(address.partition("://")[2])
+    except ValueError as error:
+        raise InputError(f"--cluster {where}: {address} is no scheduler's address, as tcp://HOST:PORT") from error
+    # What Dask logs of a scheduler that is lost is for Dask's developers; `feed.py` says it in one line.
+    for name in ("distributed", "distributed.client"):  # Dask gives the second a level of its own
+        logging.getLogger(name).setLevel(HUSHED)
+    with dask.config.set(SETTINGS):
+        try:
+            client = Client(address, set_as_default=False, timeout=patience)
+        except (OSError, ValueError) as error:
+            raise InputError(f"--cluster {where}: no Dask scheduler answers there ({error})") from error
+        with client:
+            _check_versions(client, where)
+            yield client
+
+
+def _address_in(scheduler_file: Path) -> str:
+    """The address that a scheduler has written to its file: Dask would wait for one without end."""
+    where = f"--cluster {scheduler_file}"
+    try:
+        found = json.loads(scheduler_file.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{where}: there is no such file; start a scheduler with --scheduler-file {scheduler_file}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{where}: is no scheduler's file ({error})") from error
+    if not isinstance(found, dict) or not isinstance(found.get("address"), str):
+        raise InputError(f"{where}: is no scheduler's file; it names no address")
+    return str(found["address"])
+
+
+def workers_of(where: str, cores: int, device: str, expected: Expected, said: Callable[[str], None]) -> Workers:
+    """What the workers of a running cluster compute on; `cores` are those of this machine.
+
+    auto takes the workers that have a GPU (resource GPU=1) if there are any.  Raises InputError where no worker fits.
+    """
+    deadline = time.monotonic() + expected.seconds
+    described = expected.name != where  # by a file: the scheduler, too, may be on its way
+    with connect(where, max(10, expected.seconds)) if described else connect(where) as client:
+        while True:
+            every = client.scheduler_info(n_workers=-1)["workers"]
+            with_gpu = {address: worker for address, worker in every.items() if worker["resources"].get("GPU")}
+            fitting = with_gpu if device == "cuda" or (device == "auto" and with_gpu) else every
+            if len(fitting) >= expected.workers:
+                break
+            if time.monotonic() > deadline:
+                if not fitting:
+                    raise InputError(_nobody(expected, len(every), device))
+                said(
+                    f"{expected.name}: {len(fitting)} of {expected.workers} workers are there; "
+                    "others are given work when they come"
+                )
+                break
+            time.sleep(0.2)
+        if fitting is with_gpu:
+            found = client.run(open_device, "cuda", workers=list(with_gpu)).values()
+            return Workers(len(with_gpu), cores, min(found, key=lambda gpu: gpu.most_queries(1, 1)))
+        threads = min(worker["nthreads"] for worker in every.values())
+        return Workers(len(every), cores, CpuDevice(threads))
+
+
+def _nobody(expected: Expected, there: int, device: str) -> str:
+    worker = "cuda worker ADDRESS --resources GPU=1" if device == "cuda" else "worker ADDRESS --nthreads CORES"
+    return (
+        f"--cluster {expected.name}: {expected.workers} worker(s) for --device {device} were waited for, "
+        f"{expected.seconds:g} s; {there} are there and none of them fits; "
+        + (expected.otherwise or f"start some, as with: dask {worker} --memory-limit 0")
+    )
+
+
+def _check_versions(client: Client, where: str) -> None:
+    try:
+        client.get_versions(check=True)
+        theirs = client.run(version, "gpuknn") | {"the scheduler": client.run_on_scheduler(version, "gpuknn")}
+    except OSError as error:  # a worker died while it was asked
+        raise RunError(f"--cluster {where}: a worker was lost ({error}); run the same command again") from error
+    except Exception as error:  # what is missing over there shows in many ways
+        raise InputError(f"--cluster {where}: the workers do not run what this process runs ({error})") from error
+    other = {address: found for address, found in theirs.items() if found != version("gpuknn")}
+    if other:
+        raise InputError(f"--cluster {where}: other versions of gpuknn than {version('gpuknn')}: {other}")
+
+
+@contextmanager
+def local_cluster(workers: Workers) -> Iterator[Client]:
+    """An embedded cluster on this machine, one task each at a time; gone when left.
+
+    Workers die with the process that started them.  Nothing listens beyond loopback.  A worker's GPU is the first that
+    it sees where dask-cuda has arranged that, else the one of the worker's number (`shard.gpu_number`).
+    """
+    with dask.config.set(SETTINGS):
+        with _interrupts_held_back() as heard:
+            try:
+                cluster = _start(workers)
+            except (OSError, RuntimeError, TimeoutError) as error:
+                if heard:
+                    raise KeyboardInterrupt from error
+                raise RunError(f"the embedded cluster did not start ({error}); run the same command again") from error
+        try:
+            if heard:
+                raise KeyboardInterrupt
+            with Client(cluster, set_as_default=False) as client:
+                yield client
+        finally:
+            cluster.close(timeout=5)
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM: Dask cannot close a cluster that stands by half, and says so at length.
+
+    Threads and processes that begin meanwhile have SIGINT blocked for good: Ctrl-C in a terminal, which all processes
+    hear, is for the client alone, and it stops the workers.
+    """
+    heard: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield heard
+        return
+    resource_tracker.ensure_running()  # the first process that is spawned would, and unblock SIGINT as it does
+    earlier = {number: signal.signal(number, lambda got, _: heard.append(got)) for number in (SIGINT, SIGTERM)}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {SIGINT})
+    try:
+        yield heard
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _start(workers: Workers) -> LocalCluster:
+    options: dict[str, Any] = {
+        "n_workers": workers.count,
+        "threads_per_worker": 1,
+        "host": "127.0.0.1",
+        # Not None: without a dashboard Dask serves its status pages all the same, to the whole network.
+        "dashboard_address": "127.0.0.1:0",
+        "worker_dashboard_address": "127.0.0.1:0",
+        "memory_limit": 0,
+        "silence_logs": HUSHED,
+        "resources": workers.need,
+    }
+    if workers.need and _nvml_works():
+        from dask_cuda import LocalCUDACluster
+
+        return LocalCUDACluster(device_memory_limit=None, **options)
+    return LocalCluster(processes=True, **options)
+
+
+def _nvml_works() -> bool:
+    """Whether dask-cuda, which needs NVML, can be used: some containers have GPUs without it."""
+    if not find_spec("dask_cuda") or not find_spec("pynvml"):
+        return False
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return False
+    return True
