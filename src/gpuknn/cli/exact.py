@@ -1,22 +1,18 @@
 """`gpuknn exact`: the exact k nearest neighbours, written to a gold-standard file."""
 
 import argparse
-import re
+import json
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuknn.cli.inputs import add_missing, refuse_rows_as_queries
-from gpuknn.cli.log import Log, write_event
+from gpuknn.cli.options import add_crew, add_missing, add_shown, sayer, wanted
 from gpuknn.errors import InputError
 from gpuknn.laion import SUBSETS, gold_name, subset_files
 
 if TYPE_CHECKING:
-    from gpuknn.jobs.exact.plan import Job
-    from gpuknn.workers.workers import Workers
+    from gpuknn.jobs.exact.plan import Plan
+    from gpuknn.jobs.exact.run import Outcome
 
 EXAMPLES = """examples:
   gpuknn exact --subset sample
@@ -72,18 +68,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     what.add_argument("--force", action="store_true", help="replace an existing output")
     how = parser.add_argument_group("how to compute it (the answer's bytes do not depend on it)")
-    how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    how.add_argument(
-        "--workers", type=int, metavar="N", help="processes that share the cores (default: 1), or have a GPU each (all)"
-    )
-    how.add_argument("--threads", type=int, metavar="N", help="cores to use in all (default: all)")
-    how.add_argument(
-        "--cluster",
-        metavar="WHERE",
-        default="local",
-        help="local (default), cuda (this machine's GPUs), a Dask scheduler's address (tcp://...) or scheduler file "
-        "(.json), or a cluster file (.yaml: SSH, SLURM, Kubernetes; see configs/)",
-    )
+    add_crew(how)
     how.add_argument(
         "--memory",
         metavar="SIZE",
@@ -106,146 +91,130 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     shown = parser.add_argument_group("what to show")
     shown.add_argument("--dry-run", action="store_true", help="check the input's headers, print the plan, stop")
-    shown.add_argument("--quiet", action="store_true", help="no progress")
-    shown.add_argument("--report", type=Path, metavar="FILE.html", help="Dask's performance report (needs Bokeh)")
-    shown.add_argument("--log-json", action="store_true", help="no progress bar, but a line of JSON for what happens")
-    shown.add_argument("--json", action="store_true", help="the plan or the outcome as JSON on standard output")
+    shown.add_argument(
+        "--performance-report", type=Path, metavar="FILE.html", help="Dask's performance report (needs Bokeh)"
+    )
+    add_shown(shown, "the plan or the outcome")
     parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Check, find the workers, compute."""
-    from gpuknn.engine.check import check_question
-    from gpuknn.engine.device import usable_cores
-    from gpuknn.engine.metric import Metric
-    from gpuknn.jobs.exact.plan import Job, SelfJoin
-    from gpuknn.jobs.exact.run import check_format
-    from gpuknn.storage.location import split_key
-    from gpuknn.vectors import open_vectors
-    from gpuknn.vectors.ids import own_ids
+    """Ask, plan, compute, show."""
+    from gpuknn.cli.progress import shown
+    from gpuknn.jobs.exact.job import SelfJoin, ask
+    from gpuknn.jobs.exact.plan import Wishes, plan_exact
+    from gpuknn.jobs.exact.run import run_exact
+    from gpuknn.jobs.watch import check_report
+    from gpuknn.workers.crew import Wanted, hired
 
-    database_path, queries_path, output = _files(chosen)
-    for name in ("workers", "threads", "shard_rows"):
-        value = getattr(chosen, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')} {value}: must be at least 1")
-    database = open_vectors(database_path, missing=chosen.missing)
+    database, queries, output = _files(chosen)
     self_join = SelfJoin.FIRST if chosen.self_first else SelfJoin.LEFT_OUT if chosen.self_join else SelfJoin.NO
-    queries = database if self_join is not SelfJoin.NO else open_vectors(queries_path, missing=chosen.missing)
-    if self_join is SelfJoin.NO:
-        refuse_rows_as_queries(database, queries, split_key(queries_path)[1] is not None)
-    cores = min(chosen.threads or usable_cores(), usable_cores())
-    ids = (None, None) if chosen.ignore_ids else (own_ids(database.ids), own_ids(queries.ids))
-    job = Job(database, queries, chosen.k, Metric(chosen.metric), chosen.dists, self_join, *ids)
-    if self_join is SelfJoin.FIRST and job.k < 2:
-        raise InputError(f"k = {job.k}: with --self-first it must be at least 2, the row and a neighbour")
-    check_question(database, queries, job.searched_k, chosen.metric, chosen.dists, self_join is not SelfJoin.NO)
-    _check_output(output, [database.path, queries.path])
-    check_format(job, output)
-    run_dir = chosen.run_dir or output.with_name(output.name + ".run")
-    resumes = run_dir.is_dir() and not chosen.fresh  # then the output may be that run's own
-    if output.exists() and not chosen.force and not resumes:
-        raise InputError(f"{output}: exists already; --force replaces it")
-    if chosen.report:
-        from gpuknn.jobs.watch import check_report
-
-        check_report(chosen.report)
-    with _workers(chosen, cores) as (where, workers):
-        return _compute(chosen, job, output, run_dir, where, workers)
-
-
-def _compute(
-    chosen: argparse.Namespace, job: "Job", output: Path, run_dir: Path, where: str, workers: "Workers"
-) -> int:
-    """Plan, compute, report."""
-    from gpuknn.cli.plan import check_space, learn, make_plan, show
-    from gpuknn.gold.formats import WRITERS, gold_format
-    from gpuknn.jobs.exact.plan import operations
-    from gpuknn.workers.workers import LOCAL
-
-    database, queries = job.database, job.queries
-    plan = make_plan(job, workers, where == LOCAL, chosen.memory, chosen.shard_rows, chosen.rates, run_dir, output)
-    if chosen.dry_run:
-        show(plan.facts, chosen.json)
-        return 0
-    check_space(job, workers, plan, run_dir, output)
-
-    from gpuknn.cli.progress import Bar, Rate
-
-    rate = Rate(database.nbytes // len(database), operations(job, 1))
-    with (Log() if chosen.log_json else Bar(rate, chosen.quiet or chosen.json)).shown() as bar:
-        bar.happened({"event": "plan", **plan.facts})
-        bar.title(
-            f"gpuknn exact: {len(database):,} rows x {database.shape[1]} {database.dtype}, "
-            f"{len(queries):,} queries, k = {chosen.k}, {chosen.metric}, on {workers.count} x {workers.device.name}"
-        )
-        from gpuknn.jobs.exact.run import Progress, run_exact
-
-        check = bar.step("checking", len(database), computes=False)
-        compute = bar.step("computing", len(database), computes=True)
-        outcome = run_exact(
-            job,
-            output,
-            run_dir,
-            workers,
-            plan.block,
-            plan.shard_rows,
-            fresh=chosen.fresh,
-            replace=chosen.force,
-            where=where,
-            check_threads=plan.check_threads,
-            command=chosen.words,
-            report=chosen.report,
-            progress=Progress(check.at, compute.at, compute.at, said=bar.say, happened=bar.happened),
-        )
-        if where == LOCAL and not outcome.resumed_rows:
-            learn(plan, workers, outcome.seconds)
-        certificate = outcome.certificate
-        bar.happened({"event": "written", "output": str(output), "seconds": outcome.seconds} | vars(certificate))
+    asked = None if self_join is not SelfJoin.NO else queries
+    kind = chosen.metric, chosen.dists
+    job = ask(database, asked, chosen.k, *kind, self_join, chosen.missing, chosen.ignore_ids)
+    if chosen.performance_report:
+        check_report(chosen.performance_report)
+    wishes = Wishes(
+        memory=chosen.memory,
+        shard_rows=chosen.shard_rows,
+        rates=chosen.rates,
+        run_dir=chosen.run_dir,
+        fresh=chosen.fresh,
+        replace=chosen.force,
+        performance_report=chosen.performance_report,
+        command=chosen.words,
+    )
+    with hired(wanted(chosen), sayer(chosen)) as crew:
+        plan = plan_exact(job, output, crew, wishes)
+        facts = _facts(plan)
+        if chosen.dry_run:
+            if crew.yet_to_start:
+                sayer(chosen)(
+                    f"{crew.name}: nothing is started; the plan counts on the {crew.workers.count} workers that it "
+                    "describes"
+                )
+            _show(facts, chosen.json)
+            return 0
+        with shown(chosen, row_bytes=job.database.nbytes // len(job.database), row_operations=job.operations(1)) as bar:
+            bar.title(_title(plan), facts)
+            bar.step("checking", len(job.database), "checked", "rows", computes=False)
+            bar.step("computing", len(job.database), "resumed progress shard damaged", "done", computes=True)
+            outcome = run_exact(plan, bar.happened)
+            written = {"output": str(output), "seconds": outcome.seconds, **vars(outcome.certificate)}
+            bar.happened({"event": "written", **written})
     if chosen.json:
-        show(plan.facts | {"seconds": outcome.seconds, "resumed_rows": outcome.resumed_rows} | vars(certificate), True)
+        known = {"seconds": outcome.seconds, "resumed_rows": outcome.resumed_rows}
+        _show(facts | known | vars(outcome.certificate), as_json=True)
     elif not chosen.quiet:
-        sys.stdout.write(
-            f"{output}: {len(queries):,} x {chosen.k} neighbours in {outcome.seconds:.1f} s; "
-            f"{certificate.pairs_refined:,} pairs refined, {certificate.smallest_margin:.0%} of the bound unused\n"
-        )
-        kind = WRITERS[gold_format(output)]
-        if job.ids is not None:
-            place = "in `ids`, beside row numbers" if kind.HOLDS_OWN_IDS else "in place of row numbers"
-            sys.stdout.write(f"{job.ids.where} holds the rows' own ids; {output.name} has them {place}\n")
-        if not kind.HOLDS_DISTS:
-            sys.stdout.write(f"{output.suffix} files hold no distances; they are left out\n")
-        if plan.prediction and not outcome.resumed_rows:
-            sys.stdout.write(f"predicted: {plan.prediction.seconds:.1f} s, limited by {plan.prediction.limit}\n")
+        sys.stdout.write(_told(plan, outcome))
     return 0
 
 
-@contextmanager
-def _workers(chosen: argparse.Namespace, cores: int) -> "Iterator[tuple[str, Workers]]":
-    """Where the workers asked for are, and what they compute on; what is started for the run ends with it."""
-    from gpuknn.workers.workers import LOCAL, choose_workers
+def _title(plan: "Plan") -> str:
+    database, workers = plan.job.database, plan.crew.workers
+    return (
+        f"gpuknn exact: {len(database):,} rows x {database.shape[1]} {database.dtype}, {len(plan.job.queries):,} queries, "
+        f"k = {plan.job.k}, {plan.job.metric.value}, on {workers.count} x {workers.device.name}"
+    )
 
-    if chosen.cluster in (LOCAL, "cuda"):
-        if chosen.cluster == "cuda" and chosen.device == "cpu":
-            raise InputError("--cluster cuda: asks for this machine's GPUs, --device cpu for none; leave one out")
-        yield LOCAL, choose_workers(chosen.device if chosen.cluster == LOCAL else "cuda", chosen.workers, cores)
+
+def _facts(plan: "Plan") -> dict[str, Any]:
+    """The plan, for a person or a program."""
+    job, workers, prediction = plan.job, plan.crew.workers, plan.prediction
+    return {
+        "database": job.database.where,
+        "rows": len(job.database),
+        "components": job.database.shape[1],
+        "dtype": job.database.dtype.name,
+        "queries": len(job.queries),
+        "k": job.k,
+        "metric": job.metric.value,
+        "device": workers.device.name,
+        "workers": workers.count,
+        "memory_per_worker": plan.worker_bytes,
+        "passes": plan.passes,
+        "shards": plan.shards,
+        "shard_rows": plan.shard_rows,
+        "bytes_read": plan.bytes_read,
+        "operations": plan.operations,
+        "answer_bytes": job.answer_bytes,
+        "predicted_seconds": prediction and round(prediction.seconds, 1),
+        "limited_by": prediction and prediction.limit,
+        "run_dir": str(plan.record.path),
+        "output": str(plan.output),
+    }
+
+
+def _told(plan: "Plan", outcome: "Outcome") -> str:
+    """What was done, in lines for a person."""
+    from gpuknn.gold.formats import WRITERS, gold_format
+
+    job, output, certificate = plan.job, plan.output, outcome.certificate
+    lines = [
+        f"{output}: {len(job.queries):,} x {job.k} neighbours in {outcome.seconds:.1f} s; "
+        f"{certificate.pairs_refined:,} pairs refined, {certificate.smallest_margin:.0%} of the bound unused"
+    ]
+    kind = WRITERS[gold_format(output)]
+    if job.ids is not None:
+        place = "in `ids`, beside row numbers" if kind.HOLDS_OWN_IDS else "in place of row numbers"
+        lines.append(f"{job.ids.where} holds the rows' own ids; {output.name} has them {place}")
+    if not kind.HOLDS_DISTS:
+        lines.append(f"{output.suffix} files hold no distances; they are left out")
+    if plan.prediction and not outcome.resumed_rows:
+        lines.append(f"predicted: {plan.prediction.seconds:.1f} s, limited by {plan.prediction.limit}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _show(facts: dict[str, Any], as_json: bool) -> None:
+    """Write a plan or an outcome for a program or a person."""
+    if as_json:
+        sys.stdout.write(json.dumps(facts) + "\n")
         return
-    for option in ("workers", "threads"):
-        if getattr(chosen, option):
-            raise InputError(f"--{option}: the cluster {chosen.cluster} has the workers that it has; leave it out")
-    from gpuknn.workers.cluster_file import read_cluster
-
-    source = read_cluster(chosen.cluster)
-    from gpuknn.workers.launch import at_work
-
-    def said(line: str) -> None:
-        if chosen.log_json:
-            write_event({"event": "said", "line": line})
-        elif not chosen.quiet and not chosen.json:
-            sys.stderr.write(f"gpuknn: {line}\n")
-
-    with at_work(source, chosen.device, cores, chosen.dry_run, said) as found:
-        yield found
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else value
+        shown = "unknown: gpuknn doctor --full measures it" if value is None else shown
+        sys.stdout.write(f"{name.replace('_', ' '):<{width}}  {shown}\n")
 
 
 def _files(chosen: argparse.Namespace) -> tuple[str | Path, str | Path, Path]:
@@ -268,31 +237,3 @@ def _files(chosen: argparse.Namespace) -> tuple[str | Path, str | Path, Path]:
     if chosen.output is None:
         raise InputError("name the file to write: -o OUT.h5")
     return chosen.database, chosen.queries_file, chosen.output
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: is no name for a file ({getattr(error, 'strerror', error)})") from error
-
-
-def _check_output(output: Path, inputs: list[str | Path]) -> None:
-    """Raise InputError where the output cannot be written."""
-    from gpuknn.storage.location import is_url
-
-    if re.match(r"[a-z0-9]+:/", str(output)):
-        raise InputError(f"{output}: the answer is written to a file of this machine, not to a URL; name a file")
-    if _exists(output):
-        if any(output.samefile(path) for path in inputs if not is_url(path)):
-            raise InputError(f"{output}: is an input of this very command; name another output")
-        if not output.is_file():
-            raise InputError(f"{output}: is not a file; name one")
-    folder = output.parent
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder to write {output.name} to")
-    try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f"{output.name}.", suffix=".part"):
-            pass
-    except (OSError, ValueError) as error:
-        raise InputError(f"{output}: cannot be written ({getattr(error, 'strerror', error)})") from error

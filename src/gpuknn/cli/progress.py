@@ -1,89 +1,150 @@
-"""The progress bar: rows, rates and time left; silent when standard error is not a terminal."""
+"""What a long job shows while it runs: a progress bar, lines of JSON, or nothing."""
 
-from collections.abc import Iterator
+import argparse
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 
+from gpuknn.cli.log import write_event
 
-@dataclass(frozen=True)
-class Rate:
-    """What one row costs, to turn rows per second into rates."""
-
-    row_bytes: int
-    row_operations: float
+SECONDS_BETWEEN_LINES = 10
+"""Of a step under way, as JSON."""
+Event = Mapping[str, Any]
 
 
-class RateColumn(ProgressColumn):
+@dataclass
+class Step:
+    """A part of a job that goes over rows, and the events that tell how far it is."""
+
+    name: str
+    rows: int
+    events: list[str]
+    fact: str
+    """Of such an event: the rows that are done."""
+    computes: bool
+    task: Any = None
+    """The bar's."""
+    written: float = 0.0
+    """When its last line of JSON was, and at how many rows."""
+    at: int = -1
+
+
+class Shown(Protocol):
+    """What shows a job."""
+
+    def title(self, line: str, plan: Mapping[str, Any]) -> None:
+        """What is going to be done, in a line for people and in facts for programs."""
+
+    def step(self, name: str, rows: int, events: str, fact: str, computes: bool) -> None:
+        """Say which events, and which fact of them, tell how far a step over so many rows is."""
+
+    def happened(self, event: Event) -> None:
+        """Show an event."""
+
+
+@contextmanager
+def shown(chosen: argparse.Namespace, row_bytes: int, row_operations: float = 0.0) -> Iterator[Shown]:
+    """What `--quiet`, `--json` and `--log-json` ask for, as long as the context lasts.
+
+    A row of so many bytes and operations turns rows per second into rates.
+    """
+    if chosen.log_json:
+        yield _Log()
+        return
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description:<9}"),
+        BarColumn(bar_width=None, table_column=Column(max_width=40)),  # in a narrow terminal it gives way
+        TaskProgressColumn(),
+        _RateColumn(row_bytes, row_operations),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        disable=chosen.quiet or chosen.json or not console.is_terminal,
+    )
+    with bar:
+        yield _Bar(bar)
+
+
+class _Bar:
+    """A progress bar of several steps, one after another; silent if standard error is no terminal."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._steps: list[Step] = []
+
+    def title(self, line: str, plan: Mapping[str, Any]) -> None:
+        """A line above the bar."""
+        if not self._bar.disable:
+            self._say(line)
+
+    def step(self, name: str, rows: int, events: str, fact: str, computes: bool) -> None:
+        """A line of the bar."""
+        task = self._bar.add_task(name, total=rows, computes=computes)
+        self._steps.append(Step(name, rows, events.split(), fact, computes, task))
+
+    def happened(self, event: Event) -> None:
+        """Move the bar; what is said is shown also if there is no bar."""
+        for step in self._steps:
+            if event["event"] in step.events:
+                self._bar.update(step.task, completed=event[step.fact])
+        if event["event"] == "said":
+            self._say(event["line"])
+        elif event["event"] == "watch" and not self._bar.disable:
+            self._say(f"watch it at {event['address']}")
+
+    def _say(self, line: str) -> None:
+        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Log:
+    """One JSON object a line on standard error."""
+
+    def __init__(self) -> None:
+        self._steps: list[Step] = []
+
+    def title(self, line: str, plan: Mapping[str, Any]) -> None:
+        """The plan's facts."""
+        write_event({"event": "plan", **plan})
+
+    def step(self, name: str, rows: int, events: str, fact: str, computes: bool) -> None:
+        """A line now and then."""
+        self._steps.append(Step(name, rows, events.split(), fact, computes))
+
+    def happened(self, event: Event) -> None:
+        """A line; how far each piece is would be too much, steps tell how far all are."""
+        for step in self._steps:
+            if event["event"] in step.events:
+                self._at(step, event[step.fact])
+        if event["event"] not in ("progress", "checked", "resumed"):
+            write_event(event)
+
+    def _at(self, step: Step, rows: int) -> None:
+        now = time.monotonic()
+        if rows != step.at and (rows == step.rows or now - step.written > SECONDS_BETWEEN_LINES):
+            step.written, step.at = now, rows
+            write_event({"event": step.name, "rows": rows, "of": step.rows})
+
+
+class _RateColumn(ProgressColumn):
     """Rows, bytes and operations per second."""
 
-    def __init__(self, rate: Rate) -> None:
+    def __init__(self, row_bytes: int, row_operations: float) -> None:
         super().__init__(Column(no_wrap=True))
-        self._rate = rate
+        self._row_bytes, self._row_operations = row_bytes, row_operations
 
     def render(self, task: Task) -> Text:
         """The rates, once there are any."""
         speed = task.finished_speed or task.speed
         if not speed:
             return Text("")
-        shown = f"{speed:,.0f} rows/s  {speed * self._rate.row_bytes / 1e9:.2f} GB/s"
+        line = f"{speed:,.0f} rows/s  {speed * self._row_bytes / 1e9:.2f} GB/s"
         if task.fields["computes"]:
-            shown += f"  {speed * self._rate.row_operations / 1e9:,.0f} GFLOP/s"
-        return Text(shown)
-
-
-class Bar:
-    """A progress bar of several steps, one after another."""
-
-    def __init__(self, rate: Rate, quiet: bool) -> None:
-        console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description:<9}"),
-            BarColumn(bar_width=None, table_column=Column(max_width=40)),  # in a narrow terminal it gives way
-            TaskProgressColumn(),
-            RateColumn(rate),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            disable=quiet or not console.is_terminal,
-        )
-
-    @contextmanager
-    def shown(self) -> Iterator["Bar"]:
-        """Draw it, as long as the context lasts."""
-        with self._bar:
-            yield self
-
-    def step(self, description: str, rows: int, computes: bool) -> "Step":
-        """Begin a step over so many rows."""
-        return Step(self._bar, self._bar.add_task(description, total=rows, computes=computes))
-
-    def title(self, line: str) -> None:
-        """A line above the bar."""
-        if not self._bar.disable:
-            self.say(line)
-
-    def say(self, line: str) -> None:
-        """A line that is shown also when there is no bar."""
-        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    def happened(self, event: dict[str, Any]) -> None:
-        """An event; the bar shows how far all is, so only where to watch it is worth a line."""
-        if event["event"] == "watch":
-            self.title(f"watch it at {event['address']}")
-
-
-@dataclass(frozen=True)
-class Step:
-    """One line of the bar."""
-
-    bar: Progress
-    task: int
-
-    def at(self, rows: int) -> None:
-        """So many rows are done."""
-        self.bar.update(self.task, completed=rows)  # type: ignore[arg-type]
+            line += f"  {speed * self._row_operations / 1e9:,.0f} GFLOP/s"
+        return Text(line)

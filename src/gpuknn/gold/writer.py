@@ -1,7 +1,5 @@
 """Writing a gold standard, block by block of queries: it appears under its name when all is written and on disk."""
 
-import glob
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +11,7 @@ import numpy as np
 
 from gpuknn.errors import InputError
 from gpuknn.gold.gold import Gold
-from gpuknn.storage.durable import sync
+from gpuknn.storage.durable import appearing, sweep
 
 Attributes = Mapping[str, str | int | float]
 
@@ -81,10 +79,8 @@ def written(
     `whole` is called with the unfinished name when all is on disk.  If it raises an error, the file does not appear.
     """
     check_outline(path, kind, outline)
-    for stale in path.parent.glob(f"{glob.escape(path.name)}.????????.part"):
-        stale.unlink(missing_ok=True)  # of a process that was killed
-    part = path.with_name(f"{path.name}.{os.urandom(4).hex()}.part")
-    try:
+    sweep(path)
+    with appearing(path, whole) as part:
         writer = kind(part, outline, **more)
         try:
             yield writer
@@ -92,12 +88,6 @@ def written(
             writer.close()
             raise
         writer.close()
-        sync(part)
-        whole(part)
-        os.replace(part, path)
-        sync(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def check_outline(path: Path, kind: type[GoldWriter], outline: Outline) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 
 from distributed import Client, get_worker
 
+from gpuknn.jobs.tally import Event
+
 TOPIC = "gpuknn"
-"""Of all events, those of all runs; each says which run it is of."""
-Event = dict[str, Any]
-"""What happened: plain JSON values; `event` is its name, `run` its run directory.
+"""Of all events, those of all runs; each says which run it is of.
+
+An event (`tally.Event`) is a mapping of plain JSON values; `event` is its name, `run` its record's folder.
 
     progress    queries, shard, device, rows, bytes, operations, seconds: of a shard, so far
     shard       the same of a shard that is finished, and pairs: those refined

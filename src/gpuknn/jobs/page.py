@@ -10,7 +10,8 @@ from typing import Any
 from distributed.diagnostics.plugin import SchedulerPlugin
 from tornado.web import Application, RequestHandler
 
-from gpuknn.jobs.events import TOPIC, Event
+from gpuknn.jobs.events import TOPIC
+from gpuknn.jobs.tally import Event, Tally
 
 PATH = "/gpuknn"
 """The page's; with .json for programs."""
@@ -74,9 +75,7 @@ class Run:
     state: str = "at work"
     began: float = field(default_factory=time.monotonic)
     stopped: float | None = None
-    work: dict[tuple[int, int], Event] = field(default_factory=dict)
-    """The latest of each shard: one that is computed again counts once."""
-    rows_done: int = 0
+    tally: Tally = field(default_factory=Tally)
     samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=4 * RATE_OVER))
     """Rows done so far, by time."""
     merges: list[Event] = field(default_factory=list)
@@ -84,14 +83,14 @@ class Run:
 
     def hear(self, event: Event) -> None:
         """Take in an event."""
-        if event["event"] in ("progress", "shard"):
-            self._advance(event)
+        self.tally.hear(event)
+        now = time.monotonic()
+        if not self.samples or now - self.samples[-1][0] > RATE_OVER / 240:
+            self.samples.append((now, self.tally.rows))
         if event["event"] != "progress":
             self.events.appendleft((time.time(), event))
         if event["event"] == "merged":
             self.merges.append(event)
-        if event["event"] == "damaged":
-            self._take_back(event["queries"], *event["rows"])
         if event["event"] == "ended":
             self.stop("done")
 
@@ -102,21 +101,21 @@ class Run:
     def summary(self, here: set[str]) -> dict[str, Any]:
         """All that is shown of it, in plain JSON values; `here` are the workers that the scheduler has."""
         seconds = (self.stopped or time.monotonic()) - self.began
-        done = _sum(self.work.values())
+        done = _sum(self.tally.work.values())
         rate = self._rows_per_second(seconds)
         workers: dict[str, list[Event]] = {}
-        for event in self.work.values():
+        for event in self.tally.work.values():
             workers.setdefault(event["name"], []).append(event)
         return {
             "run": self.path,
             "title": self.title,
             "state": self.state,
             "seconds": seconds,
-            "seconds_left": (self.rows - self.rows_done) / rate if rate and self.state == "at work" else None,
+            "seconds_left": (self.rows - self.tally.rows) / rate if rate and self.state == "at work" else None,
             "shards": self.shards,
             "rows": self.rows,
             "done": done,
-            "per_second": _rates(done, self.rows_done / rate if rate else 0),
+            "per_second": _rates(done, self.tally.rows / rate if rate else 0),
             "merges": {
                 "merges": len(self.merges),
                 "parts": sum(event["parts"] for event in self.merges),
@@ -129,30 +128,15 @@ class Run:
             "events": [{"time": _clock(at), **event} for at, event in self.events],
         }
 
-    def _advance(self, event: Event) -> None:
-        shard = event["queries"], event["shard"]
-        before = self.work.get(shard)
-        if before and before["event"] == "shard" and event["event"] == "progress":
-            return  # of a worker that was believed dead
-        self.work[shard] = event
-        self.rows_done += event["rows"] - (before["rows"] if before else 0)
-        now = time.monotonic()
-        if not self.samples or now - self.samples[-1][0] > RATE_OVER / 240:
-            self.samples.append((now, self.rows_done))
-
-    def _take_back(self, queries: int, start: int, stop: int) -> None:
-        for shard in [shard for shard in self.work if shard[0] == queries and start <= shard[1] < stop]:
-            self.rows_done -= self.work.pop(shard)["rows"]
-
     def _rows_per_second(self, seconds: float) -> float:
         """Of the last minute, or of the whole of a run that is over."""
         if self.stopped:
-            return self.rows_done / seconds if seconds else 0
+            return self.tally.rows / seconds if seconds else 0
         now = time.monotonic()
-        then, rows = next((s for s in self.samples if now - s[0] <= RATE_OVER), (now, self.rows_done))
+        then, rows = next((s for s in self.samples if now - s[0] <= RATE_OVER), (now, self.tally.rows))
         if self.began > now - RATE_OVER:
             then, rows = self.began, 0
-        return (self.rows_done - rows) / (now - then) if now > then else 0
+        return (self.tally.rows - rows) / (now - then) if now > then else 0
 
 
 class Show(RequestHandler):

@@ -1,8 +1,6 @@
 """Watching a run from outside: where its page is, and Dask's performance report of it."""
 
-import os
 import socket
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
@@ -15,6 +13,7 @@ from distributed import Client, performance_report
 from gpuknn.errors import InputError, pip_install
 from gpuknn.jobs.events import TOPIC
 from gpuknn.jobs.page import PATH, Page
+from gpuknn.storage.durable import appearing
 
 
 @contextmanager
@@ -28,7 +27,7 @@ def watched(
     """
     if report and not _draws(client):
         raise InputError(
-            f"--report {report}: needs Bokeh at the scheduler; install it there: {pip_install('dashboard')}"
+            f"--performance-report {report}: needs Bokeh at the scheduler; install it there: {pip_install('dashboard')}"
         )
     client.register_plugin(Page())
     rows = sum(len(rows) for _, rows in shards)
@@ -64,9 +63,9 @@ def _reachable(dashboard: str) -> tuple[str, str]:
 def check_report(report: Path) -> None:
     """Raise InputError where the performance report cannot be made or written."""
     if not find_spec("bokeh"):
-        raise InputError(f"--report {report}: needs Bokeh; install it with: {pip_install('dashboard')}")
+        raise InputError(f"--performance-report {report}: needs Bokeh; install it with: {pip_install('dashboard')}")
     if not report.absolute().parent.is_dir() or report.is_dir():
-        raise InputError(f"--report {report}: names no file in a folder that is there")
+        raise InputError(f"--performance-report {report}: names no file in a folder that is there")
 
 
 @contextmanager
@@ -75,15 +74,13 @@ def _reported(client: Client, title: str, report: Path | None) -> Iterator[None]
     if report is None:
         yield
         return
-    with tempfile.TemporaryDirectory(dir=report.absolute().parent, prefix=f"{report.name}.") as folder:
-        part = Path(folder) / "report.html"
+    with appearing(report) as part:
         asked = performance_report(filename=str(part), mode="inline")
         with client.as_current():
             asked.__enter__()
         yield
         with client.as_current():  # not by __exit__: it would show this function's source as the code that was run
             client.sync(asked.__aexit__, None, None, None, code=escape(title))
-        os.replace(part, report)
 
 
 def _draws(client: Client) -> bool:

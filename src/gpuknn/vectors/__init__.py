@@ -8,7 +8,7 @@ find rows that nobody wrote, `stream.py` reads what can be decoded in order only
 May import nothing of gpuknn but its errors.
 """
 
-from gpuknn.vectors.fingerprint import content_fingerprint, file_identity, file_state
+from gpuknn.vectors.fingerprint import Sampled, content_fingerprint, file_state, sampled
 from gpuknn.vectors.source import ArrayVectors, Vectors, open_vectors
 
-__all__ = ["ArrayVectors", "Vectors", "content_fingerprint", "file_identity", "file_state", "open_vectors"]
+__all__ = ["ArrayVectors", "Sampled", "Vectors", "content_fingerprint", "file_state", "open_vectors", "sampled"]

@@ -3,6 +3,7 @@
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,18 +28,30 @@ def content_fingerprint(vectors: Vectors) -> str:
     digest = hashlib.blake2b(f"{n} {d} {vectors.dtype.str}".encode(), digest_size=16)
     run = min(n, max(1, SAMPLE_BYTES // (d * vectors.dtype.itemsize)))
     firsts = np.unique(np.linspace(0, n - run, SAMPLES).astype(np.int64)).tolist()
-    sampled = copy(vectors)  # what it decodes and keeps goes with it
+    tried = copy(vectors)  # what it decodes and keeps goes with it
     samplers = SAMPLERS if vectors.held_bytes(SAMPLERS) <= HELD_MOST else 1
     with ThreadPoolExecutor(samplers) as pool:
-        for rows in pool.map(lambda first: sampled[first : first + run], firsts):
+        for rows in pool.map(lambda first: tried[first : first + run], firsts):
             digest.update(rows.tobytes())
     return digest.hexdigest()
 
 
-def file_identity(vectors: Vectors) -> str:
-    """Content, key, and the files' state: not equal once something was written to them."""
-    parts = content_fingerprint(vectors), vectors.key, file_state(vectors)
-    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+@dataclass(frozen=True)
+class Sampled:
+    """What a database or a set of queries held when it was looked at."""
+
+    content: str
+    """`content_fingerprint`."""
+    identity: str
+    """Of content, key, and the files' state: not equal once something was written to them."""
+
+
+def sampled(vectors: Vectors) -> Sampled:
+    """Look at the rows once, and at the files' state before."""
+    state = file_state(vectors)
+    content = content_fingerprint(vectors)
+    parts = content, vectors.key, state
+    return Sampled(content, hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest())
 
 
 def file_state(vectors: Vectors) -> str:

@@ -1,4 +1,4 @@
-"""Where workers come from."""
+"""Dask's clients: of a scheduler that is there, and of a cluster that this process starts on its own machine."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ from distributed.comm.addressing import parse_host_port
 from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.engine.device import open_device
 from gpuknn.errors import InputError, RunError
-from gpuknn.workers.workers import LOCAL, Workers
+from gpuknn.workers.workers import Workers
 
 HUSHED = logging.CRITICAL + 1
 """Above all that Dask logs.  Its critical records carry tracebacks: the scheduler writes one for news that it cannot
@@ -57,17 +57,10 @@ class Expected:
 
 
 @contextmanager
-def cluster(where: str, workers: Workers) -> Iterator[Client]:
-    """The workers of `--cluster`: local, or those of a scheduler, by its address or its file (.json)."""
-    with local_cluster(workers) if where == LOCAL else connect(where) as client:
-        yield client
-
-
-@contextmanager
 def connect(where: str, patience: float = 10) -> Iterator[Client]:
     """A running scheduler, which goes on when this is left; `patience`: seconds for it to answer.
 
-    Raises InputError where there is none, or where its Python, Dask or gpuknn are not this process's.
+    Raises InputError if there is none.
     """
     address = _address_in(Path(where)) if where.endswith(".json") else where
     try:
@@ -83,7 +76,6 @@ def connect(where: str, patience: float = 10) -> Iterator[Client]:
         except (OSError, ValueError) as error:
             raise InputError(f"--cluster {where}: no Dask scheduler answers there ({error})") from error
         with client:
-            _check_versions(client, where)
             yield client
 
 
@@ -103,34 +95,34 @@ def _address_in(scheduler_file: Path) -> str:
     return str(found["address"])
 
 
-def workers_of(where: str, cores: int, device: str, expected: Expected, said: Callable[[str], None]) -> Workers:
-    """What the workers of a running cluster compute on; `cores` are those of this machine.
+def workers_of(client: Client, cores: int, device: str, expected: Expected, said: Callable[[str], None]) -> Workers:
+    """What the workers of a scheduler compute on; `cores` are those of this machine.
 
-    auto takes the workers that have a GPU (resource GPU=1) if there are any.  Raises InputError where no worker fits.
+    auto takes the workers that have a GPU (resource GPU=1) if there are any.  Raises InputError if no worker fits, or if
+    the Python, Dask or gpuknn of scheduler and workers are not this process's.
     """
     deadline = time.monotonic() + expected.seconds
-    described = expected.name != where  # by a file: the scheduler, too, may be on its way
-    with connect(where, max(10, expected.seconds)) if described else connect(where) as client:
-        while True:
-            every = client.scheduler_info(n_workers=-1)["workers"]
-            with_gpu = {address: worker for address, worker in every.items() if worker["resources"].get("GPU")}
-            fitting = with_gpu if device == "cuda" or (device == "auto" and with_gpu) else every
-            if len(fitting) >= expected.workers:
-                break
-            if time.monotonic() > deadline:
-                if not fitting:
-                    raise InputError(_nobody(expected, len(every), device))
-                said(
-                    f"{expected.name}: {len(fitting)} of {expected.workers} workers are there; "
-                    "others are given work when they come"
-                )
-                break
-            time.sleep(0.2)
-        if fitting is with_gpu:
-            found = client.run(open_device, "cuda", workers=list(with_gpu)).values()
-            return Workers(len(with_gpu), cores, min(found, key=lambda gpu: gpu.most_queries(1, 1)))
-        threads = min(worker["nthreads"] for worker in every.values())
-        return Workers(len(every), cores, CpuDevice(threads))
+    while True:
+        every = client.scheduler_info(n_workers=-1)["workers"]
+        with_gpu = {address: worker for address, worker in every.items() if worker["resources"].get("GPU")}
+        fitting = with_gpu if device == "cuda" or (device == "auto" and with_gpu) else every
+        if len(fitting) >= expected.workers:
+            break
+        if time.monotonic() > deadline:
+            if not fitting:
+                raise InputError(_nobody(expected, len(every), device))
+            said(
+                f"{expected.name}: {len(fitting)} of {expected.workers} workers are there; "
+                "others are given work when they come"
+            )
+            break
+        time.sleep(0.2)
+    _check_versions(client, expected.name)
+    if fitting is with_gpu:
+        found = client.run(open_device, "cuda", workers=list(with_gpu)).values()
+        return Workers(len(with_gpu), cores, min(found, key=lambda gpu: gpu.most_queries(1, 1)))
+    threads = min(worker["nthreads"] for worker in every.values())
+    return Workers(len(every), cores, CpuDevice(threads))
 
 
 def _nobody(expected: Expected, there: int, device: str) -> str:
@@ -211,9 +203,9 @@ def _start(workers: Workers) -> LocalCluster:
         "worker_dashboard_address": "127.0.0.1:0",
         "memory_limit": 0,
         "silence_logs": HUSHED,
-        "resources": workers.need,
+        "resources": workers.device.resources,
     }
-    if workers.need and _nvml_works():
+    if workers.device.resources and _nvml_works():
         from dask_cuda import LocalCUDACluster
 
         return LocalCUDACluster(device_memory_limit=None, **options)

@@ -26,7 +26,7 @@ def read_cluster(where: str) -> "Running | Ssh | Slurm":
     if "://" in where or where.endswith(".json"):
         return Running(where, where)
     raise InputError(
-        f"--cluster {where}: is none of local, cuda, a scheduler's address (tcp://HOST:PORT), "
+        f"--cluster {where}: is none of local, a scheduler's address (tcp://HOST:PORT), "
         "its file (.json) or a cluster file (.yaml)"
     )
 
@@ -108,10 +108,11 @@ class Ssh:
         """How many there will be."""
         return (len(self.hosts) - 1) * max(1, self.gpus)
 
-    def planned(self) -> Workers:
-        """The workers that a plan counts on before any is started."""
+    def planned(self, device: str) -> Workers:
+        """The workers that a plan counts on before any is started, on cpu, cuda or auto."""
         cores = usable_cores()
-        return Workers(self.workers, cores, _assumed_gpu() if self.gpus else CpuDevice(self.cores or cores))
+        gpus = self.gpus and device != "cpu"
+        return Workers(self.workers, cores, _assumed_gpu() if gpus else CpuDevice(self.cores or cores))
 
 
 @dataclass(frozen=True)
@@ -155,10 +156,10 @@ class Slurm:
         """Bytes of a worker's share of its job's memory."""
         return int(parse_bytes(self.memory)) // max(1, self.gpus)
 
-    def planned(self) -> Workers:
-        """The workers that a plan counts on before any is started."""
-        device = _assumed_gpu() if self.gpus else CpuDevice(self.cores)
-        return Workers(self.workers, usable_cores(), device, self.planned_memory)
+    def planned(self, device: str) -> Workers:
+        """The workers that a plan counts on before any is started, on cpu, cuda or auto."""
+        found = _assumed_gpu() if self.gpus and device != "cpu" else CpuDevice(self.cores)
+        return Workers(self.workers, usable_cores(), found, self.planned_memory)
 
 
 def _assumed_gpu() -> Device:

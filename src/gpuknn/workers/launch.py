@@ -1,4 +1,4 @@
-"""Clusters that are started for a run, over SSH or as SLURM jobs, and end with it."""
+"""Clusters that are started for a job, over SSH or as SLURM jobs, and end with it."""
 
 import logging
 import shutil
@@ -10,11 +10,11 @@ from importlib.util import find_spec
 from typing import Any
 
 import dask
-from distributed import SpecCluster, SSHCluster
+from distributed import Client, SpecCluster, SSHCluster
 
 from gpuknn.errors import InputError, pip_install
-from gpuknn.workers.cluster import HUSHED, SETTINGS, Expected, workers_of
-from gpuknn.workers.cluster_file import Running, Slurm, Ssh
+from gpuknn.workers.cluster import HUSHED, SETTINGS, Expected, connect, workers_of
+from gpuknn.workers.cluster_file import Slurm, Ssh
 from gpuknn.workers.workers import Workers
 
 PAGES = "127.0.0.1:8787"
@@ -23,29 +23,21 @@ NO_PAGES = "127.0.0.1:0"
 
 
 @contextmanager
-def at_work(
-    source: Running | Ssh | Slurm, device: str, cores: int, dry_run: bool, said: Callable[[str], None]
-) -> Iterator[tuple[str, Workers]]:
-    """Where the scheduler is and what its workers compute on; what was started for this ends when it is left.
+def launched(
+    source: Ssh | Slurm, wanted: str, cores: int, said: Callable[[str], None]
+) -> Iterator[tuple[Client, Workers]]:
+    """A client of a cluster that was started, and what its workers compute on; leaving the context ends the cluster.
 
-    `cores` are those of this machine.  With `dry_run` nothing is started: what the file says is believed.  Raises
-    InputError where the cluster does not start or has no workers that `device` (auto, cpu, cuda) asks for.
+    `wanted` is auto, cpu or cuda; `cores` are those of this machine.  Raises InputError if the cluster does not start
+    or has no workers that fit.
     """
     hint = "squeue tells what jobs wait for, their output why they ended" if isinstance(source, Slurm) else ""
     expected = Expected(source.name, source.workers, source.wait, hint)
-    if isinstance(source, Running):
-        yield source.where, workers_of(source.where, cores, device, expected, said)
-        return
-    if device == "cuda" and not source.gpus:
-        raise InputError(f"{source.name}: gpus: is not set, and --device cuda asks for them")
-    if dry_run:
-        said(f"{source.name}: nothing is started; the plan counts on the {source.workers} workers that it describes")
-        yield source.name, source.planned()
-        return
     with _started(source) as address:
         said(f"{source.name}: started; waiting for {source.workers} workers")
-        workers = workers_of(address, cores, device, expected, said)
-        yield address, replace(workers, memory=source.planned_memory)
+        with connect(address, max(10, source.wait)) as client:
+            workers = workers_of(client, cores, wanted, expected, said)
+            yield client, replace(workers, memory=source.planned_memory)
 
 
 @contextmanager

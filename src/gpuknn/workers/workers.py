@@ -12,16 +12,6 @@ from gpuknn.errors import InputError
 
 LOCAL = "local"
 """Of `--cluster`: processes of this machine, started for the run."""
-GPU = {"GPU": 1}
-"""The resource of a worker that has a GPU, and of a task that needs one."""
-
-WINDOW = 2
-"""Tasks given to a worker: one at work, one waiting."""
-LOST_AFTER = 60.0
-"""Seconds without a fitting worker, or without the scheduler, after which a run or conversion gives up."""
-LOOK_EVERY = 2.0
-"""Seconds between looks at who is there, where nothing else happens."""
-
 
 @dataclass(frozen=True)
 class Workers:
@@ -36,9 +26,9 @@ class Workers:
     """Bytes that each may take, where its source says so."""
 
     @property
-    def need(self) -> dict[str, int]:
-        """The resources that a task takes."""
-        return {} if isinstance(self.device, CpuDevice) else GPU
+    def units(self) -> int:
+        """What rates are of: GPUs, or cores."""
+        return self.count * self.device.units
 
 
 def choose_workers(device: str, count: int | None, cores: int) -> Workers:

@@ -22,8 +22,6 @@ from gpuknn.storage.durable import appearing, digest, read_sealed, write_sealed
 STRIPE_BYTES = 2**20
 """Neighbours under one checksum, those of one query at least."""
 
-PARTIAL_NAME = r"\d{10}-\d{10}\.\d{12}-\d{12}\.(bin|json)(\.[0-9a-f]+\.part)?"
-"""Of the files of a partial result, finished or not."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def write_partial(
     path = _path(folder, queries, rows)
     k, dists = found.ids.shape[1], found.dists.dtype
     stripe = max(1, STRIPE_BYTES // (k * (8 + dists.itemsize)))
-    with appearing(path) as file:
+    with appearing(path) as part, open(part, "wb") as file:
         for array in (found.ids, found.dists):
             file.write(np.ascontiguousarray(array).data.cast("B"))
     firsts = range(0, len(queries), stripe)

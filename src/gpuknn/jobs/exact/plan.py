@@ -1,22 +1,29 @@
-"""What is to be done, and how it is cut: a job, its blocks of queries, its shards of rows."""
+"""How a job is cut into blocks of queries and shards of rows, and what it will take."""
 
-from collections.abc import Iterable, Iterator
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
+from gpuknn.bench.kept import Rates, rates_for
 from gpuknn.engine.check import CHECKED_VALUES
 from gpuknn.engine.device import Device
 from gpuknn.engine.metric import Metric
 from gpuknn.errors import InputError
-from gpuknn.storage.durable import digest
-from gpuknn.vectors import Vectors, file_identity, file_state
-from gpuknn.vectors.ids import RowIds
+from gpuknn.gold.formats import WRITERS, gold_format
+from gpuknn.gold.writer import Outline, check_outline
+from gpuknn.jobs.exact.job import Job
+from gpuknn.jobs.exact.merge import most_parts
+from gpuknn.jobs.exact.predict import Prediction, predict
+from gpuknn.storage.destination import check_destination
+from gpuknn.storage.record import Record
+from gpuknn.workers.crew import Crew
+from gpuknn.workers.memory import memory_budget
 
-RESULT_VERSION = 1
-"""Raised when the answer's bytes change, so that older partial results are not taken for today's."""
 SHARD_OPERATIONS = 2e13
 """Multiplications and additions of one shard by default: a minute or so of a laptop, a second of a GPU."""
 PROCESS_BYTES = 300 * 2**20
@@ -25,59 +32,133 @@ NOTED_BYTES = 2**28
 """To decode a file whose chunks, shards or row groups are small takes less."""
 
 
-class SelfJoin(StrEnum):
-    """Where the queries are the rows of the database: what becomes of a row in its own answer."""
+@dataclass(frozen=True)
+class Wishes:
+    """What may be said of how a job is done; the answer's bytes do not depend on it."""
 
-    NO = "no"
-    LEFT_OUT = "left out"
-    FIRST = "first"
+    memory: str | None = None
+    """Of all processes together, or of each worker of a cluster."""
+    shard_rows: int | None = None
+    rates: Path | None = None
+    """A file of rates to predict by."""
+    run_dir: Path | None = None
+    fresh: bool = False
+    """Whether earlier partial results are thrown away."""
+    replace: bool = False
+    """Whether an output that is there may go."""
+    performance_report: Path | None = None
+    """A file for Dask's report."""
+    command: Sequence[str] = ()
+    """Words of a command line that go on with the run."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """The question, by file."""
+class Plan:
+    """How a job will be done."""
 
-    database: Vectors
-    queries: Vectors
-    k: int
-    metric: Metric
-    dists: str
-    self_join: SelfJoin = SelfJoin.NO
-    ids: RowIds | None = None
-    """What the database's file calls its rows, if that is not their numbers; written beside the answer."""
-    query_ids: RowIds | None = None
-
-    @property
-    def searched_k(self) -> int:
-        """Neighbours to search for: a row that stands first in its own answer need not be found."""
-        return self.k - (self.self_join is SelfJoin.FIRST)
-
-    def fingerprint(self) -> str:
-        """32 hexadecimal digits of everything that decides the answer: equal for equal answers."""
-        files = file_identity(self.database), file_identity(self.queries)
-        named = ("ids",) * (self.ids is not None or self.query_ids is not None)
-        parts = RESULT_VERSION, *files, self.k, self.metric.value, self.dists, self.self_join.value, *named
-        return digest(repr(parts).encode())
-
-    def file_state(self) -> str:
-        """Differs once something was written to the files."""
-        return f"{file_state(self.database)} {file_state(self.queries)}"
+    job: Job
+    output: Path
+    crew: Crew
+    wishes: Wishes
+    rates: Rates | None
+    """None if nobody has measured the device."""
+    block: int
+    """Queries at once; each block is a pass over the database."""
+    shard_rows: int
+    check_threads: int
+    """That check the rows before work begins."""
 
     @property
-    def answer_bytes(self) -> int:
-        """Size of all neighbours, as one partial result keeps them."""
-        return len(self.queries) * self.k * (8 + np.dtype(self.dists).itemsize)
+    def record(self) -> Record:
+        """Where finished shards are kept."""
+        return Record(_run_dir(self.output, self.wishes))
+
+    @property
+    def passes(self) -> int:
+        """Over the database."""
+        return -(-len(self.job.queries) // self.block)
+
+    @property
+    def shards(self) -> int:
+        """Of each pass."""
+        return -(-len(self.job.database) // self.shard_rows)
+
+    @property
+    def worker_bytes(self) -> int:
+        """Memory that a worker takes."""
+        return _worker_bytes(self.job, self.block, self.crew.workers.device)
+
+    @property
+    def bytes_read(self) -> int:
+        """Of rows, the check of all rows included."""
+        return self.job.database.nbytes * (self.passes + 1)
+
+    @property
+    def operations(self) -> float:
+        """Multiplications and additions of all scores."""
+        return self.job.operations(len(self.job.database))
+
+    @property
+    def prediction(self) -> Prediction | None:
+        """None if nobody has measured the device."""
+        return self.rates and predict(self.job, self.crew.workers, self.passes, self.rates)
 
 
-def operations(job: Job, rows: int) -> float:
-    """Multiplications and additions to score all queries with so many rows (for hamming, bits compared)."""
-    components = job.database.shape[1] * (32 if job.metric is Metric.HAMMING else 1)
-    return 2.0 * rows * len(job.queries) * components
+def plan_exact(job: Job, output: Path, crew: Crew, wishes: Wishes) -> Plan:
+    """Cut the work so that it fits into memory; nothing is started or written.
+
+    Raises InputError if it cannot fit, the output cannot be written or hold the answer, or a file of rates is none.
+    """
+    if wishes.shard_rows is not None and wishes.shard_rows < 1:
+        raise InputError(f"--shard-rows {wishes.shard_rows}: must be at least 1")
+    resumes = _run_dir(output, wishes).is_dir() and not wishes.fresh  # then the output may be that run's own
+    check_destination(str(output), [job.database.path, job.queries.path], wishes.replace or resumes, store=False)
+    check_outline(output, WRITERS[gold_format(output)], outline(job))
+    kind = crew.workers.device.kind
+    rates = None if job.metric is Metric.HAMMING else rates_for(kind, job.database, wishes.rates)
+    return _cut_for(crew, job, output, wishes, rates)
 
 
-def shard_rows(job: Job, workers: int, block: int) -> int:
+def replanned(plan: Plan, crew: Crew) -> Plan:
+    """The same for the workers that came, if they are not those that were counted on."""
+    return plan if crew is plan.crew else _cut_for(crew, plan.job, plan.output, plan.wishes, plan.rates)
+
+
+def check_room(plan: Plan) -> None:
+    """Raise InputError if the disks cannot hold the partial results still to come, or the answer."""
+    run_dir, folder, answer = plan.record.path, plan.output.parent, plan.job.answer_bytes
+    kept = sum(file.stat().st_size for file in run_dir.glob("*/*.bin")) if run_dir.is_dir() else 0
+    partial = max(0, answer * most_parts(plan.shards, plan.crew.workers.count) - kept)
+    parent = next(above for above in (run_dir, *run_dir.absolute().parents) if above.is_dir())
+    same = os.stat(parent).st_dev == os.stat(folder).st_dev
+    for place, need in ((parent, partial + answer * same), (folder, answer)):
+        free = shutil.disk_usage(place).free
+        if free < need:
+            raise InputError(f"{place}: {free / 2**20:,.0f} MiB are free, {need / 2**20:,.0f} MiB are needed")
+
+
+def outline(job: Job) -> Outline:
+    """What a writer of the answer must know."""
+    own_id = None if job.ids is None else job.ids.highest
+    highest = len(job.database) - 1
+    return Outline((len(job.queries), job.k), highest, np.dtype(job.dists), own_id, job.query_ids is not None)
+
+
+def _run_dir(output: Path, wishes: Wishes) -> Path:
+    return wishes.run_dir or output.with_name(output.name + ".run")
+
+
+def _cut_for(crew: Crew, job: Job, output: Path, wishes: Wishes, rates: Rates | None) -> Plan:
+    workers = crew.workers
+    budget = workers.memory if workers.memory and not wishes.memory else memory_budget(wishes.memory)
+    block = queries_at_once(job, budget, workers.count if crew.local else 1, workers.device)
+    rows = wishes.shard_rows or _shard_rows(job, workers.count, block)
+    return Plan(job, output, crew, wishes, rates, block, rows, _check_threads(job, budget, workers.cores))
+
+
+def _shard_rows(job: Job, workers: int, block: int) -> int:
     """Rows of a shard where nobody says: SHARD_OPERATIONS each, and at least one for every worker."""
-    by_work = int(SHARD_OPERATIONS / operations(job, 1) * len(job.queries) / block)
+    by_work = int(SHARD_OPERATIONS / job.operations(1) * len(job.queries) / block)
     by_workers = -(-len(job.database) // workers)
     return max(1, min(by_work, by_workers))
 
@@ -89,8 +170,8 @@ def queries_at_once(job: Job, memory: int, workers: int, device: Device) -> int:
     not check the rows.
     """
     d = job.database.shape[1]
-    fixed = worker_bytes(job, 0, device)
-    each = worker_bytes(job, 1, device) - fixed
+    fixed = _worker_bytes(job, 0, device)
+    each = _worker_bytes(job, 1, device) - fixed
     room = (memory - PROCESS_BYTES) // workers - fixed
     need = max(workers * (fixed + each) + PROCESS_BYTES, _checking_bytes(job, 1))
     if memory < need or room < each:
@@ -99,14 +180,14 @@ def queries_at_once(job: Job, memory: int, workers: int, device: Device) -> int:
     return -(-len(job.queries) // passes)
 
 
-def worker_bytes(job: Job, queries: int, device: Device) -> int:
+def _worker_bytes(job: Job, queries: int, device: Device) -> int:
     """What a worker takes for so many queries at once; what is held to decode queries stays there meanwhile."""
     rows = job.database
     scan = device.memory(queries, job.searched_k, rows.shape[1], rows.dtype.itemsize)
     return PROCESS_BYTES + scan + job.queries.held_bytes(1) + rows.held_bytes(device.readers)
 
 
-def check_threads(job: Job, memory: int, cores: int) -> int:
+def _check_threads(job: Job, memory: int, cores: int) -> int:
     """Threads, at most one for each core, with which this process checks the rows within `memory` bytes."""
     return next((n for n in range(cores, 1, -1) if _checking_bytes(job, n) <= memory), 1)
 

@@ -1,8 +1,9 @@
-"""The main job: shards to workers, partial results to the run directory, the answer to a gold-standard file."""
+"""A planned job at work: shards to workers, partial results to the record, the answer to a gold-standard file."""
 
 import dataclasses
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import gpuknn
+from gpuknn.bench.kept import keep_rates
 from gpuknn.engine.check import check_content
 from gpuknn.engine.device import Certificate
 from gpuknn.engine.metric import Metric
@@ -21,37 +23,24 @@ from gpuknn.gold.distances import BITS, DISTANCES
 from gpuknn.gold.formats import WRITERS, gold_format
 from gpuknn.gold.gold import Gold
 from gpuknn.gold.hdf5 import read_attributes
-from gpuknn.gold.writer import GoldWriter, Outline, check_outline, written
-from gpuknn.jobs.events import Event
+from gpuknn.gold.writer import GoldWriter, written
+from gpuknn.jobs.events import listen
 from gpuknn.jobs.exact.feed import Block, Feed
+from gpuknn.jobs.exact.job import Job, SelfJoin
 from gpuknn.jobs.exact.merge import Tree, merge_some, queries_at_once
 from gpuknn.jobs.exact.partial import Damaged, Partial, find_partial, find_partials
-from gpuknn.jobs.exact.plan import Job, SelfJoin, blocks, cut
-from gpuknn.jobs.exact.run_directory import RunDirectory
+from gpuknn.jobs.exact.plan import Plan, blocks, check_room, cut, outline, replanned
 from gpuknn.jobs.exact.shard import changed
+from gpuknn.jobs.tally import Event, Tally
 from gpuknn.jobs.watch import page_address, watched
-from gpuknn.vectors import content_fingerprint
-from gpuknn.workers.cluster import cluster
-from gpuknn.workers.workers import LOCAL, Workers
+from gpuknn.storage.record import Claim, Identity
+from gpuknn.vectors import Sampled
+from gpuknn.workers.feed import dask_feeder
 
 JOB = "job_fingerprint"
 """The attribute of a gold-standard file that tells which job it answers."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run tells how far it is; rows are those of the database."""
-
-    checked: Callable[[int], None]
-    """Rows checked before the work begins."""
-    resumed: Callable[[int], None]
-    """Rows that were found done."""
-    advanced: Callable[[int], None]
-    """Rows done in all."""
-    said: Callable[[str], None]
-    """A line for the person at the terminal."""
-    happened: Callable[[Event], None]
-    """What the workers tell."""
+LONG_ENOUGH = 5.0
+"""Seconds of computing that tell a rate: the start weighs little then."""
 
 
 @dataclass(frozen=True)
@@ -65,59 +54,53 @@ class Outcome:
     seconds: float
 
 
-def run_exact(
-    job: Job,
-    output: Path,
-    run_dir: Path,
-    workers: Workers,
-    block_size: int,
-    rows_per_shard: int,
-    fresh: bool = False,
-    replace: bool = True,
-    progress: Progress | None = None,
-    where: str = LOCAL,
-    check_threads: int | None = None,
-    command: Sequence[str] = (),
-    report: Path | None = None,
-) -> Outcome:
-    """Compute the job's gold standard and write it to `output`; goes on from what `run_dir` holds.
+def run_exact(plan: Plan, on_event: Callable[[Event], None] = lambda _: None) -> Outcome:
+    """Compute the job's gold standard and write it to the plan's output; goes on from what its record holds.
 
-    `where` the workers are: `cluster.cluster`.  `check_threads`: of this process; by default one for each core.
-    `replace` an output that is there.  `command`: the words that go on with the run, for `gpuknn runs`.  `report`: a
-    file for Dask's performance report.
+    `on_event` is told what happens, from several threads, one event at a time:
 
-    The question has been checked (`exact.check.check_question`); the rows are read and checked here.  Raises
-    InputError where they cannot be measured or `run_dir` belongs to another job, RunError where the run failed: the
-    same call goes on from there.
+        said        line: for the person at the terminal
+        checked     rows: of the database, read and found right before the work begins
+        resumed     done: rows of the database that were found done
+        watch       address: where a browser can watch the run
+        progress, shard, merged, damaged   what workers tell (`jobs.events`), and done: rows of the database, in all
+
+    Raises InputError if the rows cannot be measured or the record belongs to another job, RunError if the run failed:
+    the same plan goes on from there.
     """
-    progress = progress or Progress(*(5 * [lambda _: None]))
     started = time.monotonic()
-    directory = RunDirectory(run_dir)
-    nq, n = len(job.queries), len(job.database)
+    check_room(plan)
+    telling = threading.Lock()
+
+    def tell(event: Event) -> None:
+        with telling:
+            on_event(event)
+
+    def say(line: str) -> None:
+        tell({"event": "said", "line": line})
+
+    with plan.crew.started(say) as crew:
+        outcome = _run(replanned(plan, crew), started, tell, say)
+    if plan.crew.local and not outcome.resumed_rows:
+        _learn(plan, outcome.seconds)
+    return outcome
+
+
+def _run(plan: Plan, started: float, tell: Callable[[Event], None], say: Callable[[str], None]) -> Outcome:
+    """The same with the workers that are there."""
+    job, record, output, wishes = plan.job, plan.record, plan.output, plan.wishes
     state = job.file_state()  # before the fingerprint: a change between the two is noticed by the first shard
-    fingerprint = job.fingerprint()
-    with directory.held(fingerprint, _description(job), block_size, fresh, command, progress.said) as claim:
-        if output.exists() and not replace:  # looked at before, but another client may have been at work since
-            return _finished(output, fingerprint, n, directory)
-        _check(job, directory, check_threads or workers.cores, progress)
-        found: dict[range, dict[range, np.ndarray]] = {}
-        for block in blocks(nq, claim.block):
-            found[block], damaged = find_partials(claim.partials, block)
-            for rows in damaged:
-                progress.said(str(Damaged(rows)))
-        rows_done = RowsDone(found, progress)
-        parts = {block: list(done) for block, done in found.items()}
-        shards = [(block, rows) for block, done in parts.items() for rows in cut(n, done, rows_per_shard)]
-        if shards:
-            known = {block: Block(_floor(block, done), Tree(rows_per_shard)) for block, done in found.items()}
-            with cluster(where, dataclasses.replace(workers, count=min(workers.count, len(shards)))) as client:
-                progress.happened({"event": "watch", "address": page_address(client)})
-                folder = claim.partials.absolute()
-                work = _everywhere(job), state, workers, folder, rows_per_shard, known
-                with watched(client, folder, _title(job), shards, report):
-                    parts = Feed(client, *work, claim.held, rows_done.hear).run(parts, shards)
-        # By their names, since network folders list new files late.
-        every = {block: [find_partial(claim.partials, block, rows) for rows in done] for block, done in parts.items()}
+    files = job.sampled()
+    fingerprint = job.fingerprint(files)
+    passes = {"queries_at_once": plan.block}
+    rows = plan.passes * len(job.database)
+    identity = Identity(fingerprint, job.description(), job.title, rows, passes, wishes.command)
+    with record.held(identity, wishes.fresh, say) as claim:
+        if output.exists() and not wishes.replace:  # looked at before, but another client may have been at work since
+            return _finished(plan, fingerprint)
+        if not record.has_results():
+            _check(plan, tell)
+        every, shards, resumed = _partials(plan, claim, state, tell, say)
         if job.file_state() != state:
             raise RunError(changed(job))
         certificate = reduce(add, (p.certificate for partials in every.values() for p in partials))
@@ -125,83 +108,103 @@ def run_exact(
         said: dict[str, str | int | float] = {JOB: fingerprint}
 
         def whole(part: Path) -> None:
-            directory.note_answer(part, said)
+            record.note(part, said)
             claim.held.check()
 
         with written(output, WRITERS[gold_format(output)], outline(job), whole) as gold:
             for block, partials in every.items():
                 _write(job, block, partials, gold)
             seconds = time.monotonic() - started
-            said |= _attributes(job, certificate, devices, seconds)
+            said |= _attributes(job, files, certificate, devices, seconds)
             gold.describe(said)
-        directory.remove()
-    return Outcome(certificate, ", ".join(devices), len(shards), rows_done.resumed, seconds)
+        record.remove()
+    return Outcome(certificate, ", ".join(devices), shards, resumed, seconds)
 
 
-def outline(job: Job) -> Outline:
-    """What a writer of the answer must know."""
-    own_id = None if job.ids is None else job.ids.highest
-    highest = len(job.database) - 1
-    return Outline((len(job.queries), job.k), highest, np.dtype(job.dists), own_id, job.query_ids is not None)
-
-
-def check_format(job: Job, output: Path) -> None:
-    """Raise InputError if the output's name tells no format, or its format cannot hold the answer."""
-    check_outline(output, WRITERS[gold_format(output)], outline(job))
-
-
-def _finished(output: Path, fingerprint: str, rows: int, directory: RunDirectory) -> Outcome:
-    """What there is to say where the output is there: perhaps it is this job's, which was killed at its very end."""
-    said = read_attributes(output) or directory.answer(output)
+def _finished(plan: Plan, fingerprint: str) -> Outcome:
+    """What there is to say if the output is there: perhaps it is this job's, which was killed at its very end."""
+    output, record = plan.output, plan.record
+    said = read_attributes(output) or record.noted(output)
     if said.get(JOB) != fingerprint:
-        if not directory.has_partials():
-            directory.remove()
+        if not record.has_results():
+            record.remove()
         raise InputError(f"{output}: exists already; --force replaces it")
-    directory.remove()
+    record.remove()
     proof = (said[f"certificate{name}"] for name in ("", "_bound", "_pairs_refined", "_smallest_margin"))
-    return Outcome(Certificate(*proof), said["device"], 0, rows, said["seconds"])
+    return Outcome(Certificate(*proof), said["device"], 0, len(plan.job.database), said["seconds"])
 
 
-def _check(job: Job, directory: RunDirectory, threads: int, progress: Progress) -> None:
+def _check(plan: Plan, tell: Callable[[Event], None]) -> None:
     """Read all rows once before hours are spent on them; a run that has finished shards has passed."""
-    if directory.has_partials():
-        return
+    job = plan.job
+
+    def checked(rows: int) -> None:
+        tell({"event": "checked", "rows": rows})
+
     try:
-        check_content(job.database, job.queries, job.metric, job.dists, threads, progress.checked)
+        check_content(job.database, job.queries, job.metric, job.dists, plan.check_threads, checked)
     except InputError:
-        directory.remove()
+        plan.record.remove()
         raise
+
+
+def _partials(
+    plan: Plan, claim: Claim, state: str, tell: Callable[[Event], None], say: Callable[[str], None]
+) -> tuple[dict[range, list[Partial]], int, int]:
+    """Partial results that cover all rows, by their queries; how many shards that took, and the rows found done."""
+    job, n, size = plan.job, len(plan.job.database), claim.settings["queries_at_once"]
+    if size > plan.block:
+        raise InputError(
+            f"{plan.record.path}: was begun with {size:,} queries at once, and there is memory for {plan.block:,} now; "
+            "give it more (--memory) or, to begin anew, --fresh"
+        )
+    tally, found = Tally(), {}
+    for block in blocks(len(job.queries), size):
+        found[block], damaged = find_partials(claim.folder, block)
+        for rows in damaged:
+            say(str(Damaged(rows)))
+        for rows in found[block]:
+            tally.hear({"event": "shard", "queries": block.start, "shard": rows.start, "rows": len(rows)})
+    resumed = tally.rows // len(found)
+    tell({"event": "resumed", "done": resumed})
+
+    def hear(event: Event) -> None:
+        tally.hear(event)
+        if event["event"] == "damaged":
+            say(str(Damaged(range(*event["rows"]))))
+        tell({**event, "done": tally.rows // len(found)})
+
+    parts = {block: list(done) for block, done in found.items()}
+    shards = [(block, rows) for block, done in parts.items() for rows in cut(n, done, plan.shard_rows)]
+    if shards:
+        device, folder = plan.crew.workers.device, claim.folder.absolute()
+        known = {block: Block(_floor(block, done), Tree(plan.shard_rows)) for block, done in found.items()}
+        with plan.crew.client(len(shards)) as client:
+            tell({"event": "watch", "address": page_address(client)})
+            listen(client, folder, hear)
+            feeder = dask_feeder(client, device.resources, claim.held.check)
+            feed = Feed(feeder, _everywhere(job), state, device, folder, plan.shard_rows, known, hear)
+            with watched(client, folder, job.title, shards, plan.wishes.performance_report):
+                parts = feed.run(parts, shards)
+    # By their names, since network folders list new files late.
+    every = {block: [find_partial(claim.folder, block, rows) for rows in done] for block, done in parts.items()}
+    return every, len(shards), resumed
+
+
+def _learn(plan: Plan, seconds: float) -> None:
+    """Keep the product's rate that a long run on this machine has had, for the next prediction."""
+    prediction = plan.prediction
+    if prediction is None or prediction.limit != "product" or prediction.product < LONG_ENOUGH:
+        return
+    computing = seconds - (prediction.seconds - prediction.product)
+    if computing > LONG_ENOUGH / 2:
+        workers = plan.crew.workers
+        keep_rates(workers.device.kind, product=plan.operations / computing / workers.units)
 
 
 def _floor(block: range, done: dict[range, np.ndarray]) -> np.ndarray:
     """(nq,) float64: the lowest k-th distances of the parts done."""
     return reduce(np.minimum, done.values(), np.full(len(block), np.inf))
-
-
-class RowsDone:
-    """Rows of the database that are done, as if they were scanned once: passes over it count in part."""
-
-    def __init__(self, found: Mapping[range, Iterable[range]], progress: Progress) -> None:
-        self._progress, self._passes = progress, len(found)
-        self._done = {(block.start, rows.start): len(rows) for block, done in found.items() for rows in done}
-        self.resumed = self._total()
-        progress.resumed(self.resumed)
-
-    def hear(self, event: Event) -> None:
-        """Take note of what a worker tells."""
-        self._progress.happened(event)
-        if event["event"] in ("progress", "shard"):
-            self._done[event["queries"], event["shard"]] = event["rows"]
-            self._progress.advanced(self._total())
-        elif event["event"] == "damaged":
-            start, stop = event["rows"]
-            self._progress.said(str(Damaged(range(start, stop))))
-            for queries, first in list(self._done):
-                if queries == event["queries"] and start <= first < stop:
-                    del self._done[queries, first]
-
-    def _total(self) -> int:
-        return sum(self._done.values()) // self._passes
 
 
 def _everywhere(job: Job) -> Job:
@@ -223,27 +226,8 @@ def _write(job: Job, block: range, partials: list[Partial], gold: GoldWriter) ->
         gold.write(start, Gold(found.ids, found.dists, job.metric.value, own_ids, asked))
 
 
-def _title(job: Job) -> str:
-    return f"{job.database.where}, {len(job.queries):,} queries, k = {job.k}, {job.metric.value}"
-
-
-def _description(job: Job) -> dict[str, str | int]:
-    """The job in words, for the manifest."""
-    return {
-        "database": job.database.where,
-        "rows": len(job.database),
-        "queries": job.queries.where,
-        "number of queries": len(job.queries),
-        "k": job.k,
-        "metric": job.metric.value,
-        "dists": job.dists,
-        "itself": job.self_join.value,
-        "ids": "kept" if job.ids or job.query_ids else "none",
-    }
-
-
 def _attributes(
-    job: Job, certificate: Certificate, devices: Iterable[str], seconds: float
+    job: Job, files: tuple[Sampled, Sampled], certificate: Certificate, devices: Iterable[str], seconds: float
 ) -> dict[str, str | int | float]:
     """What a gold-standard file says of itself."""
     said: dict[str, str | int | float] = {
@@ -263,10 +247,10 @@ def _attributes(
     }
     if job.metric is Metric.HAMMING:
         said[BITS] = job.queries.bits or 64 * job.queries.shape[1]
-    for name, vectors in (("database", job.database), ("queries", job.queries)):
+    for name, vectors, file in zip(("database", "queries"), (job.database, job.queries), files, strict=True):
         said[name] = Path(vectors.path).name
         said[f"{name}_key"] = vectors.key or ""
         said[f"{name}_shape"] = " x ".join(map(str, vectors.shape))
         said[f"{name}_dtype"] = vectors.dtype.name
-        said[f"{name}_fingerprint"] = content_fingerprint(vectors)
+        said[f"{name}_fingerprint"] = file.content
     return said

@@ -15,7 +15,7 @@ from gpuknn.engine.scan import scan
 from gpuknn.errors import RunError
 from gpuknn.jobs.events import count, tell
 from gpuknn.jobs.exact.partial import write_partial
-from gpuknn.jobs.exact.plan import Job, SelfJoin, operations
+from gpuknn.jobs.exact.job import Job, SelfJoin
 
 SECONDS_BETWEEN_REPORTS = 0.25
 
@@ -87,7 +87,7 @@ class Report:
         self._shard = {"queries": queries.start, "shard": rows.start, "device": device}
         self._length = len(rows)
         self._row_bytes = job.database.nbytes // len(job.database)
-        self._row_operations = operations(job, 1) * len(queries) / len(job.queries)
+        self._row_operations = job.operations(1) * len(queries) / len(job.queries)
         self._rows = 0
         self._began = self._counted = time.monotonic()
         self._told = float("-inf")

@@ -1,0 +1,76 @@
+"""What may be written to: asked before hours are spent."""
+
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path, PurePath, PurePosixPath
+
+from gpuknn.errors import InputError
+from gpuknn.storage.location import is_url, listing
+
+ONE_ARRAY = re.compile(r"zarr\.json|\.zarray|\.zattrs|c(/\d+){0,2}|\d+\.\d+")
+"""Names in a Zarr store of one matrix: no other folder is ever replaced."""
+
+
+def check_destination(destination: str, sources: Sequence[str], replace: bool, store: bool) -> None:
+    """Raise InputError if the destination cannot or should not be written; `sources` are read meanwhile.
+
+    `replace`: what is there may go.  `store`: a Zarr store is written, to a folder or a URL, not a file.
+    """
+    place = _place(destination)
+    if is_url(destination):
+        if not store:
+            raise InputError(f"{destination}: into an object store only Zarr is written, not to a URL; name a file")
+        there = [stored.name for stored in listing(destination)]
+        _refuse_sources(destination, place, sources)
+        if there and not replace:
+            raise InputError(f"{destination}: {len(there)} objects are there already; --force replaces them")
+        _refuse_others(destination, there)
+        return
+    path = Path(destination)
+    if not path.name:
+        raise InputError(f"{destination or 'DST'}: is no name for a file")
+    if re.match(r"[a-z0-9]+:/", destination):
+        raise InputError(f"{destination}: is neither a file of this machine nor a URL; name a file")
+    if not Path(place.parent).is_dir():
+        raise InputError(f"{path.parent}: there is no such folder to write {path.name} to")
+    _refuse_sources(destination, place, sources)
+    if path.is_dir():
+        if not store:
+            raise InputError(f"{path}: is not a file; name one")
+        _refuse_others(destination, [stored.name for stored in listing(destination)])
+    elif path.exists() and not path.is_file():
+        raise InputError(f"{path}: is not a file; name one")
+    if path.exists() and not replace:
+        raise InputError(f"{path}: exists already; --force replaces it")
+    try:
+        with tempfile.NamedTemporaryFile(dir=place.parent, prefix=f"{path.name}.", suffix=".part"):
+            pass
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be written ({getattr(error, 'strerror', error)})") from error
+
+
+def _place(path: str) -> PurePath:
+    """The same for two names of one file or prefix."""
+    if is_url(path):
+        return PurePosixPath(path)
+    try:
+        Path(path).exists()
+        return Path(path).resolve()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: is no name for a file ({getattr(error, 'strerror', error)})") from error
+
+
+def _refuse_sources(destination: str, place: PurePath, sources: Sequence[str]) -> None:
+    for source in sources:
+        origin = _place(source)
+        if place.is_relative_to(origin) or origin.is_relative_to(place):
+            raise InputError(
+                f"{destination}: is, holds or lies in {source}, an input of this very command; name another output"
+            )
+
+
+def _refuse_others(destination: str, names: Sequence[str]) -> None:
+    other = next((name for name in names if not ONE_ARRAY.fullmatch(name)), None)
+    if other is not None:
+        raise InputError(f"{destination}: is not one Zarr array, it holds {other}; name another output")

@@ -1,0 +1,247 @@
+"""The record of a long job: what is finished stays finished, whatever happens to the process, the node or the disk.
+
+manifest.json           whose it is: the job's fingerprint, and for a reader what it was, the command and its folder
+finished.json           what is said of the answer or target, written just before that gets its name
+gpuknn.lock             held while a client works on the job (`lock.py`)
+FINGERPRINT/            results and their receipts, and a target that is being written; the job's own folder, since a
+                        task that was given up on may still be at work, and must not write among those of another job
+"""
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpuknn.errors import InputError
+from gpuknn.storage.durable import read_sealed, remove, sync, write_sealed
+from gpuknn.storage.lock import LOCK, Held, is_held, lock
+
+Description = Mapping[str, str | int | float | bool | None]
+
+MANIFESTS = ("manifest.json", "manifest.copy.json")
+FINISHED = "finished.json"
+TARGET = "target"
+"""What is written, if it is not made of results at the end."""
+REPLACED = "replaced"
+"""What had the target's name before, while the target is given it."""
+OURS = re.compile(re.escape(LOCK) + r"|(manifest(\.copy)?|finished)\.json(\.[0-9a-f]+\.part)?|[0-9a-f]{32}")
+"""Names of what is in a record; nothing else is ever removed."""
+RESULTS = re.compile(rf"(\d{{10,}}-\d{{10,}}\.)+(bin|json)(\.[0-9a-f]+\.part)?|{TARGET}|{REPLACED}")
+"""Names of what is in a job's folder.  Receipts end in FIRST-STOP.json, the rows that they are about."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a job is, for its record."""
+
+    fingerprint: str
+    """32 hexadecimal digits of everything that decides the bytes."""
+    description: Description
+    """The same in words."""
+    title: str
+    """One line for whoever lists unfinished jobs."""
+    rows: int
+    """Rows there are to do, counting each pass over them."""
+    settings: dict[str, int]
+    """What a job that is gone on with must keep, though the answer does not depend on it."""
+    command: Sequence[str] = ()
+    """Words of the command line that go on with it."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A record that this process holds for a job."""
+
+    settings: dict[str, int]
+    """Those that the job began with."""
+    folder: Path
+    """The job's own."""
+    held: Held
+
+
+class Record:
+    """One job's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextlib.contextmanager
+    def held(self, job: Identity, fresh: bool, say: Callable[[str], None] = lambda _: None) -> Iterator[Claim]:
+        """Make or take over the folder for a job; no other client may work on it meanwhile.
+
+        With `fresh` earlier results are thrown away.  Raises InputError if the folder holds another job or files of
+        somebody else's, RunError if another client holds it.
+        """
+        self._refuse_strangers()
+        with lock(self.path / LOCK, say) as held:
+            if fresh:
+                self._remove_files()
+            yield Claim(self._claim(job), self.path / job.fingerprint, held)
+
+    def note(self, part: Path, said: Mapping[str, Any]) -> None:
+        """Keep what is said of an answer or target, which is whole in `part` and gets its name next."""
+        write_sealed(self.path / FINISHED, {**said, "file": _look(part)})
+
+    def noted(self, output: Path) -> dict[str, Any]:
+        """What was said of the answer or target, if `output` is what was noted; empty if not."""
+        with contextlib.suppress(OSError):
+            said = read_sealed(self.path / FINISHED)
+            return said if said.get("file") == _look(output) else {}
+        return {}
+
+    def publish(self, target: Path, said: Mapping[str, Any]) -> None:
+        """Give a finished target the name that the record is named after; what had the name before goes."""
+        destination, aside = self._destination, target.with_name(REPLACED)
+        sync(target)
+        self.note(target, said)
+        if os.path.lexists(destination) and (destination.is_dir() or target.is_dir()):
+            remove(aside)
+            os.rename(destination, aside)
+        os.replace(target, destination)
+        sync(destination.absolute().parent)
+
+    def has_results(self) -> bool:
+        """Whether something was finished."""
+        return any(self.path.glob("*/*-*.json"))
+
+    def discard(self) -> None:
+        """The same as `remove`, unless another client is at work there (RunError) or it is no record (InputError)."""
+        self._refuse_strangers()
+        with lock(self.path / LOCK):
+            self.remove()
+
+    def remove(self) -> None:
+        """Delete what the job has left, and the folder: the answer is written, or there will be none."""
+        self._remove_files(keep=FINISHED)
+        (self.path / LOCK).unlink(missing_ok=True)
+        (self.path / FINISHED).unlink(missing_ok=True)  # last: if this is cut short, the same command knows the answer
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
+    @property
+    def _destination(self) -> Path:
+        return self.path.with_name(self.path.name.removesuffix(".run"))
+
+    def _refuse_strangers(self) -> None:
+        """Raise InputError if the folder holds files that no job has left there."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path}: is in the way and no run directory; remove it, or name another output")
+        for file in self.path.iterdir() if self.path.is_dir() else ():
+            inside = file.iterdir() if file.is_dir() else ()
+            if not OURS.fullmatch(file.name) or not all(RESULTS.fullmatch(one.name) for one in inside):
+                raise InputError(f"{self.path}: is not a run directory, it holds {file.name}; name an empty one")
+
+    def _remove_files(self, keep: str | None = None) -> None:
+        """Remove everything but the lock; what a job killed while it published had put aside gets its name back."""
+        for aside in self.path.glob(f"*/{REPLACED}"):
+            if not os.path.lexists(self._destination):
+                os.rename(aside, self._destination)
+        # The manifest goes first: without one nothing else is believed.
+        for file in sorted(self.path.iterdir(), key=lambda file: file.name not in MANIFESTS):
+            if file.name == keep:
+                continue
+            if file.is_dir() and OURS.fullmatch(file.name):
+                shutil.rmtree(file, ignore_errors=True)  # a task that was given up on may be writing there
+            elif OURS.fullmatch(file.name) and file.name != LOCK:
+                file.unlink(missing_ok=True)
+
+    def _claim(self, job: Identity) -> dict[str, int]:
+        """The settings to go on with; the folder is the job's now."""
+        found = _read_manifest(self.path)
+        if found.get("fingerprint") == job.fingerprint:
+            self._sweep(self.path / job.fingerprint)
+            if not self.has_results():
+                found |= {"settings": job.settings, "rows": job.rows}
+        elif found:
+            earlier = found["job"]
+            changed = [name for name, value in job.description.items() if earlier.get(name) != value]
+            what = ", ".join(changed) or "the files were changed since"
+            raise InputError(
+                f"{self.path}: holds what another job has left (other: {what}); --fresh discards it{_elsewhere(job)}"
+            )
+        else:
+            self._remove_files(keep=FINISHED)
+            found = {"fingerprint": job.fingerprint, "settings": job.settings, "rows": job.rows, "title": job.title}
+            found |= {"job": dict(job.description), "command": list(job.command), "folder": os.getcwd()}
+        (self.path / job.fingerprint).mkdir(exist_ok=True)
+        for name in MANIFESTS:
+            if _sound_manifest(self.path / name) != found:
+                write_sealed(self.path / name, found)
+        settings: dict[str, int] = found["settings"]
+        return settings
+
+    def _sweep(self, folder: Path) -> None:
+        """Remove what killed workers have left: unfinished files, and results without a receipt."""
+        for file in [*self.path.glob("*.part"), *folder.glob("*")]:
+            orphan = file.suffix == ".bin" and not file.with_suffix(".json").exists()
+            if orphan or file.suffix == ".part":
+                file.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class RunFound:
+    """A job that was begun and is not finished."""
+
+    path: Path
+    title: str
+    job: Description
+    command: list[str]
+    """Words of the command line that began it."""
+    folder: str
+    """Where that was."""
+    results: int
+    """Results there are."""
+    rows_done: int
+    """Rows that they cover, each pass counting."""
+    rows: int
+    bytes: int
+    at_work: bool
+    """Whether a client holds it at the moment."""
+
+
+def find_runs(folder: Path) -> list[RunFound]:
+    """The unfinished jobs in a folder, or the one that it is itself, by name."""
+    found = (_found(path) for path in sorted({path.parent for path in [*folder.glob(LOCK), *folder.glob(f"*/{LOCK}")]}))
+    return [run for run in found if run is not None]
+
+
+def _found(path: Path) -> RunFound | None:
+    manifest = _read_manifest(path)
+    if not manifest:
+        return None
+    names = [file.stem for file in path.glob("*/*-*.json") if RESULTS.fullmatch(file.name)]
+    ends = [tuple(map(int, name.split(".")[-1].split("-"))) for name in names]
+    size = 0
+    for file in path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a job at work replaces its files
+            size += file.stat().st_size
+    told = (manifest[name] for name in ("title", "job", "command", "folder"))
+    done = sum(stop - start for start, stop in ends)
+    return RunFound(path, *told, len(names), done, manifest["rows"], size, is_held(path / LOCK))
+
+
+def _elsewhere(job: Identity) -> str:
+    return ", --run-dir names another folder" if "queries_at_once" in job.settings else ""
+
+
+def _look(path: Path) -> list[int]:
+    """What tells a file from others, and from itself once somebody has written to it; a new name does not change it."""
+    status = path.stat()
+    return [status.st_ino] if path.is_dir() else [status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """What a record's manifest says; empty if there is none that is whole, so that the job begins anew."""
+    every = (_sound_manifest(folder / name) for name in MANIFESTS)
+    return next((found for found in every if found), {})
+
+
+def _sound_manifest(path: Path) -> dict[str, Any]:
+    try:
+        return read_sealed(path)
+    except FileNotFoundError:
+        return {}

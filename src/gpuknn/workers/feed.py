@@ -1,0 +1,124 @@
+"""Keeping workers fed: tasks are given out a few at a time, and taken back as they end.
+
+Never all tasks at once: when a worker dies, Dask blames every task that was assigned to it, also those that it had not
+begun, and gives up on a task that was blamed often enough.  So a worker's death blames no others, each new task carries
+the newest that is known, and workers that join late find something to do.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import count
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from gpuknn.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+WINDOW = 2
+"""Tasks given to a worker: one at work, one waiting."""
+LOST_AFTER = 60.0
+"""Seconds without a fitting worker, or without the scheduler, after which a job gives up."""
+LOOK_EVERY = 2.0
+"""Seconds between looks at who is there, if nothing else happens."""
+ANSWER_WITHIN = 10.0
+"""Seconds for the scheduler to tell its workers."""
+
+
+class Feeder:
+    """Tasks under way, on Dask's workers or on threads of this process."""
+
+    def __init__(self, submit: Callable[..., Any], window: Callable[[], int], check: Callable[[], None]) -> None:
+        self._submit, self._window, self._check = submit, window, check
+        self._running: dict[Any, Any] = {}
+        self._ended: SimpleQueue[Any] = SimpleQueue()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def room(self) -> int:
+        """How many tasks should be under way at once: some for whoever comes late, even if nobody is there."""
+        return max(WINDOW, self._window())
+
+    def give(self, task: Any, work: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        """Have `work` done; `task` comes back with its result.  `options` are those of Dask's `Client.submit`."""
+        future = self._submit(work, *arguments, **options)
+        self._running[future] = task
+        future.add_done_callback(self._ended.put)
+
+    def take(self) -> tuple[Any, Any]:
+        """The next task that has ended, and its future.
+
+        Raises RunError if nobody is there to end one, or the record was taken over (`check`).
+        """
+        seen = time.monotonic()
+        while True:
+            self._check()
+            try:
+                future = self._ended.get(timeout=LOOK_EVERY)
+                return self._running.pop(future), future
+            except Empty:
+                if self._window():
+                    seen = time.monotonic()
+                elif time.monotonic() - seen > LOST_AFTER:
+                    raise RunError(
+                        f"no scheduler or fitting worker was there for {LOST_AFTER:.0f} s; what is finished is kept, "
+                        "the same command goes on"
+                    ) from None
+
+    def tasks(self) -> list[Any]:
+        """The tasks under way."""
+        return list(self._running.values())
+
+    def cancel(self) -> None:
+        """Take back what has not begun."""
+        for future in self._running:
+            future.cancel()
+
+
+def dask_feeder(client: "Client", need: dict[str, int], check: Callable[[], None]) -> Feeder:
+    """Tasks for workers that have the resources `need`."""
+    run, numbers = uuid.uuid4().hex[:8], count()
+
+    def submit(work: Callable[..., Any], *arguments: Any, name: str = "task", **options: Any) -> Any:
+        # Numbered, because a task may be submitted again while the scheduler still knows its earlier result.
+        return client.submit(work, *arguments, key=f"{name}-{run}-{next(numbers)}", retries=1, **options)
+
+    return Feeder(submit, lambda: WINDOW * _fitting(client, need), check)
+
+
+@contextmanager
+def thread_feeder(threads: int, check: Callable[[], None]) -> Iterator[Feeder]:
+    """Tasks for threads of this process."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="gpuknn") as pool:
+        yield Feeder(lambda work, *arguments, name="task": pool.submit(work, *arguments), lambda: threads, check)
+
+
+def result_of(future: Any) -> Any:
+    """A task's result; its errors in words for the person at the terminal."""
+    try:
+        return future.result()
+    except (InputError, RunError, OSError):
+        raise
+    except CancelledError as error:
+        raise RunError("the scheduler was lost; what is finished is kept, the same command goes on") from error
+    except Exception as error:
+        raise RunError(
+            f"a task failed: {type(error).__name__}: {error}; what is finished is kept, the same command goes on"
+        ) from error
+
+
+def _fitting(client: "Client", need: dict[str, int]) -> int:
+    """Workers that can take a task; 0 if the scheduler does not answer."""
+    if client.status != "running":
+        return 0
+    ask = client.scheduler.identity
+    try:  # not scheduler_info(), which waits without end for a scheduler that was stopped
+        workers = client.sync(ask, n_workers=-1, callback_timeout=ANSWER_WITHIN)["workers"].values()
+    except (OSError, TimeoutError):
+        return 0
+    return sum(all(worker["resources"].get(name, 0) >= amount for name, amount in need.items()) for worker in workers)
