@@ -14,9 +14,9 @@ import pytest
 import zarr
 
 from gpuknn.cli.main import main
-from gpuknn.jobs.convert.zarr import zarr_target
 from gpuknn.vectors import open_vectors
 from gpuknn.vectors import target as target_module
+from gpuknn.vectors.zarr import zarr_target
 
 ROWS, D = 1_003, 24
 SHARED = Path(__file__).parents[2] / "shared"

@@ -227,9 +227,9 @@ def _convert_gold(chosen: argparse.Namespace, target: "Format") -> int:
     from gpuknn.gold.formats import WRITERS
     from gpuknn.jobs.convert.formats import choose_dtype
     from gpuknn.jobs.convert.gold import for_target
-    from gpuknn.jobs.convert.hdf5 import check_key
     from gpuknn.jobs.convert.run import check_destination
     from gpuknn.storage.location import is_url, split_key
+    from gpuknn.vectors.hdf5 import check_key
 
     if is_url(chosen.destination):
         raise InputError(f"{chosen.destination}: into an object store only Zarr is written")
@@ -284,8 +284,8 @@ def _gold(chosen: argparse.Namespace, dists: str | None) -> "tuple[Gold, float]"
 
 def _check_vectors(chosen: argparse.Namespace) -> int:
     from gpuknn.cli.progress import Bar, Rate
-    from gpuknn.jobs.convert.check import first_difference
     from gpuknn.vectors import open_vectors
+    from gpuknn.vectors.compare import first_difference
     from gpuknn.vectors.ids import first_other, own_ids
 
     theirs = open_vectors(chosen.destination, chosen.dst_key, chosen.missing)
@@ -311,7 +311,7 @@ def _check_vectors(chosen: argparse.Namespace) -> int:
 
 def _check_alone(chosen: argparse.Namespace) -> int:
     from gpuknn.cli.progress import Bar, Rate
-    from gpuknn.jobs.convert.notes import first_damage, open_noted
+    from gpuknn.vectors.checksums import first_damage, open_noted
 
     rows, notes = open_noted(chosen.source, chosen.missing)
     with Bar(Rate(rows.nbytes // len(rows), 0), chosen.quiet or chosen.json).shown() as bar:

@@ -4,15 +4,15 @@ import argparse
 import os
 import signal
 import sys
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import NoReturn
 
-import gpuknn
-from gpuknn.cli import bench, compare, convert, doctor, eval, exact, runs
+import gpuknn.cli
 from gpuknn.cli.config import options_from
 from gpuknn.cli.log import write_event
 from gpuknn.errors import InputError, RunError
 
-COMMANDS = (exact, runs, eval, compare, convert, bench, doctor)
 DESCRIPTION = "Exact nearest neighbours for gold standards, the same to the last bit on any device."
 EXIT_CODES = (
     "exit codes: 0 done; 1 the check said no; 2 the input or the command line is wrong; "
@@ -33,8 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Parser(prog="gpuknn", description=DESCRIPTION, epilog=EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"gpuknn {gpuknn.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for command in COMMANDS:
-        command.add_parser(commands)
+    for module in iter_modules(gpuknn.cli.__path__):
+        command = import_module(f"gpuknn.cli.{module.name}")
+        if hasattr(command, "add_parser"):  # others are what commands share
+            command.add_parser(commands)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     chosen, code = argparse.Namespace(), 3
     try:
@@ -44,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
             options = commands.choices[words[0]]
             options.set_defaults(**options_from(config, options))
             chosen = parser.parse_args(words)
-        chosen.words = words
+        chosen.words, chosen.again = words, main
         code = int(chosen.run(chosen))
         sys.stdout.flush()
     except InputError as error:

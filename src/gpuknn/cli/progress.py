@@ -39,7 +39,7 @@ class Step:
 class Shown(Protocol):
     """What shows a job."""
 
-    def title(self, line: str, plan: Mapping[str, Any]) -> None:
+    def title(self, line: str, plan: Event) -> None:
         """What is going to be done, in a line for people and in facts for programs."""
 
     def step(self, name: str, rows: int, events: str, fact: str, computes: bool) -> None:
@@ -79,7 +79,7 @@ class _Bar:
         self._bar = bar
         self._steps: list[Step] = []
 
-    def title(self, line: str, plan: Mapping[str, Any]) -> None:
+    def title(self, line: str, plan: Event) -> None:
         """A line above the bar."""
         if not self._bar.disable:
             self._say(line)
@@ -109,7 +109,7 @@ class _Log:
     def __init__(self) -> None:
         self._steps: list[Step] = []
 
-    def title(self, line: str, plan: Mapping[str, Any]) -> None:
+    def title(self, line: str, plan: Event) -> None:
         """The plan's facts."""
         write_event({"event": "plan", **plan})
 

@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gpuknn.errors import InputError
 
 if TYPE_CHECKING:
-    from gpuknn.jobs.exact.run_directory import RunFound
+    from gpuknn.storage.record import RunFound
 
 EXAMPLES = """examples:
   gpuknn runs
@@ -41,13 +42,13 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """List, resume or remove."""
-    from gpuknn.jobs.exact.run_directory import RunDirectory, find_runs
+    from gpuknn.storage.record import Record, find_runs
 
     if chosen.remove:
-        RunDirectory(_only(chosen.remove).path).discard()
+        Record(_only(chosen.remove).path).discard()
         return 0
     if chosen.resume:
-        return _resume(_only(chosen.resume))
+        return _resume(_only(chosen.resume), chosen.again)
     if not chosen.folder.is_dir():
         raise InputError(f"{chosen.folder}: there is no such folder")
     found = find_runs(chosen.folder)
@@ -61,7 +62,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _only(path: Path) -> "RunFound":
-    from gpuknn.jobs.exact.run_directory import find_runs
+    from gpuknn.storage.record import find_runs
 
     found = [r for r in find_runs(path) if r.path == path]
     if not found:
@@ -69,22 +70,19 @@ def _only(path: Path) -> "RunFound":
     return found[0]
 
 
-def _resume(found: "RunFound") -> int:
-    from gpuknn.cli.main import main
-
-    if found.command[:1] != ["exact"] or not Path(found.folder).is_dir():
+def _resume(found: "RunFound", again: Callable[[list[str]], int]) -> int:
+    if not found.command or found.command[0] == "runs" or not Path(found.folder).is_dir():
         raise InputError(f"{found.path}: does not say by which command it was begun; give that command again")
     os.chdir(found.folder)
-    return main(found.command)
+    return again(found.command)
 
 
 def _describe(found: "RunFound") -> str:
-    job = found.job
     state = "at work" if found.at_work else "waiting"
     command = f"cd {shlex.quote(found.folder)} && gpuknn {shlex.join(found.command)}"
     return (
-        f"{found.path}: {state}; {found.shards} shards, {found.rows:,} of {job.get('rows', 0):,} rows done, "
+        f"{found.path}: {state}; {found.results} results, {found.rows_done:,} of {found.rows:,} rows done, "
         f"{found.bytes / 2**20:,.1f} MiB\n"
-        f"  {job['database']}, queries {job['queries']}, k = {job['k']}, {job['metric']}\n"
+        f"  {found.title}\n"
         f"  {command}\n"
     )

@@ -17,7 +17,7 @@ from gpuknn.gold.npy import is_ids_npy, read_npy, read_npz
 from gpuknn.gold.parquet import ParquetWriter, is_neighbors_parquet, read_neighbors_parquet
 from gpuknn.gold.writer import Attributes, GoldWriter, Outline, written
 from gpuknn.storage.location import is_url, split_key
-from gpuknn.vectors.source import is_folder
+from gpuknn.vectors.opening import is_folder
 
 READERS: dict[str, Callable[[Path], Gold]] = {
     ".ibin": read_ibin,

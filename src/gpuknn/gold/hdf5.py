@@ -21,7 +21,7 @@ from gpuknn.gold.gold import Gold, from_file, refuse_other_count
 from gpuknn.gold.writer import Attributes, GoldWriter, Outline
 from gpuknn.vectors.hdf5 import refuse_outside
 from gpuknn.vectors.hdf5_chunks import check_written
-from gpuknn.vectors.source import KNOWN_NAMES
+from gpuknn.vectors.vectors import KNOWN_NAMES
 from gpuknn.vectors.written import AGAIN
 
 

@@ -1,13 +1,13 @@
 """Gold standards of VectorDBBench: columns `id`, a query's id, and `neighbors_id`, the ids of its neighbours."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from gpuknn.errors import InputError, one_line, pip_install
+from gpuknn.errors import InputError, one_line
 from gpuknn.gold.gold import Gold, from_file
 from gpuknn.gold.writer import GoldWriter, Outline
+from gpuknn.vectors.parquet import pyarrow_parquet
 
 
 def read_neighbors_parquet(path: Path) -> Gold:
@@ -85,12 +85,3 @@ class ParquetWriter(GoldWriter):
     def close(self) -> None:
         """Write the file's end."""
         self._file.close()
-
-
-def pyarrow_parquet(path: str | Path) -> Any:
-    """Parquet as pyarrow reads it; raises InputError if it is not installed."""
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise InputError(f"{path}: Parquet files need pyarrow; install it with: {pip_install('parquet')}") from error
-    return pyarrow.parquet

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpuknn.errors import InputError
-from gpuknn.vectors.source import Vectors
+from gpuknn.vectors.vectors import Vectors
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpuknn.errors import InputError
-from gpuknn.vectors import Vectors
+from gpuknn.vectors.vectors import Vectors
 
 SMALL_SQUARES = 2.0**-960
 """Below such a sum of squares what the smallest of them have lost would show."""

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from gpuknn.errors import InputError
-from gpuknn.vectors.source import Vectors
+from gpuknn.vectors.vectors import Vectors
 
 HELD_BYTES = 2**27
 """Of bands that have been read in part; those that no thread is reading in are kept only within it."""

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from gpuknn.errors import InputError
-from gpuknn.vectors.raw import RawVectors, check_extent
-from gpuknn.vectors.source import check_layout, refuse_key
+from gpuknn.vectors.raw import RawTarget, RawVectors, check_extent
+from gpuknn.vectors.vectors import check_layout, refuse_key
 from gpuknn.vectors.written import Missing
 
 COMPONENTS = {".fbin": "<f4", ".f16bin": "<f2", ".u8bin": "u1", ".i8bin": "i1"}
@@ -36,3 +36,12 @@ def open_fbin(path: Path, key: str | None, missing: Missing) -> RawVectors:
             "is the suffix right?"
         )
     return vectors
+
+
+def fbin_target(path: str, shape: tuple[int, int], dtype: np.dtype) -> RawTarget:
+    """The writer of such a file; raises InputError if its rows or components are too many for the header."""
+    if max(shape) >= 2**32:
+        raise InputError(
+            f"--to: .fbin files and their like hold less than 2^32 rows and components, not {shape[0]:,} x {shape[1]:,}"
+        )
+    return RawTarget(path, shape, dtype, HEADER.pack(*shape))

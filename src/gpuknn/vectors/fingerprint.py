@@ -9,7 +9,7 @@ import numpy as np
 
 from gpuknn.errors import InputError, RunError
 from gpuknn.storage.location import listing
-from gpuknn.vectors.source import Vectors
+from gpuknn.vectors.vectors import Vectors
 
 SAMPLES = 64
 SAMPLE_BYTES = 2**16

@@ -1,32 +1,38 @@
 """Vectors in HDF5 files: the bundles of the challenges (JLD2), ann-benchmarks, and whatever h5py writes.
 
-Contiguous arrays are read past the HDF5 library, which would serialise all threads on one lock; chunked and
-compressed ones go through h5py.
+Contiguous arrays are read and written past the HDF5 library, which would serialise all threads on one lock; chunked and
+compressed ones are read through h5py.
 """
 
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import h5py
 import numpy as np
 
 from gpuknn.errors import InputError
-from gpuknn.vectors.bits import PackedBits
+from gpuknn.vectors.bits import PackedBits, unpack_bits
 from gpuknn.vectors.decoded import HELD_BYTES, DecodedVectors
 from gpuknn.vectors.hdf5_chunks import all_allocated, check_packed, check_written, has_filters
 from gpuknn.vectors.ids import ADVICE as ID_ADVICE
-from gpuknn.vectors.ids import IDS_AT_ONCE, QUERY_ARRAYS, RowIds, choose_ids
-from gpuknn.vectors.raw import RawVectors, check_extent
-from gpuknn.vectors.source import Vectors, check_layout, choose_key
+from gpuknn.vectors.ids import IDS_AT_ONCE, QUERY_ARRAYS, RowIds, choose_ids, ids_beside
+from gpuknn.vectors.raw import RawTarget, RawVectors, check_extent, reserve
+from gpuknn.vectors.vectors import Vectors, check_layout, choose_key
 from gpuknn.vectors.written import ADVICE as WRITTEN_ADVICE
 from gpuknn.vectors.written import Missing
 
 READ_BYTES = 2**22
 """Of rows that lie one after another, read at once through the library."""
 
+USER_BLOCK = b"HDF5-based Julia Data Format, version 0.1.1\x00".ljust(512, b"\x00")
+"""Julia's JLD2 asks for this line before the file's first 512 bytes end; HDF5 skips it."""
+VERSIONS = ("v108", "v108")
+"""Of the file's structures: those that JLD2 reads."""
 SPARSE = {"data", "indices", "indptr"}
 """What a group of sparse rows (CSR) holds in the challenges' files."""
 
@@ -133,6 +139,81 @@ def open_hdf5(path: Path, key: str | None, missing: Missing) -> Vectors:
     return PackedBits.of(rows) if boolean else rows
 
 
+@dataclass(frozen=True)
+class Hdf5Target(RawTarget):
+    """A bundle: its array `key` is contiguous, and written in pieces; ids of the rows stand beside it."""
+
+    key: str = "emb"
+    ids: RowIds | None = None
+    bits: int | None = None
+    """Components of a sketch that is written as booleans; None if it is written as it is."""
+
+    def create(self) -> None:
+        """Make the file with all arrays in it, and reserve the room."""
+        with _writing(
+            h5py.File(self.path, "w", userblock_size=len(USER_BLOCK), libver=VERSIONS, locking=False)
+        ) as file:
+            place = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            place.set_layout(h5py.h5d.CONTIGUOUS)
+            place.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            place.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+            links.set_create_intermediate_group(True)
+            width, kept = (self.shape[1], self.dtype) if self.bits is None else (self.bits, np.dtype(np.bool_))
+            space = h5py.h5s.create_simple((self.shape[0], width))
+            kind = h5py.h5t.py_create(kept, logical=True)
+            h5py.h5d.create(file.id, self.key.encode(), kind, space, place, links)
+            self.put_beside(file)
+        with open(self.path, "r+b") as raw:
+            raw.write(USER_BLOCK)
+        reserve(self.path, max(self.nbytes, Path(self.path).stat().st_size))
+
+    def put_beside(self, file: h5py.File) -> None:
+        """Write all arrays but the rows, which are small."""
+        if self.ids is not None:
+            place = file.create_dataset(ids_beside(self.key), (self.shape[0],), np.int64)
+            first = 0
+            for batch in self.ids.batches():
+                place[first : first + len(batch)] = batch
+                first += len(batch)
+
+    def finish(self, notes: Mapping[str, Any]) -> None:
+        """Write what the file says of itself to its root."""
+        with _writing(h5py.File(self.path, "r+", libver=VERSIONS, locking=False)) as file:
+            file.attrs["gpuknn"] = json.dumps(notes)
+
+    @property
+    def _row_bytes(self) -> int:
+        return super()._row_bytes if self.bits is None else self.bits
+
+    def _prefixed(self, block: np.ndarray) -> memoryview:
+        return super()._prefixed(block if self.bits is None else unpack_bits(block, self.bits))
+
+    def _offset(self) -> int:
+        with h5py.File(self.path, "r", locking=False) as file:
+            offset: int = file[self.key].id.get_offset()
+            return offset
+
+
+def hdf5_target(
+    path: str, shape: tuple[int, int], dtype: np.dtype, key: str | None = None, ids: RowIds | None = None
+) -> Hdf5Target:
+    """The writer of a bundle; raises InputError if `key` is no name."""
+    if key is not None:
+        check_key(key, () if ids is None else (ids_beside(key),))
+    return Hdf5Target(path, shape, dtype, key=key or ("hamming" if dtype == np.uint64 else "emb"), ids=ids)
+
+
+def check_key(key: str, taken: tuple[str, ...] = ()) -> None:
+    """Raise InputError where no array can have this path, or one of those that are `taken` is in its way."""
+    plain = key.strip("/")
+    path = PurePosixPath(plain)
+    if any(part in ("", ".", "..") for part in plain.split("/")) or any(
+        path.is_relative_to(other) or PurePosixPath(other).is_relative_to(path) for other in taken
+    ):
+        raise InputError(f"--dst-key {key!r}: is no name for an array, or another's; choose one such as emb")
+
+
 def arrays_of_queries(path: str) -> list[str]:
     """Arrays of an HDF5 file that hold queries, by their names; none if it is no such file."""
     try:
@@ -147,6 +228,16 @@ def refuse_outside(item: h5py.Dataset | h5py.Group, file: h5py.File, where: str)
     elsewhere = isinstance(item, h5py.Dataset) and (item.external is not None or item.is_virtual)
     if elsewhere or item.file.filename != file.filename:
         raise InputError(f"{where}: keeps its rows in another file; name that file instead")
+
+
+@contextmanager
+def _writing(file: h5py.File) -> Iterator[h5py.File]:
+    """The file, closed when left; raises OSError where the disk is full."""
+    try:
+        with file:
+            yield file
+    except RuntimeError as error:  # h5py's word for it
+        raise OSError(f"the HDF5 file cannot be written ({error})") from error
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Vectors in NumPy's .npy files."""
 
+import io
 import warnings
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import numpy as np
 
 from gpuknn.errors import InputError
 from gpuknn.vectors.bits import PackedBits
-from gpuknn.vectors.raw import RawVectors, check_extent
-from gpuknn.vectors.source import Vectors, check_layout, refuse_key
+from gpuknn.vectors.raw import RawTarget, RawVectors, check_extent
+from gpuknn.vectors.vectors import Vectors, check_layout, refuse_key
 from gpuknn.vectors.written import Missing
 
 
@@ -39,3 +40,11 @@ def read_header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype, int]:
             return shape, fortran_order, dtype, file.tell()
     except Exception as error:  # the header is Python source, and its parser raises what it likes
         raise InputError(f"{path}: is not a readable .npy file ({error})") from error
+
+
+def npy_target(path: str, shape: tuple[int, int], dtype: np.dtype) -> RawTarget:
+    """The writer of an .npy file."""
+    header = io.BytesIO()
+    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, described)
+    return RawTarget(path, shape, dtype, header.getvalue())

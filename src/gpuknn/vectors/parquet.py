@@ -1,7 +1,7 @@
 """Vectors in a column of a Parquet file: lists of numbers of one length, as VectorDBBench and many others keep them."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,17 +12,21 @@ from typing import Any
 import numpy as np
 
 from gpuknn.errors import InputError, one_line, pip_install
+from gpuknn.storage.durable import sync
 from gpuknn.vectors.decoded import DecodedVectors
-from gpuknn.vectors.ids import ADVICE, ID_NAMES, IDS_AT_ONCE, RowIds
+from gpuknn.vectors.ids import ADVICE, ID_NAMES, IDS_AT_ONCE, RowIds, chunks
 from gpuknn.vectors.parquet_rows import READ_BYTES, RowGroups, arrow_bytes, page_bytes
-from gpuknn.vectors.source import check_layout, choose_key
 from gpuknn.vectors.stream import PASSED_BYTES, Streams
+from gpuknn.vectors.target import Target
+from gpuknn.vectors.vectors import check_layout, choose_key
 from gpuknn.vectors.written import Missing
 
 LARGE_BYTES = 2**26
 """A row group with more than that of rows is decoded as a stream and never held whole."""
 BAND_BYTES = 2**24
 """Of rows of such a stream that are decoded together: as much as one thread asks for at once."""
+GROUP_BYTES = 2**26
+"""Of a row group that is written."""
 
 
 @dataclass(frozen=True)
@@ -130,12 +134,9 @@ def open_parquet(path: Path, key: str | None, missing: Missing) -> ParquetVector
 
     Nothing is `missing` in Parquet: what nobody wrote is null, and refused.
     """
+    parquet = pyarrow_parquet(path)
     try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise InputError(f"{path}: Parquet files need pyarrow; install it with: {pip_install('parquet')}") from error
-    try:
-        with pyarrow.parquet.ParquetFile(path, buffer_size=READ_BYTES) as file:
+        with parquet.ParquetFile(path, buffer_size=READ_BYTES) as file:
             columns = {column.name: column.type for column in file.schema_arrow}
             n = file.metadata.num_rows
             groups = (file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
@@ -166,6 +167,69 @@ def open_parquet(path: Path, key: str | None, missing: Missing) -> ParquetVector
     return ParquetVectors(str(path), key, (n, d[0]), dtype, edges, ids=ids)
 
 
+@dataclass(frozen=True)
+class ParquetTarget(Target):
+    """Columns `id` and `emb`, as one piece: Parquet can only be written from its beginning to its end."""
+
+    column: str
+    compression: str
+    ids: RowIds | None = None
+
+    @property
+    def piece_rows(self) -> int:
+        """All."""
+        return self.shape[0]
+
+    def create(self) -> None:
+        """Nothing: the file is made as it is written."""
+
+    def write(self, piece: range, blocks: Iterator[np.ndarray]) -> None:
+        """Write the file, one row group after another."""
+        import pyarrow as pa
+
+        parquet = pyarrow_parquet(self.path)
+        kind = pa.list_(pa.from_numpy_dtype(self.dtype))
+        schema = pa.schema([("id", pa.int64()), (self.column, kind)])
+        at_once = max(1, GROUP_BYTES // (self.shape[1] * self.dtype.itemsize))
+        with parquet.ParquetWriter(
+            self.path, schema, compression=self.compression, use_dictionary=False, write_statistics=["id"]
+        ) as file:
+            named = chunks(self.ids, self.shape[0], at_once)
+            for group in _groups(blocks, at_once, self.shape, self.dtype):
+                starts = np.arange(len(group) + 1, dtype=np.int32) * self.shape[1]
+                lists = pa.ListArray.from_arrays(starts, pa.array(group.reshape(-1)))
+                ids = pa.array(next(named))
+                file.write_table(pa.Table.from_arrays([ids, lists], schema=schema), row_group_size=len(group))
+        sync(Path(self.path))
+
+    def finish(self, notes: Mapping[str, Any]) -> None:
+        """Nothing is left to do."""
+
+
+def parquet_target(
+    path: str,
+    shape: tuple[int, int],
+    dtype: np.dtype,
+    column: str | None,
+    compression: str,
+    ids: RowIds | None = None,
+) -> ParquetTarget:
+    """The writer of a Parquet file.  Raises InputError if pyarrow is not installed or Parquet lacks the compression."""
+    if compression == "blosc":
+        raise InputError("--compression blosc: Parquet has no blosc; choose zstd or none")
+    pyarrow_parquet("--to parquet")
+    return ParquetTarget(path, shape, dtype, column or "emb", compression, ids)
+
+
+def pyarrow_parquet(path: str | Path) -> Any:
+    """Parquet as pyarrow reads it; raises InputError if it is not installed."""
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError(f"{path}: Parquet files need pyarrow; install it with: {pip_install('parquet')}") from error
+    return pyarrow.parquet
+
+
 def _layout(column: Any, rows: int) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and dtype of a column of that Arrow type: (rows, d), d being 0 where every row has a length of its own."""
     from pyarrow import types
@@ -182,3 +246,20 @@ def _dtype(kind: Any) -> np.dtype:
     from pyarrow import types
 
     return np.dtype(kind.to_pandas_dtype() if types.is_integer(kind) or types.is_floating(kind) else object)
+
+
+def _groups(
+    blocks: Iterator[np.ndarray], at_once: int, shape: tuple[int, int], dtype: np.dtype
+) -> Iterator[np.ndarray]:
+    """The rows of all blocks, `at_once` together."""
+    buffer, filled = np.empty((min(at_once, shape[0]), shape[1]), dtype), 0
+    for block in blocks:
+        while len(block):
+            part = block[: len(buffer) - filled]
+            buffer[filled : filled + len(part)] = part
+            filled, block = filled + len(part), block[len(part) :]
+            if filled == len(buffer):
+                yield buffer
+                filled = 0
+    if filled:
+        yield buffer[:filled]

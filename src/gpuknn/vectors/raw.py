@@ -1,12 +1,16 @@
-"""Rows that lie in a file one after another, read with `preadv` past any library."""
+"""Rows that lie in a file one after another, read with `preadv` and written with `pwrite`, past any library."""
 
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from gpuknn.errors import InputError
-from gpuknn.vectors.source import Vectors
+from gpuknn.errors import InputError, RunError
+from gpuknn.vectors.target import Target
+from gpuknn.vectors.vectors import Vectors
 from gpuknn.vectors.written import Missing, check_holes
 
 
@@ -44,3 +48,74 @@ def check_extent(vectors: RawVectors, missing: Missing) -> RawVectors:
         row_bytes = vectors.shape[1] * vectors.dtype.itemsize
         check_holes(vectors.path, vectors.where, range(len(vectors)), vectors.offset, row_bytes)
     return vectors
+
+
+@dataclass(frozen=True)
+class RawTarget(Target):
+    """A file of a header and rows; all its bytes have their place from the beginning."""
+
+    header: bytes = b""
+    prefix: bytes = b""
+    """Before each row."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of the whole file."""
+        return len(self.header) + self.shape[0] * self._row_bytes
+
+    def create(self) -> None:
+        """Write the header and reserve the room: a disk that is too small is found here."""
+        with open(self.path, "wb") as file:
+            file.write(self.header)
+        reserve(self.path, self.nbytes)
+
+    def write(self, piece: range, blocks: Iterator[np.ndarray]) -> None:
+        """Write rows where they belong."""
+        place = self._offset() + piece.start * self._row_bytes
+        file = os.open(self.path, os.O_WRONLY)
+        try:
+            for block in blocks:
+                place += write_all(file, self._prefixed(block), place)
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+    def finish(self, notes: Mapping[str, Any]) -> None:
+        """The format has no attributes; only the size is left to check."""
+        if os.path.getsize(self.path) != self.nbytes:
+            raise RunError(f"{self.path}: was changed meanwhile; run the same command with --fresh")
+
+    @property
+    def _row_bytes(self) -> int:
+        return len(self.prefix) + self.shape[1] * self.dtype.itemsize
+
+    def _offset(self) -> int:
+        return len(self.header)
+
+    def _prefixed(self, block: np.ndarray) -> memoryview:
+        data = block.reshape(len(block), -1).view(np.uint8)
+        if self.prefix:
+            ahead = np.broadcast_to(np.frombuffer(self.prefix, np.uint8), (len(block), len(self.prefix)))
+            data = np.hstack([ahead, data])
+        return data.reshape(-1).data
+
+
+def reserve(path: str, size: int) -> None:
+    """Give a file its final size and room on disk; where there is none it is removed, and OSError raised."""
+    file = os.open(path, os.O_WRONLY)
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        Path(path).unlink()  # what could be had would fill the disk
+        raise OSError(error.errno, f"{error.strerror}: {size / 2**20:,.0f} MiB are needed", path) from error
+    finally:
+        os.close(file)
+
+
+def write_all(file: int, data: memoryview, place: int) -> int:
+    """Write to a place in a file, whatever number of calls that takes; the number of bytes."""
+    size = len(data)
+    while data:
+        written = os.pwrite(file, data, place)
+        data, place = data[written:], place + written
+    return size

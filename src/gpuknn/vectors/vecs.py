@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from gpuknn.errors import InputError
-from gpuknn.vectors.raw import RawVectors
-from gpuknn.vectors.source import LARGEST_ROW, Vectors, check_layout, refuse_key
+from gpuknn.vectors.raw import RawTarget, RawVectors
+from gpuknn.vectors.vectors import LARGEST_ROW, Vectors, check_layout, refuse_key
 from gpuknn.vectors.written import Missing, check_holes
 
 COMPONENTS = {".fvecs": "<f4", ".bvecs": "u1"}
@@ -64,3 +64,8 @@ def open_vecs(path: Path, key: str | None, missing: Missing) -> VecsVectors:
     if missing == "refuse":
         check_holes(str(path), str(path), range(rows), 0, row_bytes)
     return VecsVectors(str(path), None, (rows, d), dtype)
+
+
+def vecs_target(path: str, shape: tuple[int, int], dtype: np.dtype) -> RawTarget:
+    """The writer of such a file."""
+    return RawTarget(path, shape, dtype, prefix=np.array(shape[1], "<i4").tobytes())

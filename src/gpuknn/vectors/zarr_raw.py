@@ -7,18 +7,21 @@ chunk, where it begins and how long it is, and a CRC-32C of them.
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import zarr
 
 from gpuknn.errors import InputError
+from gpuknn.storage.durable import sync
 from gpuknn.storage.location import Stored
-from gpuknn.vectors.raw import RawVectors
-from gpuknn.vectors.source import Vectors
-from gpuknn.vectors.zarr_chunks import INDEX_CODECS, shard_index, sharding
+from gpuknn.vectors.raw import RawVectors, write_all
+from gpuknn.vectors.vectors import Vectors
+from gpuknn.vectors.zarr_chunks import INDEX_CODECS, LEFT_OUT, shard_index, sharding
 
 LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 BYTES = {"name": "bytes"}
@@ -77,6 +80,30 @@ def raw_zarr(array: zarr.Array, path: Path, key: str | None) -> RawZarrVectors |
     vectors = RawZarrVectors(str(path), key, (n, d), dtype.newbyteorder("="), names, file_rows)
     plain = (_is_rows(array, vectors.file(number), file_rows, inner_rows) for number in range(vectors.files))
     return vectors if all(plain) else None
+
+
+def write_shard(path: Path, blocks: Iterator[np.ndarray], used: int, chunks: int, chunk_bytes: int) -> None:
+    """Bring a shard to disk: its rows, zeros to fill the last of the `used` chunks, and the index of all `chunks`.
+
+    zarr-python would hold a shard three times in memory.
+    """
+    path.parent.mkdir(exist_ok=True)
+    index = np.full((chunks, 2), LEFT_OUT, "<u8")
+    index[:used, 0] = np.arange(used) * chunk_bytes
+    index[:used, 1] = chunk_bytes
+    tail = index.tobytes()
+    tail += google_crc32c.value(tail).to_bytes(4, "little")
+    file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)  # as long as the last time
+    try:
+        os.posix_fallocate(file, 0, used * chunk_bytes + len(tail))
+        place = 0
+        for block in blocks:
+            place += write_all(file, block.reshape(-1).view(np.uint8).data, place)
+        write_all(file, memoryview(tail), used * chunk_bytes)
+        os.fsync(file)
+    finally:
+        os.close(file)
+    sync(path.parent)
 
 
 def _chunks_v2(metadata: dict[str, Any]) -> tuple[list[int], None] | None:

@@ -2,8 +2,7 @@
 
 In: `Vectors` and what shall become of them (rows, dtype, length), or neighbours.  Out: a file, or a Zarr store in a
 folder or an object store, written in pieces that can be taken up in any order by several processes.  `formats.py` knows
-the formats' names, `rows.py` changes rows, `target.py` is what every writer offers, and `flat.py`, `hdf5.py`,
-`zarr.py`, `parquet.py` are the writers, among which `choose.py` chooses.  `gold.py` prepares and checks gold standards,
-which the room `gold` writes; `check.py` compares content, `notes.py` checks it by what the target says of itself.  May
-import `vectors`, `gold` and, for what neighbours are, `exact.neighbors`; knows nothing of Dask.
+the formats' names, `choose.py` chooses the writer: one of `vectors`, or of `layouts.py` if queries and a gold standard
+stand beside the rows.  `run.py` has the pieces written, `conversion_record.py` is what survives.  `gold.py` prepares
+gold standards, which the room `gold` writes.  May import `workers`, `gold`, `vectors` and those below.
 """

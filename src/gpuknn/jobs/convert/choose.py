@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpuknn.errors import InputError
-from gpuknn.jobs.convert.flat import bin_target, npy_target, vecs_target
 from gpuknn.jobs.convert.formats import Format
 from gpuknn.storage.location import is_url
 from gpuknn.vectors import Vectors
+from gpuknn.vectors.fbin import fbin_target
 from gpuknn.vectors.ids import RowIds
+from gpuknn.vectors.npy import npy_target
 from gpuknn.vectors.target import Target
+from gpuknn.vectors.vecs import vecs_target
 
 
 @dataclass(frozen=True)
@@ -61,22 +63,27 @@ def choose_target(
         raise InputError(f"{path}: into an object store only Zarr is written")
     match name.name:
         case "zarr":
-            from gpuknn.jobs.convert.zarr import zarr_target
+            from gpuknn.vectors.zarr import zarr_target
 
             rows = wishes.chunk_rows, wishes.shard_rows
             return zarr_target(path, shape, dtype, *rows, wishes.compression or "none", wishes.version or 3)
         case "parquet":
-            from gpuknn.jobs.convert.parquet import parquet_target
+            from gpuknn.vectors.parquet import parquet_target
 
             return parquet_target(path, shape, dtype, wishes.key, wishes.compression or "none", wishes.ids)
-        case "h5" | "ann-benchmarks" | "sisap":
-            from gpuknn.jobs.convert.hdf5 import choose_layout, hdf5_target
+        case "h5":
+            from gpuknn.vectors.hdf5 import hdf5_target
 
-            layout = choose_layout(name.name, wishes.queries is not None)
+            return hdf5_target(path, shape, dtype, wishes.key, wishes.ids)
+        case "ann-benchmarks" | "sisap":
+            from gpuknn.jobs.convert import layouts
+
+            sisap = layouts.SISAP if wishes.queries is not None else layouts.SISAP_ALL_KNN
+            layout = sisap if name.name == "sisap" else layouts.ANN_BENCHMARKS
             beside = wishes.queries, wishes.gold, wishes.distance, wishes.ids
-            return hdf5_target(path, shape, dtype, wishes.key, layout, *beside, bits)
+            return layouts.suite_target(path, shape, dtype, layout, wishes.key, *beside, bits)
         case "npy":
             return npy_target(path, shape, dtype)
         case "fvecs" | "bvecs":
             return vecs_target(path, shape, dtype)
-    return bin_target(path, shape, dtype)
+    return fbin_target(path, shape, dtype)

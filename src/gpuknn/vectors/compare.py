@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpuknn.vectors import Vectors
 from gpuknn.vectors.converted import Converted
 from gpuknn.vectors.target import BLOCK_BYTES
+from gpuknn.vectors.vectors import Vectors
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,6 @@
-"""HDF5: the challenges' bundles and the layouts of ann-benchmarks and SISAP.
+"""HDF5 files of a suite, ann-benchmarks or SISAP: queries and a gold standard stand beside the rows."""
 
-The array is contiguous and has its place in the file from the beginning, so that its rows are written past the HDF5
-library, by any number of processes.  The rows' ids, if they have some, stand in `ids` beside them.
-"""
-
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 import h5py
@@ -18,16 +10,11 @@ from gpuknn.errors import InputError
 from gpuknn.gold import Gold, hdf5, read_gold
 from gpuknn.gold.distances import BITS, for_ann_benchmarks, said_of, said_to_ann_benchmarks, told
 from gpuknn.gold.writer import Outline
-from gpuknn.jobs.convert.flat import Flat, reserve
 from gpuknn.jobs.convert.formats import NARROW
 from gpuknn.vectors import Vectors
 from gpuknn.vectors.bits import unpack_bits
+from gpuknn.vectors.hdf5 import Hdf5Target, check_key
 from gpuknn.vectors.ids import RowIds, ids_beside, own_ids
-
-USER_BLOCK = b"HDF5-based Julia Data Format, version 0.1.1\x00".ljust(512, b"\x00")
-"""Julia's JLD2 asks for this line before the file's first 512 bytes end; HDF5 skips it."""
-VERSIONS = ("v108", "v108")
-"""Of the file's structures: those that JLD2 reads."""
 
 
 @dataclass(frozen=True)
@@ -54,54 +41,19 @@ SISAP_ALL_KNN = Layout("train", "itest/queries", "itest/query_ids", "allknn", hd
 
 
 @dataclass(frozen=True)
-class Hdf5(Flat):
-    """A file whose array `key` is written in pieces; the others, which are small, as the file is made."""
+class SuiteTarget(Hdf5Target):
+    """A file of a suite."""
 
-    key: str = "emb"
-    layout: Layout | None = None
+    layout: Layout = ANN_BENCHMARKS
     queries: Vectors | None = None
     gold: str | None = None
     """A gold-standard file."""
     distance: str | None = None
     """Which distances it holds, if it does not tell."""
-    ids: RowIds | None = None
-    bits: int | None = None
-    """Components of a sketch that is written as booleans; None if it is written as it is."""
 
-    def create(self) -> None:
-        """Make the file with all arrays in it, and reserve the room."""
-        with _writing(
-            h5py.File(self.path, "w", userblock_size=len(USER_BLOCK), libver=VERSIONS, locking=False)
-        ) as file:
-            place = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-            place.set_layout(h5py.h5d.CONTIGUOUS)
-            place.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-            place.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-            links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-            links.set_create_intermediate_group(True)
-            width, kept = (self.shape[1], self.dtype) if self.bits is None else (self.bits, np.dtype(np.bool_))
-            space = h5py.h5s.create_simple((self.shape[0], width))
-            kind = h5py.h5t.py_create(kept, logical=True)
-            h5py.h5d.create(file.id, self.key.encode(), kind, space, place, links)
-            self._fill(file)
-        with open(self.path, "r+b") as raw:
-            raw.write(USER_BLOCK)
-        reserve(self.path, max(self.nbytes, Path(self.path).stat().st_size))
-
-    def finish(self, notes: Mapping[str, Any]) -> None:
-        """Write what the file says of itself to its root."""
-        with _writing(h5py.File(self.path, "r+", libver=VERSIONS, locking=False)) as file:
-            file.attrs["gpuknn"] = json.dumps(notes)
-
-    def _fill(self, file: h5py.File) -> None:
-        if self.ids is not None:
-            place = file.create_dataset(ids_beside(self.key), (self.shape[0],), np.int64)
-            first = 0
-            for batch in self.ids.batches():
-                place[first : first + len(batch)] = batch
-                first += len(batch)
-        if self.layout is None:
-            return
+    def put_beside(self, file: h5py.File) -> None:
+        """Write ids, queries, the gold standard, and what the suite wants to be told."""
+        super().put_beside(file)
         said: dict[str, Any] = {}
         if self.queries is not None:
             file[self.layout.queries] = self._as_stored(self.queries[:])
@@ -150,78 +102,36 @@ class Hdf5(Flat):
         ids = self.ids if self.queries is None else own_ids(self.queries.ids)
         return self.shape[0] if self.queries is None else len(self.queries), None if ids is None else ids.all()
 
-    def _as_stored(self, rows: np.ndarray) -> np.ndarray:
+    def _as_stored(self, queries: np.ndarray) -> np.ndarray:
         """Sketches as they are, or as booleans; queries of a narrow type as wide as the rows."""
         if self.bits is not None:
-            return unpack_bits(rows, self.bits)
-        return rows.astype(self.dtype) if self.layout == ANN_BENCHMARKS and rows.dtype.name in NARROW else rows
-
-    @property
-    def _row_bytes(self) -> int:
-        return super()._row_bytes if self.bits is None else self.bits
-
-    def _prefixed(self, block: np.ndarray) -> memoryview:
-        return super()._prefixed(self._as_stored(block))
-
-    def _offset(self) -> int:
-        with h5py.File(self.path, "r", locking=False) as file:
-            offset: int = file[self.key].id.get_offset()
-            return offset
+            return unpack_bits(queries, self.bits)
+        return queries.astype(self.dtype) if self.layout == ANN_BENCHMARKS and queries.dtype.name in NARROW else queries
 
 
-def hdf5_target(
+def suite_target(
     path: str,
     shape: tuple[int, int],
     dtype: np.dtype,
+    layout: Layout,
     key: str | None = None,
-    layout: Layout | None = None,
     queries: Vectors | None = None,
     gold: str | None = None,
     distance: str | None = None,
     ids: RowIds | None = None,
     bits: int | None = None,
-) -> Hdf5:
-    """A bundle, or a file of the given layout with queries and a gold standard beside the rows.
+) -> SuiteTarget:
+    """The writer of a file of the given layout.
 
-    Raises InputError where queries and rows differ in their components, or `key` is no name.
+    Raises InputError if queries and rows differ in their components, or `key` is no name.
     """
-    usual = layout.rows if layout else "hamming" if dtype == np.uint64 else "emb"
     if key is not None:
-        own = (ids_beside(key),) if ids is not None else ()
-        check_key(key, (*own, *(layout.taken if layout else ())))
+        check_key(key, (*(() if ids is None else (ids_beside(key),)), *layout.taken))
     if queries is not None and queries.shape[1] != shape[1]:
         raise InputError(f"{queries.where}: has {queries.shape[1]} components, the rows have {shape[1]}")
     if queries is not None and queries.bits and bits and queries.bits != bits:
         raise InputError(f"{queries.where}: has sketches of {queries.bits} bits, the rows have {bits}")
     told_bits = bits or (queries and queries.bits) or 64 * shape[1]
     booleans = told_bits if layout == ANN_BENCHMARKS and dtype == np.uint64 else None
-    return Hdf5(path, shape, dtype, b"", b"", key or usual, layout, queries, gold, distance, ids, booleans)
-
-
-def check_key(key: str, taken: tuple[str, ...] = ()) -> None:
-    """Raise InputError where no array can have this path, or one of those that are `taken` is in its way."""
-    plain = key.strip("/")
-    path = PurePosixPath(plain)
-    if any(part in ("", ".", "..") for part in plain.split("/")) or any(
-        path.is_relative_to(other) or PurePosixPath(other).is_relative_to(path) for other in taken
-    ):
-        raise InputError(f"--dst-key {key!r}: is no name for an array, or another's; choose one such as emb")
-
-
-def choose_layout(name: str, queries: bool) -> Layout | None:
-    """The layout of a format; without `queries` a gold standard is about the rows themselves."""
-    if name == "ann-benchmarks":
-        return ANN_BENCHMARKS
-    if name == "sisap":
-        return SISAP if queries else SISAP_ALL_KNN
-    return None
-
-
-@contextmanager
-def _writing(file: h5py.File) -> Iterator[h5py.File]:
-    """The file, closed when left; raises OSError where the disk is full."""
-    try:
-        with file:
-            yield file
-    except RuntimeError as error:  # h5py's word for it
-        raise OSError(f"the HDF5 file cannot be written ({error})") from error
+    named = key or layout.rows, ids, booleans
+    return SuiteTarget(path, shape, dtype, b"", b"", *named, layout, queries, gold, distance)

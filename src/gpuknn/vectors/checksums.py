@@ -11,9 +11,9 @@ import numpy as np
 
 from gpuknn.errors import InputError, RunError
 from gpuknn.storage.location import is_url, listing, split_key
-from gpuknn.vectors import Vectors, open_vectors
-from gpuknn.vectors.source import is_folder
+from gpuknn.vectors.opening import is_folder, open_vectors
 from gpuknn.vectors.target import BLOCK_BYTES
+from gpuknn.vectors.vectors import Vectors
 from gpuknn.vectors.written import Missing
 
 

@@ -1,18 +1,16 @@
-"""Rows of vectors, wherever they are: the base class, arrays in memory, and `open_vectors`."""
+"""Rows of vectors, wherever they are: what every reader offers, and arrays in memory."""
 
 import math
-import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from gpuknn.errors import InputError
-from gpuknn.storage.location import absolute, is_url, split_key
+from gpuknn.storage.location import absolute
 from gpuknn.vectors.ids import RowIds
-from gpuknn.vectors.written import Missing
 
 ROW_TYPES = ("float16", "float32", "float64", "uint8", "int8", "uint64")
 LARGEST_ROW, LARGEST = 2**31 - 1, 2**62
@@ -95,86 +93,6 @@ class ArrayVectors(Vectors):
     def read(self, first: int, out: np.ndarray) -> None:
         """Copy the rows from `first` on into `out`."""
         out[...] = self.array[first : first + len(out)]
-
-
-def open_vectors(path: str | Path, key: str | None = None, missing: Missing = "refuse") -> Vectors:
-    """Open a database or a set of queries; little but its header is read.
-
-    Parameters
-    ----------
-    path
-        An HDF5 file (.h5, .hdf5, .jld2), an .npy file, a Parquet file, a file of raw vectors (.fbin, .f16bin, .u8bin,
-        .i8bin, .fvecs, .bvecs; by suffix), or a Zarr array or group (v2 or v3), which may also be given by the URL of
-        an object store (s3://bucket/prefix).  `FILE:KEY` names an array within a file.
-    key
-        The array within an HDF5 file or Zarr group, or the column, if `path` does not name it.  Without it, the only
-        array of vectors there is taken, or the only one of the known names (emb, hamming, pca32, pca96, train, test,
-        vector, embedding).
-    missing
-        What becomes of rows that nobody wrote (chunks that were never allocated, holes in a file): they are refused,
-        or read as `zeros`.
-
-    Returns
-    -------
-    Vectors
-        Rows of float16, float32, float64, uint8, int8 or uint64, shape (n, d).  A matrix of booleans becomes sketches:
-        64 components in a uint64, the first in the lowest bit.
-
-    Raises
-    ------
-    InputError
-        The file is missing, damaged, of another format, ambiguous, holds something else, or was written in part.
-    """
-    if key is None:
-        path, key = split_key(path)
-    if is_url(path) or is_folder(Path(path)):
-        from gpuknn.vectors.zarr import open_zarr
-
-        return open_zarr(path, key, missing)
-    file = Path(path)
-    try:
-        with open(file, "rb") as opened:
-            head = opened.read(8)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    return _reader(file, head)(file, key, missing)
-
-
-def _reader(path: Path, head: bytes) -> Callable[[Path, str | None, Missing], Vectors]:
-    """What opens a file of this name that begins so."""
-    from gpuknn.vectors import fbin, vecs
-
-    suffix = path.suffix.lower()
-    if suffix in fbin.COMPONENTS:
-        return fbin.open_fbin
-    if suffix in vecs.COMPONENTS:
-        return vecs.open_vecs
-    if suffix in (".ivecs", ".ibin"):
-        raise InputError(f"{path}: {suffix} files hold ids (a gold standard), not vectors")
-    if head.startswith(b"\x93NUMPY"):
-        from gpuknn.vectors.npy import open_npy
-
-        return open_npy
-    if head.startswith(b"PAR1"):
-        from gpuknn.vectors.parquet import open_parquet
-
-        return open_parquet
-    from gpuknn.vectors.hdf5 import open_hdf5
-
-    return open_hdf5
-
-
-def is_folder(path: Path) -> bool:
-    """Whether `path` is a folder; raises InputError where there is nothing, or nothing that may be looked at."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
-    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
-        raise InputError(f"{path}: is neither a file nor a folder, but a pipe or device; copy it to a file")
-    return stat.S_ISDIR(mode)
 
 
 def check_layout(shape: Sequence[int], dtype: np.dtype, where: str) -> None:
