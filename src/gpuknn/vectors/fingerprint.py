@@ -42,16 +42,18 @@ class Sampled:
 
     content: str
     """`content_fingerprint`."""
+    state: str
+    """`file_state`."""
     identity: str
-    """Of content, key, and the files' state: not equal once something was written to them."""
+    """Of both and the key: not equal once something was written to the files."""
 
 
 def sampled(vectors: Vectors) -> Sampled:
     """Look at the rows once, and at the files' state before."""
-    state = file_state(vectors)
+    state = file_state(vectors)  # before the rows: a change between the two is noticed when it is looked at again
     content = content_fingerprint(vectors)
     parts = content, vectors.key, state
-    return Sampled(content, hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest())
+    return Sampled(content, state, hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest())
 
 
 def file_state(vectors: Vectors) -> str:

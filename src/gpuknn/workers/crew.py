@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 from gpuknn.engine.device import usable_cores
 from gpuknn.errors import InputError
+from gpuknn.workers.feed import Feeder, dask_feeder, thread_feeder
 from gpuknn.workers.workers import LOCAL, Workers, choose_workers
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from gpuknn.workers.cluster_file import Slurm, Ssh
+
+THREADS = 2
+"""For each core, of reading and writing: while one waits for the disk another reads."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,10 @@ class Wanted:
 
     cluster: str = LOCAL
     """`--cluster`: local, a scheduler's address or file (.json), or a cluster file (.yaml)."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
+    device: str | None = "auto"
+    """auto, cpu or cuda; None: what is to be done needs neither, as reading and writing."""
     count: int | None = None
-    """Processes of this machine; None: one, or one for each GPU."""
+    """Processes of this machine; None: one, or one for each GPU, or, if no device is needed, threads of this one."""
     threads: int | None = None
     """Cores of this machine that are shared; None: all."""
 
@@ -42,6 +46,8 @@ class Crew:
     yet_to_start: "Ssh | Slurm | None" = None
     wanted: str = "auto"
     """auto, cpu or cuda."""
+    in_process: bool = False
+    """Whether threads of this process do the work: reading and writing release the GIL."""
 
     @property
     def local(self) -> bool:
@@ -74,6 +80,17 @@ class Crew:
             yield client
 
 
+    @contextmanager
+    def feeder(self, most: int, check: Callable[[], None]) -> Iterator[Feeder]:
+        """What hands tasks to workers at work, `most` at once; `check` is called now and then."""
+        if self.in_process:
+            with thread_feeder(min(THREADS * self.workers.cores, most), check) as feeder:
+                yield feeder
+        else:
+            with self.client(most) as client:
+                yield dask_feeder(client, self.workers.device.resources, check)
+
+
 @contextmanager
 def hired(wanted: Wanted, said: Callable[[str], None] = lambda _: None) -> Iterator[Crew]:
     """The crew that is wanted.  A scheduler that is there is connected to; nothing is started.
@@ -86,20 +103,22 @@ def hired(wanted: Wanted, said: Callable[[str], None] = lambda _: None) -> Itera
         if value is not None and wanted.cluster != LOCAL:
             raise InputError(f"{option}: the cluster {wanted.cluster} has the workers that it has; leave it out")
     cores = min(wanted.threads or usable_cores(), usable_cores())
+    device = wanted.device or "cpu"
     if wanted.cluster == LOCAL:
-        yield Crew(LOCAL, choose_workers(wanted.device, wanted.count, cores))
+        in_process = wanted.device is None and wanted.count is None
+        yield Crew(LOCAL, choose_workers(device, wanted.count, cores), in_process=in_process)
         return
     from gpuknn.workers.cluster_file import Running, read_cluster
 
     source = read_cluster(wanted.cluster)
     if not isinstance(source, Running):
-        if wanted.device == "cuda" and not source.gpus:
+        if device == "cuda" and not source.gpus:
             raise InputError(f"{source.name}: gpus: is not set, and --device cuda asks for them")
-        yield Crew(source.name, source.planned(wanted.device), None, source, wanted.device)
+        yield Crew(source.name, source.planned(device), None, source, device)
         return
     from gpuknn.workers.cluster import Expected, connect, workers_of
 
     expected = Expected(source.name, source.workers, source.wait)
     described = source.name != source.where  # by a file: the scheduler, too, may be on its way
     with connect(source.where, max(10, source.wait) if described else 10) as client:
-        yield Crew(source.name, workers_of(client, cores, wanted.device, expected, said), client)
+        yield Crew(source.name, workers_of(client, cores, device, expected, said), client)

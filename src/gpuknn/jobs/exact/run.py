@@ -89,8 +89,8 @@ def run_exact(plan: Plan, on_event: Callable[[Event], None] = lambda _: None) ->
 def _run(plan: Plan, started: float, tell: Callable[[Event], None], say: Callable[[str], None]) -> Outcome:
     """The same with the workers that are there."""
     job, record, output, wishes = plan.job, plan.record, plan.output, plan.wishes
-    state = job.file_state()  # before the fingerprint: a change between the two is noticed by the first shard
     files = job.sampled()
+    state = " ".join(file.state for file in files)
     fingerprint = job.fingerprint(files)
     passes = {"queries_at_once": plan.block}
     rows = plan.passes * len(job.database)

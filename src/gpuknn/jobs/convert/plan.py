@@ -1,0 +1,175 @@
+"""What a conversion will write, and from what; nothing is written."""
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuknn.errors import InputError, RunError
+from gpuknn.jobs.convert.choose import Wishes, choose_target
+from gpuknn.jobs.convert.formats import Format, choose_dtype, choose_format
+from gpuknn.storage.destination import check_destination
+from gpuknn.storage.durable import digest
+from gpuknn.storage.location import is_url, split_key
+from gpuknn.storage.record import Record
+from gpuknn.vectors import Vectors, open_vectors
+from gpuknn.vectors.converted import Converted
+from gpuknn.vectors.ids import RowIds, own_ids, rows_of
+from gpuknn.vectors.target import Target
+from gpuknn.vectors.written import Missing
+from gpuknn.workers.crew import Crew
+
+
+@dataclass(frozen=True)
+class Job:
+    """What decides the bytes that are written, under the names of the command line's options."""
+
+    source: str
+    missing: Missing = "refuse"
+    ignore_ids: bool = False
+    rows: str | None = None
+    """A:B."""
+    dtype: str | None = None
+    normalize: bool = False
+    scale: float | None = None
+    round: bool = False
+    to: str | None = None
+    """A format's name."""
+    dst_key: str | None = None
+    queries_file: str | None = None
+    gold: str | None = None
+    distance: str | None = None
+    compression: str | None = None
+    zarr_format: int | None = None
+    shard_rows: int | None = None
+    chunk_rows: int | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The options that were given, by how the command line writes them."""
+        every = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {"--" + name.replace("_", "-"): value for name, value in every.items() if value}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a conversion will be done."""
+
+    job: Job
+    destination: str
+    format: Format
+    rows: Converted
+    target: Target
+    """At the destination; a file is written under another name first."""
+    beside: tuple[str, ...]
+    """Other files that the target takes something from."""
+    crew: Crew
+    record: Record
+    fresh: bool
+    """Whether what an earlier conversion has left is thrown away."""
+    replace: bool
+    """Whether a destination that is there may go."""
+    command: Sequence[str]
+    """Words of a command line that go on with the conversion."""
+
+
+def check_job(job: Job) -> None:
+    """Raise InputError if a number among the options makes no sense."""
+    for option in ("--shard-rows", "--chunk-rows"):
+        value = job.given().get(option, 1)
+        if value < 1:
+            raise InputError(f"{option} {value}: must be at least 1")
+    if job.scale is not None and not 0 < job.scale < math.inf:
+        raise InputError(f"--scale {job.scale:g}: must be a number above 0")
+
+
+def plan_convert(
+    job: Job, destination: str, crew: Crew, fresh: bool = False, replace: bool = False, command: Sequence[str] = ()
+) -> Plan:
+    """Choose the writer and look at the source's header.
+
+    Raises InputError if the source cannot be read, the format does not hold what is asked for, or the destination cannot
+    be written.
+    """
+    check_job(job)
+    kind = choose_format(destination, job.to)
+    if job.distance and not job.gold:
+        raise InputError(f"--distance: {job.source} holds vectors and no distances; leave it out")
+    source = open_vectors(job.source, missing=job.missing)
+    _refuse_too_large(source)
+    some = rows_named(job.rows, len(source))
+    dtype = np.dtype(choose_dtype(kind, job.dtype, source.dtype.name, destination))
+    rows = Converted.of(source, some, dtype, job.normalize, job.scale, job.round)
+    beside = tuple(str(split_key(path)[0]) for path in (job.queries_file, job.gold) if path)
+    for option in ("--scale", "--normalize", "--rows"):
+        if option in job.given() and beside:
+            raise InputError(
+                f"{option}: would change the rows and not {beside[0]}; convert each file by itself, then put together"
+            )
+    record = _record(destination)
+    going_on = record.path.is_dir() and (is_url(destination) or not fresh)  # then what is there may be its own
+    check_destination(destination, [str(source.path), *beside], replace or going_on, kind.name == "zarr")
+    ids = None if job.ignore_ids else rows_of(own_ids(source.ids), some)
+    target = choose_target(kind, destination, rows.shape, rows.dtype, _wishes(job, ids), rows.bits)
+    return Plan(job, destination, kind, rows, target, beside, crew, record, fresh, replace, command)
+
+
+def rows_named(words: str | None, length: int) -> range:
+    """The rows of `--rows A:B`, or all; raises InputError if they are not some of `length` rows."""
+    if words is None:
+        return range(length)
+    first, colon, stop = words.partition(":")
+    try:
+        found = range(int(first or 0), int(stop or length))
+    except ValueError:
+        found = range(0)
+    if not colon or not len(found) or found.start < 0 or found.stop > length:
+        raise InputError(f"--rows {words}: expected A:B with 0 <= A < B <= {length}")
+    return found
+
+
+def check_room(target: Target, folder: Path) -> None:
+    """Raise RunError if the disk is too small; compressed targets are found out as they are written."""
+    if is_url(target.path) or getattr(target, "compression", "none") != "none":
+        return
+    free = shutil.disk_usage(folder).free
+    if free < target.nbytes:
+        raise RunError(
+            f"{folder}: {free / 2**20:,.0f} MiB are free, {target.nbytes / 2**20:,.0f} MiB are needed; "
+            "make room and run the same command again"
+        )
+
+
+def _refuse_too_large(source: Vectors) -> None:
+    """Raise InputError if this machine has not the memory to decode the source, before it is tried."""
+    need = source.held_bytes(1)
+    if not need:
+        return
+    from gpuknn.workers.memory import machine_memory  # which loads Dask
+
+    there = machine_memory()
+    if need > there:
+        raise InputError(
+            f"{source.where}: takes {need / 2**30:.2f} GiB of memory to be decoded, this machine has "
+            f"{there / 2**30:.2f} GiB; convert it on a larger one"
+        )
+
+
+def _record(destination: str) -> Record:
+    """Beside the destination; of one in an object store in the working folder, with a hash of the URL in its name."""
+    if not is_url(destination):
+        path = Path(destination)
+        return Record(path.with_name(f"{path.name}.run") if path.name else path)
+    url = destination.rstrip("/")
+    return Record(Path(f"{url.rpartition('/')[2]}.{digest(url.encode())[:8]}.run"))
+
+
+def _wishes(job: Job, ids: RowIds | None) -> Wishes:
+    queries = open_vectors(job.queries_file, missing=job.missing) if job.queries_file else None
+    if queries is not None and job.ignore_ids:
+        queries = replace(queries, ids=None)
+    how = job.compression, job.zarr_format, job.chunk_rows, job.shard_rows
+    return Wishes(job.dst_key, *how, queries, job.gold, job.distance, ids)
