@@ -23,6 +23,8 @@ from gpuknn.storage.lock import LOCK, Held, is_held, lock
 Description = Mapping[str, str | int | float | bool | None]
 
 MANIFESTS = ("manifest.json", "manifest.copy.json")
+MANIFEST = {"fingerprint": str, "settings": dict, "rows": int, "title": str, "job": dict, "command": list, "folder": str}
+"""What one says, at least."""
 FINISHED = "finished.json"
 TARGET = "target"
 """What is written, if it is not made of results at the end."""
@@ -104,6 +106,12 @@ class Record:
         os.replace(target, destination)
         sync(destination.absolute().parent)
 
+    def forget(self, claim: Claim) -> None:
+        """Remove a job's results, and a target that is being written; the job stays claimed."""
+        self._put_back()
+        for file in claim.folder.iterdir():
+            remove(file)
+
     def has_results(self) -> bool:
         """Whether something was finished."""
         return any(self.path.glob("*/*-*.json"))
@@ -136,10 +144,8 @@ class Record:
                 raise InputError(f"{self.path}: is not a run directory, it holds {file.name}; name an empty one")
 
     def _remove_files(self, keep: str | None = None) -> None:
-        """Remove everything but the lock; what a job killed while it published had put aside gets its name back."""
-        for aside in self.path.glob(f"*/{REPLACED}"):
-            if not os.path.lexists(self._destination):
-                os.rename(aside, self._destination)
+        """Remove everything but the lock."""
+        self._put_back()
         # The manifest goes first: without one nothing else is believed.
         for file in sorted(self.path.iterdir(), key=lambda file: file.name not in MANIFESTS):
             if file.name == keep:
@@ -148,6 +154,12 @@ class Record:
                 shutil.rmtree(file, ignore_errors=True)  # a task that was given up on may be writing there
             elif OURS.fullmatch(file.name) and file.name != LOCK:
                 file.unlink(missing_ok=True)
+
+    def _put_back(self) -> None:
+        """What a job that was killed while it published had put aside gets its name back."""
+        for aside in self.path.glob(f"*/{REPLACED}"):
+            if not os.path.lexists(self._destination):
+                os.rename(aside, self._destination)
 
     def _claim(self, job: Identity) -> dict[str, int]:
         """The settings to go on with; the folder is the job's now."""
@@ -242,6 +254,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _sound_manifest(path: Path) -> dict[str, Any]:
     try:
-        return read_sealed(path)
+        found = read_sealed(path)
     except FileNotFoundError:
         return {}
+    return found if all(isinstance(found.get(name), kind) for name, kind in MANIFEST.items()) else {}

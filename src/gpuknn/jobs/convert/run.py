@@ -15,7 +15,7 @@ from gpuknn.errors import InputError, RunError
 from gpuknn.jobs.convert.plan import Plan, check_room
 from gpuknn.jobs.pieces import read_receipts, work_through, write_receipt
 from gpuknn.jobs.tally import Event
-from gpuknn.storage.durable import digest, remove
+from gpuknn.storage.durable import digest
 from gpuknn.storage.location import absolute, is_url, listing
 from gpuknn.storage.record import TARGET, Claim, Identity
 from gpuknn.vectors import Sampled, file_state, sampled
@@ -96,11 +96,13 @@ def _finish(
     """Have all pieces written and the target completed; how many pieces were there, and all of them."""
     path = plan.destination if is_url(plan.destination) else str(claim.folder / TARGET)
     target = replace(plan.target, path=path)
-    done = {piece: Piece(**said) for piece, said in read_receipts(claim.folder).items()}
+    done = _receipts(claim.folder)
     try:
         if not done or not (is_url(path) or os.path.exists(path)):
             done.clear()
-            _begin_anew(target, claim.folder)
+            plan.record.forget(claim)
+            check_room(target, claim.folder)
+            target.create()
         there, n, size = len(done), target.shape[0], target.piece_rows
         todo = [piece for a in range(0, n, size) if (piece := range(a, min(a + size, n))) not in done]
         on_event({"event": "written", "done": sum(map(len, done))})
@@ -126,12 +128,13 @@ def _finish(
     return there, pieces
 
 
-def _begin_anew(target: Target, folder: Path) -> None:
-    """Make the target without rows; what an earlier conversion has left of it goes."""
-    for file in folder.iterdir():
-        remove(file)
-    check_room(target, folder)
-    target.create()
+def _receipts(folder: Path) -> dict[range, Piece]:
+    """The pieces that are on disk."""
+    found = {}
+    for piece, said in read_receipts(folder).items():
+        with suppress(TypeError):  # of another make
+            found[piece] = Piece(**said)
+    return found
 
 
 def _check_unchanged(plan: Plan, sample: Sampled, beside: dict[str, str]) -> None:
