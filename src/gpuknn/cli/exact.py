@@ -116,7 +116,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Check, find the workers, compute."""
     from gpuknn.engine.check import check_question
-    from gpuknn.engine.device import usable_cores
+    from gpuknn.engine.choose import usable_cores
     from gpuknn.engine.metric import Metric
     from gpuknn.jobs.exact.plan import Job, SelfJoin
     from gpuknn.jobs.exact.run import check_format

@@ -99,8 +99,7 @@ def check_space(job: "Job", workers: "Workers", plan: Plan, run_dir: Path, outpu
 
 def learn(plan: Plan, workers: "Workers", seconds: float) -> None:
     """Keep the product's rate that a long run on this machine has had, for the next prediction."""
-    from gpuknn.cli.rates import CPU, keep_rates
-    from gpuknn.engine.cpu.device import CpuDevice
+    from gpuknn.cli.rates import keep_rates
     from gpuknn.jobs.exact.predict import devices
 
     prediction = plan.prediction
@@ -108,8 +107,7 @@ def learn(plan: Plan, workers: "Workers", seconds: float) -> None:
         return
     computing = seconds - (prediction.seconds - prediction.product)
     if computing > LONG_ENOUGH / 2:
-        name = CPU if isinstance(workers.device, CpuDevice) else workers.device.name
-        keep_rates(name, product=plan.facts["operations"] / computing / devices(workers))
+        keep_rates(workers.device.kind, product=plan.facts["operations"] / computing / devices(workers))
 
 
 def show(facts: dict[str, Any], as_json: bool) -> None:

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from gpuknn.engine.cpu.device import CpuDevice
-from gpuknn.engine.device import Device, no_cupy
-from gpuknn.errors import InputError
+from gpuknn.engine.device import Device
+from gpuknn.errors import InputError, no_cupy
 
 LOCAL = "local"
 """Of `--cluster`: processes of this machine, started for the run."""
-GPU = {"GPU": 1}
-"""The resource of a worker that has a GPU, and of a task that needs one."""
 
 WINDOW = 2
 """Tasks given to a worker: one at work, one waiting."""
@@ -38,7 +36,7 @@ class Workers:
     @property
     def need(self) -> dict[str, int]:
         """The resources that a task takes."""
-        return {} if isinstance(self.device, CpuDevice) else GPU
+        return self.device.resources
 
 
 def choose_workers(device: str, count: int | None, cores: int) -> Workers:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import gpuknn
-from gpuknn.engine.device import usable_cores
+from gpuknn.engine.choose import usable_cores
 from gpuknn.errors import InputError, RunError
 from gpuknn.jobs.convert.conversion_record import ConversionRecord
 from gpuknn.storage.durable import digest

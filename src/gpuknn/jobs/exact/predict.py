@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.jobs.exact.plan import Job, operations
 from gpuknn.vectors import Vectors
 from gpuknn.vectors.decoded import DecodedVectors
@@ -65,7 +64,7 @@ def predict(job: Job, workers: Workers, passes: int, rates: Rates) -> Prediction
 
 def devices(workers: Workers) -> int:
     """GPUs, or cores."""
-    return workers.count * (workers.device.threads if isinstance(workers.device, CpuDevice) else 1)
+    return workers.count * workers.device.units
 
 
 def reading_rate(vectors: Vectors) -> float:
