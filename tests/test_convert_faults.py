@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from gpuknn.cli.main import main
-from gpuknn.engine.device import usable_cores
+from gpuknn.engine.choose import usable_cores
 from gpuknn.errors import InputError, RunError
 from gpuknn.jobs.convert import run as conversion
 from gpuknn.jobs.convert.conversion_record import ConversionRecord

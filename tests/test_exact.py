@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gpuknn
+from gpuknn.engine.choose import open_device
 from gpuknn.engine.cpu import device as cpu
 from gpuknn.engine.device import Certificate, Search
 from gpuknn.engine.metric import Metric
@@ -263,6 +264,21 @@ def test_an_error_in_a_thread_ends_the_search(monkeypatch: pytest.MonkeyPatch) -
     rows = np.eye(30, dtype=np.float32)
     with pytest.raises(MemoryError, match="no room"):
         gpuknn.exact_knn(rows, rows, 3, threads=2)
+
+
+def test_a_processor_as_those_see_it_who_drive_it() -> None:
+    device = open_device("cpu", threads=2)
+    assert (device.kind, device.units, device.resources) == ("cpu", 2, {})
+    assert [device.here(threads, number=5).units for threads in (1, 2, 3)] == [2, 2, 3]
+    assert cpu.CpuDevice(1, "int8").here(4, 0) == cpu.CpuDevice(4, "int8")
+    rows = random_rows(np.random.default_rng(15), 300, 70, "float16")
+    with device.begin(Search(rows[:9], 3, Metric.L2, np.dtype("float32")), rows.dtype) as search:
+        for run in search.epochs(range(300)):
+            search.feed_resident(rows[run.start : run.stop], run.start)
+        found, _ = search.result()
+    assert np.array_equal(found.ids, oracle.knn(rows, rows[:9], 3, "l2", "float32")[0])
+    assert all(spent > 0 for spent in search.seconds.values())
+    assert set(search.seconds) == {"converting", "product", "select", "refine"}
 
 
 @pytest.mark.usefixtures("filter_name")

@@ -17,8 +17,9 @@ import psutil
 import pytest
 
 from gpuknn.cli.main import main
+from gpuknn.engine.choose import usable_cores
 from gpuknn.engine.cpu.device import CpuDevice
-from gpuknn.engine.device import Certificate, usable_cores
+from gpuknn.engine.device import Certificate
 from gpuknn.engine.metric import Metric
 from gpuknn.engine.neighbors import Neighbors
 from gpuknn.errors import InputError, RunError

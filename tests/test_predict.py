@@ -20,7 +20,7 @@ from gpuknn.workers.workers import Workers
 
 
 class Gpu:
-    name = "a GPU"
+    units = 1
 
 
 @pytest.fixture

@@ -29,3 +29,13 @@ def pip_install(extra: str) -> str:
     packages = (line.partition(";") for line in requires("gpuknn") or ())
     wanted = [name for name, _, when in packages if re.search(rf"\bextra\s*==\s*['\"]{extra}['\"]", when)]
     return f"pip install {shlex.join(map(str.strip, wanted))}"
+
+
+def no_cupy() -> InputError:
+    """That a GPU is asked for and CuPy is not installed."""
+    return InputError(f"--device cuda: CuPy is not installed; use --device cpu, or install it, {install_cupy()}")
+
+
+def install_cupy() -> str:
+    """How, for either version of CUDA."""
+    return f"for a driver of CUDA 12: {pip_install('cuda12')}; for one of CUDA 13: {pip_install('cuda13')}"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gpuknn.engine import bound
-from gpuknn.engine.device import Search, open_device
+from gpuknn.engine.choose import open_device
+from gpuknn.engine.device import Search
 from gpuknn.engine.metric import Metric
 from gpuknn.engine.scan import scan
 from gpuknn.errors import InputError, RunError
@@ -38,6 +39,7 @@ def test_what_a_person_is_told() -> None:
     device = open_device("cuda")
     assert device.name == f"cuda ({cp.cuda.runtime.getDeviceProperties(0)['name'].decode()})"
     assert open_device("auto") == device
+    assert (device.kind, device.units, device.resources) == (device.name, 1, {"GPU": 1})
     assert [each.number for each in cuda.open_all()] == list(range(cp.cuda.runtime.getDeviceCount()))
     assert device.memory(2000, 10, 96) > device.memory(1000, 10, 96) > 3 * cuda.EPOCH_BYTES
 
@@ -209,6 +211,12 @@ def test_arguments_a_kernel_takes() -> None:
     for array in (np.zeros((3, 2), np.uint64), cp.zeros((3, 2), np.int64), cp.zeros((3, 4), np.uint64)[:, ::2], 7):
         with pytest.raises(TypeError, match="expected a contiguous array of uint64"):
             kernels.launch("hamming_scores", (1, 1), array, *arguments[1:])
+
+
+@two_devices
+def test_workers_count_gpus_round() -> None:
+    gpus = cuda.open_all()
+    assert [gpus[0].here(threads=1, number=number) for number in range(len(gpus) + 1)] == [*gpus, gpus[0]]
 
 
 @two_devices

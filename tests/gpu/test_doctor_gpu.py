@@ -14,11 +14,12 @@ if not cp.cuda.is_available():
 
 from gpuknn.cli.main import main  # noqa: E402
 from gpuknn.doctor import examine, gpu, rates, selftest  # noqa: E402
+from gpuknn.engine.choose import open_device  # noqa: E402
 from gpuknn.engine.cpu.device import CpuDevice  # noqa: E402
 from gpuknn.engine.cuda import device as cuda  # noqa: E402
 from gpuknn.engine.cuda.device import CudaDevice, CudaScan, open_cuda  # noqa: E402
 from gpuknn.engine.cuda.kernels import Kernels  # noqa: E402
-from gpuknn.engine.device import Search, open_device  # noqa: E402
+from gpuknn.engine.device import Search  # noqa: E402
 from gpuknn.engine.metric import Metric  # noqa: E402
 from gpuknn.errors import InputError  # noqa: E402
 

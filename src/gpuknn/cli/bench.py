@@ -60,8 +60,8 @@ def run(chosen: argparse.Namespace) -> int:
     from gpuknn.bench.peers import installed_peers
     from gpuknn.cli.rates import CPU, keep_rates
     from gpuknn.engine.check import check_content, check_question
+    from gpuknn.engine.choose import usable_cores
     from gpuknn.engine.cpu.device import CpuDevice
-    from gpuknn.engine.device import usable_cores
     from gpuknn.engine.metric import Metric
 
     metric = Metric(chosen.metric)

@@ -36,7 +36,7 @@ def rates_for(device: str, database: "Vectors", file: Path | None) -> "Rates | N
 
     A GPU's cannot be measured in passing: None where nobody has.  Raises InputError where the file is not one of rates.
     """
-    from gpuknn.engine.device import usable_cores
+    from gpuknn.engine.choose import usable_cores
     from gpuknn.jobs.exact.predict import Rates, reading_rate
 
     device = CPU if device.startswith(CPU) else device

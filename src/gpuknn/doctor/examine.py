@@ -11,9 +11,10 @@ from gpuknn.doctor import selftest
 from gpuknn.doctor.gpus import HOST_BUILD, Gpus, choose_device, find_gpus
 from gpuknn.doctor.machine import Machine, look_around
 from gpuknn.doctor.selftest import Check, Size, check_answers
+from gpuknn.engine.choose import usable_cores
 from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.engine.cpu.int8 import int8_product
-from gpuknn.engine.device import Device, usable_cores
+from gpuknn.engine.device import Device
 from gpuknn.errors import InputError, pip_install
 
 Say = Callable[[str], None]

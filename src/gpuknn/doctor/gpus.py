@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from gpuknn.engine.device import Device, count_gpus, open_device
+from gpuknn.engine.choose import count_gpus, open_device
+from gpuknn.engine.device import Device
 from gpuknn.errors import InputError, pip_install
 
 CUDA13_DRIVER, CUDA12_DRIVER = 580, 525

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import threadpoolctl
 
+from gpuknn.engine.choose import usable_cores
 from gpuknn.engine.cpu.int8 import int8_product
-from gpuknn.engine.device import usable_cores
 
 PACKAGES = (
     *("numpy", "numba", "h5py", "zarr", "dask", "distributed", "onnxruntime", "cupy-cuda12x", "cupy-cuda13x", "cupy"),

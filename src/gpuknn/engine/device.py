@@ -1,16 +1,13 @@
-"""What is looked for, and the small interface through which `scan.py` drives a CPU or a GPU."""
+"""What is looked for, and the small interface through which all others drive a processor or a GPU."""
 
-import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from gpuknn.engine.metric import Metric
 from gpuknn.engine.neighbors import Neighbors
-from gpuknn.errors import InputError, pip_install
 
 
 @dataclass(frozen=True)
@@ -66,8 +63,18 @@ class Scan(Protocol):
     def feed(self, rows: np.ndarray, first: int) -> None:
         """Take in rows (m, d), which lie in the run's buffer and the ids of which begin at `first`."""
 
+    def feed_resident(self, rows: Any, first: int) -> None:
+        """The same for rows that lie where the device computes: an array of NumPy's, or of CuPy's on that GPU.
+
+        They are of the type that the search was begun with, and stay unchanged until `result` has returned.
+        """
+
     def result(self) -> tuple[Neighbors, Certificate]:
         """The neighbours among all rows fed."""
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Where the time went so far, by stage, summed over the device's `units`; empty if the device cannot tell."""
 
 
 class Device(Protocol):
@@ -78,8 +85,26 @@ class Device(Protocol):
         """What a person calls it."""
 
     @property
+    def kind(self) -> str:
+        """The name under which rates of such devices are kept: cpu, or the GPU's own."""
+
+    @property
+    def units(self) -> int:
+        """How many there are of what a rate is of: the cores of a processor; a GPU is one."""
+
+    @property
+    def resources(self) -> dict[str, int]:
+        """What a task on such a device takes of its worker's resources, as Dask counts them."""
+
+    @property
     def readers(self) -> int:
         """Threads that it takes to read rows as fast as they are used."""
+
+    def here(self, threads: int, number: int) -> "Device":
+        """Such a device on this machine, for a worker of so many threads and that number.
+
+        A processor keeps its own threads if they are more; GPUs are counted round.  Raises InputError if there is none.
+        """
 
     def memory(self, queries: int, k: int, components: int, itemsize: int = 8) -> int:
         """Bytes of the machine's memory that a search for so many queries takes at most, its result included.
@@ -92,53 +117,3 @@ class Device(Protocol):
 
     def begin(self, search: Search, components_as: np.dtype) -> AbstractContextManager[Scan]:
         """Start a search among rows of that type; leaving the context frees what it holds."""
-
-
-def open_device(name: str = "auto", threads: int | None = None, number: int = 0) -> Device:
-    """The device called `cpu` or `cuda`, or `auto`: a GPU where there is one.
-
-    `threads` bounds the cores that the CPU uses; `number` is the GPU's among those that this process sees.  Raises
-    InputError where there is no such device on this machine.
-    """
-    if threads is not None and threads < 1:
-        raise InputError(f"threads = {threads}: must be at least 1")
-    if name not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--device {name}: there are auto, cpu and cuda")
-    if name == "cuda" or (name == "auto" and count_gpus()):
-        if not find_spec("cupy"):
-            raise no_cupy()
-        try:
-            from gpuknn.engine.cuda.device import open_cuda
-        except ImportError as error:  # CuPy looks for cuBLAS as soon as it is mentioned
-            missing = f"CuPy lacks CUDA's libraries ({error})"
-            raise InputError(
-                f"--device cuda: {missing}; use --device cpu, or install them, {install_cupy()}"
-            ) from error
-        return open_cuda(number)
-    from gpuknn.engine.cpu.device import CpuDevice
-
-    return CpuDevice(threads or usable_cores())
-
-
-def count_gpus() -> int:
-    """GPUs that CuPy sees; 0 where it is not installed."""
-    if not find_spec("cupy"):
-        return 0
-    import cupy
-
-    return int(cupy.cuda.runtime.getDeviceCount()) if cupy.cuda.is_available() else 0
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def no_cupy() -> InputError:
-    """That a GPU is asked for and CuPy is not installed."""
-    return InputError(f"--device cuda: CuPy is not installed; use --device cpu, or install it, {install_cupy()}")
-
-
-def install_cupy() -> str:
-    """How, for either version of CUDA."""
-    return f"for a driver of CUDA 12: {pip_install('cuda12')}; for one of CUDA 13: {pip_install('cuda13')}"

@@ -7,7 +7,8 @@ from itertools import pairwise
 import numpy as np
 
 from gpuknn.engine.check import check_content, check_question
-from gpuknn.engine.device import Certificate, Device, Search, open_device, usable_cores
+from gpuknn.engine.choose import open_device, usable_cores
+from gpuknn.engine.device import Certificate, Device, Search
 from gpuknn.engine.metric import Metric
 from gpuknn.engine.neighbors import Neighbors
 from gpuknn.vectors import ArrayVectors, Vectors

@@ -19,8 +19,8 @@ import dask
 from distributed import Client, LocalCluster
 from distributed.comm.addressing import parse_host_port
 
+from gpuknn.engine.choose import open_device
 from gpuknn.engine.cpu.device import CpuDevice
-from gpuknn.engine.device import open_device
 from gpuknn.errors import InputError, RunError
 from gpuknn.workers.workers import Workers
 

@@ -7,9 +7,10 @@ from typing import Any
 import yaml
 from dask.utils import parse_bytes
 
+from gpuknn.engine.choose import usable_cores
 from gpuknn.engine.cpu.device import CpuDevice
-from gpuknn.engine.device import Device, no_cupy, usable_cores
-from gpuknn.errors import InputError
+from gpuknn.engine.device import Device
+from gpuknn.errors import InputError, no_cupy
 from gpuknn.workers.workers import Workers
 
 ASSUMED_GPU_BYTES = 16 * 2**30

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from gpuknn.engine.device import usable_cores
+from gpuknn.engine.choose import usable_cores
 from gpuknn.errors import InputError
 from gpuknn.workers.feed import Feeder, dask_feeder, thread_feeder
 from gpuknn.workers.workers import LOCAL, Workers, choose_workers

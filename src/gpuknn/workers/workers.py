@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from gpuknn.engine.cpu.device import CpuDevice
-from gpuknn.engine.device import Device, no_cupy
-from gpuknn.errors import InputError
+from gpuknn.engine.device import Device
+from gpuknn.errors import InputError, no_cupy
 
 LOCAL = "local"
 """Of `--cluster`: processes of this machine, started for the run."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from queue import SimpleQueue
@@ -55,7 +55,22 @@ class CpuDevice:
         """What a person calls it."""
         return f"cpu ({self.threads} thread{'s' * (self.threads > 1)})"
 
+    kind = "cpu"
     readers = 1
+
+    @property
+    def units(self) -> int:
+        """Cores."""
+        return self.threads
+
+    @property
+    def resources(self) -> dict[str, int]:
+        """None: Dask counts cores by itself."""
+        return {}
+
+    def here(self, threads: int, number: int) -> "CpuDevice":
+        """With the worker's threads if they are more: a plan counts on the least that any worker has."""
+        return replace(self, threads=max(threads, self.threads))
 
     def memory(self, queries: int, k: int, components: int, itemsize: int = 8) -> int:
         """Bytes that a search takes at most.
@@ -176,6 +191,8 @@ class CpuScan:
         self._preparing += time.perf_counter() - started
         list(self._pool.map(lambda block: self._scan_block(block, epoch, prepared), self._blocks))
         self._choice.learn(m, {stage: spent - before[stage] for stage, spent in self.seconds.items()})
+
+    feed_resident = feed
 
     def result(self) -> tuple[Neighbors, Certificate]:
         """The neighbours among all rows fed, and what proves them."""

@@ -36,10 +36,10 @@ from cupy_backends.cuda.libs import cublas
 
 from gpuknn.engine.bound import ROUNDING, Filter, Halved, filter_for
 from gpuknn.engine.cuda.kernels import THREADS, Kernels
-from gpuknn.engine.device import Certificate, Search, install_cupy
+from gpuknn.engine.device import Certificate, Search
 from gpuknn.engine.metric import Metric, summation_leaves
 from gpuknn.engine.neighbors import Neighbors
-from gpuknn.errors import InputError, RunError
+from gpuknn.errors import InputError, RunError, install_cupy
 
 SLOTS = 3
 EPOCH_BYTES = 2**27
@@ -70,12 +70,24 @@ class CudaDevice:
     free: int
     """Bytes of its memory that were free when it was found."""
 
+    units = 1
     readers = 4
 
     @property
     def name(self) -> str:
         """What a person calls it."""
         return f"cuda ({self.model})"
+
+    kind = name
+
+    @property
+    def resources(self) -> dict[str, int]:
+        """One of the GPUs that a worker was started with."""
+        return {"GPU": 1}
+
+    def here(self, threads: int, number: int) -> "CudaDevice":
+        """The GPU of that number, opened anew."""
+        return open_cuda(number % cp.cuda.runtime.getDeviceCount())
 
     def memory(self, queries: int, k: int, components: int, itemsize: int = 8) -> int:
         """Bytes of pinned memory for rows, whatever their type, and of queries and results as they are on the host."""
@@ -224,10 +236,7 @@ class CudaScan:
         self._take_in(slot, here, first)
 
     def feed_resident(self, rows: Any, first: int) -> None:
-        """The same for rows (m, d) of the scan's type that lie on this device, no more than a run of `epochs` has.
-
-        They must be there, whichever stream wrote them, and stay until `result` has returned.
-        """
+        """The same for rows (m, d) that are on this device already, whichever stream wrote them."""
         self._take_in(self._free_slot(), rows, first)
 
     def result(self) -> tuple[Neighbors, Certificate]:
@@ -249,6 +258,11 @@ class CudaScan:
         method = "integer scores, exact" if self._hamming else "float16 scores, float64 refinement"
         certificate = Certificate(method, self._bound, int(pairs), margin)
         return Neighbors(ids, dists.astype(self._search.dists)), certificate
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Nothing: what a stage takes on the GPU is known only to those who wait for its end."""
+        return {}
 
     def close(self) -> None:
         """Wait for all work, whose memory may then be used again."""

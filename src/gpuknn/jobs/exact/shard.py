@@ -3,14 +3,13 @@
 import sys
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from distributed import get_worker
 
-from gpuknn.engine.cpu.device import CpuDevice
-from gpuknn.engine.device import Device, Search, count_gpus, open_device
+from gpuknn.engine.device import Device, Search
 from gpuknn.engine.scan import scan
 from gpuknn.errors import RunError
 from gpuknn.jobs.events import count, tell
@@ -51,10 +50,7 @@ def _scan_shard(
     job: Job, state: str, queries: range, rows: range, floor: np.ndarray, folder: Path, device: Device
 ) -> ShardDone:
     worker = get_worker()
-    if not isinstance(device, CpuDevice):
-        device = open_device("cuda", number=gpu_number(worker.name))
-    elif worker.state.nthreads > device.threads:  # the plan counts on the least that any worker has
-        device = replace(device, threads=worker.state.nthreads)
+    device = device.here(worker.state.nthreads, gpu_number(worker.name))
     report = Report(job, queries, rows, folder, device.name)
     report.begun()
     search = Search(
@@ -130,8 +126,8 @@ def gpu_number(worker_name: object) -> int:
     """The number of a worker's GPU among those that it sees.
 
     The first, as CUDA_VISIBLE_DEVICES has it (dask-cuda turns that); but the workers of a plain local cluster see all
-    GPUs, and are numbered.
+    GPUs, and are numbered themselves.
     """
     if "dask_cuda" in sys.modules or not str(worker_name).isdecimal():
         return 0
-    return int(str(worker_name)) % count_gpus()
+    return int(str(worker_name))
