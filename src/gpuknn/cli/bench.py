@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuknn.cli.inputs import add_missing, refuse_rows_as_queries
+from gpuknn.cli.options import add_missing
 from gpuknn.errors import InputError, pip_install
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ def _data(chosen: argparse.Namespace, metric: Any) -> tuple[Any, Any]:
 
     from gpuknn.engine.metric import Metric
     from gpuknn.storage.location import split_key
+    from gpuknn.jobs.exact.job import refuse_rows_as_queries
     from gpuknn.vectors import ArrayVectors, open_vectors
 
     if chosen.database:

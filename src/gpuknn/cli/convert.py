@@ -2,51 +2,31 @@
 
 import argparse
 import json
-import math
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuknn.cli.inputs import add_missing
+from gpuknn.cli.options import add_cluster, add_missing, add_shown, sayer, wanted
 from gpuknn.errors import InputError
 from gpuknn.jobs.convert.formats import NAMES
 
 if TYPE_CHECKING:
-    from gpuknn.gold import Gold
-    from gpuknn.jobs.convert.formats import Format
-    from gpuknn.vectors import Vectors
-    from gpuknn.vectors.converted import Converted
-    from gpuknn.vectors.ids import RowIds
+    from gpuknn.jobs.convert.job import Job
 
 EXAMPLES = """examples:
   gpuknn convert database.h5 database.zarr
   gpuknn convert vectors.fbin vectors.h5 --dtype float16 --normalize
   gpuknn convert vectors.fbin vectors.i8bin --normalize --scale 127 --round
-  gpuknn convert --check database.h5 database.zarr
-  gpuknn convert --check database.zarr
   gpuknn convert gold.h5 gold.ibin
 """
 DISTANCES = ("cosine", "ip", "l2", "euclidean", "hamming", "mean-hamming")
 """Those of `gold.distances`, which would load HDF5 before it is needed."""
-DECIDE = (
-    *("source", "missing", "ignore_ids", "rows", "dtype", "normalize", "scale", "round"),
-    *("to", "dst_key", "queries", "gold", "distance"),
-    *("compression", "zarr_format", "shard_rows", "chunk_rows"),
-)
-"""Options that decide what is written."""
-VECTORS_ONLY = (
-    *("ignore_ids", "normalize", "scale", "round", "queries", "gold"),
-    *("compression", "zarr_format", "shard_rows", "chunk_rows", "workers"),
-)
-"""Options that a gold standard has no use for."""
-
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     """Describe the command."""
     parser = commands.add_parser(
         "convert",
         help="convert between formats",
-        description=f"{__doc__}\n\nWith --check nothing is written: exit code 0 where DST holds what SRC does, else 1.",
+        description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -55,12 +35,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         metavar="SRC",
         help="a file of any of the formats, or a Zarr store's folder or URL; SRC:KEY names an array or group in it",
     )
-    parser.add_argument(
-        "destination", metavar="DST", nargs="?", help="a file, or a Zarr store's folder or URL (s3://...)"
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="compare the two instead of writing; one alone, with its own checksums"
-    )
+    parser.add_argument("destination", metavar="DST", help="a file, or a Zarr store's folder or URL (s3://...)")
     what = parser.add_argument_group("what to write")
     add_missing(what)
     what.add_argument("--ignore-ids", action="store_true", help="leave out the ids that SRC gives its rows")
@@ -73,7 +48,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     what.add_argument(
         "--round", action="store_true", help="round to whole numbers for uint8 and int8, which refuse fractions else"
     )
-    what.add_argument("--queries", metavar="FILE", help="ann-benchmarks and SISAP: put these beside the rows")
+    what.add_argument("--queries-file", metavar="FILE", help="ann-benchmarks and SISAP: put these beside the rows")
     what.add_argument("--gold", metavar="FILE", help="ann-benchmarks and SISAP: and this answer to them")
     what.add_argument(
         "--distance",
@@ -86,98 +61,62 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     how.add_argument("--shard-rows", type=int, metavar="N", help="rows of a shard (default: up to 1.5 GiB)")
     how.add_argument("--chunk-rows", type=int, metavar="N", help="rows of a chunk (default: 24 MiB)")
     how.add_argument("--workers", type=int, metavar="N", help="processes (default: threads of this one)")
-    how.add_argument(
-        "--cluster", metavar="WHERE", default="local", help="local, or a Dask scheduler's address or file (.json)"
-    )
+    add_cluster(how)
     how.add_argument(
         "--force", action="store_true", help="replace an existing DST; one at a URL is removed before the first row"
     )
     how.add_argument("--fresh", action="store_true", help="discard what an earlier, unfinished conversion has left")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    parser.add_argument("--json", action="store_true", help="the outcome as JSON on standard output")
+    add_shown(parser, "the outcome")
     parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Check, then convert or compare; report."""
-    from gpuknn.gold import holds_gold
-    from gpuknn.jobs.convert.formats import choose_format
-    from gpuknn.storage.location import is_url
+    """Plan, convert, show."""
+    from dataclasses import fields
 
-    for name in ("workers", "shard_rows", "chunk_rows"):
-        value = getattr(chosen, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')} {value}: must be at least 1")
-    if chosen.scale is not None and not 0 < chosen.scale < math.inf:
-        raise InputError(f"--scale {chosen.scale:g}: must be a number above 0")
-    if chosen.destination is None:
-        if not chosen.check:
-            raise InputError("name the file or store to write")
-        return _check_alone(chosen)
-    source_gold = not is_url(chosen.source) and holds_gold(chosen.source)
-    if chosen.check:
-        return _check_gold(chosen) if source_gold else _check_vectors(chosen)
-    target = choose_format(chosen.destination, chosen.to)
-    gold = target.gold and (source_gold or not target.vectors)
-    if chosen.cluster != "local" and chosen.workers:
-        raise InputError(f"--workers: the cluster {chosen.cluster} has the workers that it has; leave it out")
-    return _convert_gold(chosen, target) if gold else _convert_vectors(chosen, target)
+    from gpuknn.jobs.convert.job import Job
+
+    job = Job(**{field.name: getattr(chosen, field.name) for field in fields(Job)})
+    return _convert_gold(chosen, job) if job.is_gold(chosen.destination) else _convert_vectors(chosen, job)
 
 
-def _convert_vectors(chosen: argparse.Namespace, target: "Format") -> int:
-    from gpuknn.cli.progress import Bar, Rate
-    from gpuknn.jobs.convert.choose import Wishes, choose_target
-    from gpuknn.jobs.convert.conversion_record import ConversionRecord
-    from gpuknn.jobs.convert.formats import choose_dtype
-    from gpuknn.jobs.convert.run import Conversion, check_destination, run_convert
-    from gpuknn.storage.location import split_key
-    from gpuknn.vectors import open_vectors
+def _convert_vectors(chosen: argparse.Namespace, job: "Job") -> int:
+    from gpuknn.cli.progress import shown
+    from gpuknn.jobs.convert.plan import plan_convert
+    from gpuknn.jobs.convert.run import run_convert
+    from gpuknn.workers.crew import hired
 
-    if chosen.distance and not chosen.gold:
-        raise InputError(f"--distance: {chosen.source} holds vectors and no distances; leave it out")
-    source = open_vectors(chosen.source, missing=chosen.missing)
-    rows = _rows(chosen, source, choose_dtype(target, chosen.dtype, source.dtype.name, chosen.destination))
-    beside = tuple(str(split_key(path)[0]) for path in (chosen.queries, chosen.gold) if path)
-    for option in ("scale", "normalize", "rows"):
-        if getattr(chosen, option) and beside:
-            raise InputError(
-                f"--{option}: would change the rows and not {beside[0]}; convert each file by itself, then put together"
-            )
-    check_destination(chosen.destination, [source.path, *beside], chosen.force, chosen.fresh)
-    wishes = Wishes(
-        chosen.dst_key,
-        chosen.compression,
-        chosen.zarr_format,
-        chosen.chunk_rows,
-        chosen.shard_rows,
-        _queries(chosen),
-        chosen.gold,
-        chosen.distance,
-        _ids(chosen, source),
-    )
-    unfinished = ConversionRecord(chosen.destination).unfinished
-    writer = choose_target(target, unfinished, rows.shape, rows.dtype, wishes, rows.bits)
-    options = {name: getattr(chosen, name) for name in DECIDE}
-    conversion = Conversion(rows, writer, chosen.destination, options, beside)
-    n, d = rows.shape
-    with Bar(Rate(d * rows.dtype.itemsize, 0), chosen.quiet or chosen.json).shown() as bar:
-        bar.title(f"gpuknn convert: {n:,} rows x {d} {source.dtype} to {target.name}, {rows.dtype}")
-        step = bar.step("writing", n, computes=False)
-        done = run_convert(conversion, chosen.workers, chosen.cluster, chosen.fresh, step.at)
-    facts = {"format": target.name, "rows": n, "components": d, "dtype": rows.dtype.name, **vars(done)}
-    rate = rows.nbytes * done.written / done.pieces / done.seconds / 1e9
-    line = f"{chosen.destination}: {n:,} x {d} {rows.dtype}, {done.seconds:.1f} s, {rate:.2f} GB/s"
-    _say(chosen, facts, f"{line}; {_rounded('components', done.error)}")
+    with hired(wanted(chosen), sayer(chosen)) as crew:
+        plan = plan_convert(job, chosen.destination, crew, chosen.fresh, chosen.force, chosen.words)
+        (n, d), dtype = plan.rows.shape, plan.rows.dtype
+        facts = {"format": plan.format.name, "rows": n, "components": d, "dtype": dtype.name}
+        with shown(chosen, row_bytes=d * dtype.itemsize) as bar:
+            bar.title(f"gpuknn convert: {n:,} rows x {d} {plan.rows.source.dtype} to {plan.format.name}, {dtype}", facts)
+            bar.step("writing", n, "written", "done", computes=False)
+            done = run_convert(plan, bar.happened)
+    rate = plan.rows.nbytes * done.written / done.pieces / done.seconds / 1e9
+    line = f"{chosen.destination}: {n:,} x {d} {dtype}, {done.seconds:.1f} s, {rate:.2f} GB/s"
+    _say(chosen, facts | vars(done), f"{line}; {_rounded('components', done.error)}")
     return 0
 
 
-def _queries(chosen: argparse.Namespace) -> "Vectors | None":
-    from dataclasses import replace
+def _convert_gold(chosen: argparse.Namespace, job: "Job") -> int:
+    from gpuknn.jobs.convert.gold import convert_gold
 
-    from gpuknn.vectors import open_vectors
-
-    queries = open_vectors(chosen.queries, missing=chosen.missing) if chosen.queries else None
-    return replace(queries, ids=None) if queries is not None and chosen.ignore_ids else queries
+    if chosen.cluster != "local" or chosen.workers:
+        option = "workers" if chosen.workers else "cluster"
+        raise InputError(f"--{option}: a gold standard is converted by this process alone; leave it out")
+    done = convert_gold(job, chosen.destination, chosen.force)
+    gold, (nq, k) = done.gold, done.gold.shape
+    facts = {"format": done.format, "queries": nq, "k": k, "error": done.error, "similarities": gold.were_similarities}
+    dists = _rounded("distances", done.error) if done.holds_dists else "distances are left out"
+    dists = "there are no distances" if gold.dists is None else dists
+    if gold.were_similarities:
+        dists += "; the source holds similarities, the largest first"
+    if gold.own_ids is not None and not done.holds_own_ids:
+        dists += "; the ids are those that the database's file gives"
+    _say(chosen, facts, f"{chosen.destination}: {nq:,} x {k} neighbours; {dists}")
+    return 0
 
 
 def _say(chosen: argparse.Namespace, facts: dict[str, Any], line: str) -> None:
@@ -189,156 +128,3 @@ def _say(chosen: argparse.Namespace, facts: dict[str, Any], line: str) -> None:
 
 def _rounded(what: str, error: float) -> str:
     return f"rounding has changed {what} by up to {error:.3g}" if error else "nothing was rounded"
-
-
-def _rows(chosen: argparse.Namespace, source: "Vectors", dtype: str) -> "Converted":
-    """The source's rows as they shall become."""
-    import numpy as np
-
-    from gpuknn.vectors.converted import Converted
-
-    rows = _range(chosen.rows, len(source))
-    return Converted.of(source, rows, np.dtype(dtype), chosen.normalize, chosen.scale, chosen.round)
-
-
-def _ids(chosen: argparse.Namespace, source: "Vectors") -> "RowIds | None":
-    """What the source calls the rows that are taken, if that is not their numbers."""
-    from gpuknn.vectors.ids import own_ids, rows_of
-
-    return None if chosen.ignore_ids else rows_of(own_ids(source.ids), _range(chosen.rows, len(source)))
-
-
-def _range(words: str | None, length: int) -> range:
-    if words is None:
-        return range(length)
-    first, colon, stop = words.partition(":")
-    try:
-        found = range(int(first or 0), int(stop or length))
-    except ValueError:
-        found = range(0)
-    if not colon or not len(found) or found.start < 0 or found.stop > length:
-        raise InputError(f"--rows {words}: expected A:B with 0 <= A < B <= {length}")
-    return found
-
-
-def _convert_gold(chosen: argparse.Namespace, target: "Format") -> int:
-    import gpuknn
-    from gpuknn.gold import save_gold
-    from gpuknn.gold.formats import WRITERS
-    from gpuknn.jobs.convert.formats import choose_dtype
-    from gpuknn.jobs.convert.gold import for_target
-    from gpuknn.jobs.convert.run import check_destination
-    from gpuknn.storage.location import is_url, split_key
-    from gpuknn.vectors.hdf5 import check_key
-
-    if is_url(chosen.destination):
-        raise InputError(f"{chosen.destination}: into an object store only Zarr is written")
-    if target.name == "ann-benchmarks" and chosen.dtype == "float64":
-        raise InputError("--dtype float64: ann-benchmarks keeps distances as float32; leave it out")
-    kind = WRITERS[target.name]
-    if not kind.HOLDS_DISTS and chosen.dtype:
-        raise InputError(f"--dtype: {target.name} holds no distances; leave it out")
-    if chosen.dst_key is not None:
-        if target.name != "sisap":
-            raise InputError(f"--dst-key: {target.name} files have a place for the gold standard; leave it out")
-        check_key(chosen.dst_key)
-    narrow = "float32" if target.name == "ann-benchmarks" else None  # as that suite keeps distances
-    gold, error = _gold(chosen, choose_dtype(target, chosen.dtype or narrow, "", chosen.destination) or None)
-    source = str(split_key(chosen.source)[0])
-    check_destination(chosen.destination, [source], chosen.force, chosen.fresh)
-    plain = {name: value for name, value in gold.said.items() if isinstance(value, str | int | float)}
-    notes = plain | {"gpuknn": gpuknn.__version__, "converted_from": Path(source).name}
-    gold = for_target(gold, target.name, chosen.source)
-    save_gold(gold, target.name, Path(chosen.destination), chosen.dst_key, notes)
-    nq, k = gold.shape
-    facts = {"format": target.name, "queries": nq, "k": k, "error": error, "similarities": gold.were_similarities}
-    dists = _rounded("distances", error) if kind.HOLDS_DISTS else "distances are left out"
-    dists = "there are no distances" if gold.dists is None else dists
-    if gold.were_similarities:
-        dists += "; the source holds similarities, the largest first"
-    if gold.own_ids is not None and not kind.HOLDS_OWN_IDS:
-        dists += "; the ids are those that the database's file gives"
-    _say(chosen, facts, f"{chosen.destination}: {nq:,} x {k} neighbours; {dists}")
-    return 0
-
-
-def _gold(chosen: argparse.Namespace, dists: str | None) -> "tuple[Gold, float]":
-    """The source's answer, and the error of rounding."""
-    import numpy as np
-
-    from gpuknn.gold import read_gold
-    from gpuknn.gold.distances import told
-    from gpuknn.jobs.convert.gold import cut_gold
-
-    for name in VECTORS_ONLY:
-        if getattr(chosen, name):
-            option = f"--{name.replace('_', '-')}"
-            raise InputError(f"{option}: {chosen.source} is a gold standard, not vectors; leave it out")
-    if chosen.cluster != "local":
-        raise InputError("--cluster: a gold standard is converted by this process alone; leave it out")
-    if chosen.dtype not in (None, "float32", "float64"):
-        raise InputError(f"--dtype {chosen.dtype}: distances are float32 or float64")
-    gold = told(read_gold(chosen.source), chosen.distance, chosen.source)
-    return cut_gold(gold, _range(chosen.rows, len(gold)), np.dtype(dists) if dists else None)
-
-
-def _check_vectors(chosen: argparse.Namespace) -> int:
-    from gpuknn.cli.progress import Bar, Rate
-    from gpuknn.vectors import open_vectors
-    from gpuknn.vectors.compare import first_difference
-    from gpuknn.vectors.ids import first_other, own_ids
-
-    theirs = open_vectors(chosen.destination, chosen.dst_key, chosen.missing)
-    source = open_vectors(chosen.source, missing=chosen.missing)
-    ours = _rows(chosen, source, chosen.dtype or theirs.dtype.name)
-    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-        a, b = (f"{v.shape[0]:,} x {v.shape[1]} {v.dtype}" for v in (ours, theirs))
-        return _verdict(chosen, f"{a} beside {b}")
-    if not chosen.ignore_ids:
-        other = first_other(_ids(chosen, source), own_ids(theirs.ids), len(ours))
-        if other is not None:
-            return _verdict(chosen, f"first at row {other[0]}, which has the id {other[1]} beside {other[2]}")
-    with Bar(Rate(ours.nbytes // len(ours), 0), chosen.quiet or chosen.json).shown() as bar:
-        found = first_difference(ours, theirs, bar.step("comparing", len(ours), computes=False).at)
-    if found is None:
-        after = f", after turning {source.dtype} into {ours.dtype}" if source.dtype != ours.dtype else ""
-        after += f", scaled by {ours.scale:g}" if ours.scale is not None else ""
-        return _verdict(chosen, None, f"{len(ours):,} x {ours.shape[1]} {ours.dtype}{after}")
-    return _verdict(
-        chosen, f"first at row {found.row}, component {found.component}: {found.ours:.9g} beside {found.theirs:.9g}"
-    )
-
-
-def _check_alone(chosen: argparse.Namespace) -> int:
-    from gpuknn.cli.progress import Bar, Rate
-    from gpuknn.vectors.checksums import first_damage, open_noted
-
-    rows, notes = open_noted(chosen.source, chosen.missing)
-    with Bar(Rate(rows.nbytes // len(rows), 0), chosen.quiet or chosen.json).shown() as bar:
-        damaged = first_damage(rows, notes, bar.step("reading", len(rows), computes=False).at)
-    if damaged is not None:
-        return _verdict(chosen, f"rows {damaged.start} to {damaged.stop} are not what was written")
-    return _verdict(chosen, None, f"{len(rows):,} x {rows.shape[1]} {rows.dtype}, as they were written")
-
-
-def _check_gold(chosen: argparse.Namespace) -> int:
-    from gpuknn.gold import read_gold
-    from gpuknn.jobs.convert.gold import check_gold
-
-    destination = f"{chosen.destination}:{chosen.dst_key}" if chosen.dst_key else chosen.destination
-    theirs = read_gold(destination)
-    ours, _ = _gold(chosen, chosen.dtype or (None if theirs.dists is None else theirs.dists.dtype.name))
-    found = check_gold(ours, theirs, (chosen.source, destination))
-    if found.widths[0] != found.widths[1]:
-        return _verdict(chosen, f"{found.widths[0]} neighbours for each query beside {found.widths[1]}")
-    if found.first is None:
-        return _verdict(chosen, None, f"{found.entries:,} neighbours")
-    return _verdict(chosen, f"first at query {found.first[0]}, rank {found.first[1]}; gpuknn compare tells more")
-
-
-def _verdict(chosen: argparse.Namespace, difference: str | None, equal: str = "") -> int:
-    if chosen.json:
-        sys.stdout.write(json.dumps({"equal": difference is None, "difference": difference}) + "\n")
-    else:
-        sys.stdout.write(f"not equal: {difference}\n" if difference else f"equal: {equal}\n")
-    return 1 if difference else 0

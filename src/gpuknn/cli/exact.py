@@ -105,7 +105,7 @@ def run(chosen: argparse.Namespace) -> int:
     from gpuknn.jobs.exact.plan import Wishes, plan_exact
     from gpuknn.jobs.exact.run import run_exact
     from gpuknn.jobs.watch import check_report
-    from gpuknn.workers.crew import Wanted, hired
+    from gpuknn.workers.crew import hired
 
     database, queries, output = _files(chosen)
     self_join = SelfJoin.FIRST if chosen.self_first else SelfJoin.LEFT_OUT if chosen.self_join else SelfJoin.NO
@@ -153,8 +153,8 @@ def run(chosen: argparse.Namespace) -> int:
 def _title(plan: "Plan") -> str:
     database, workers = plan.job.database, plan.crew.workers
     return (
-        f"gpuknn exact: {len(database):,} rows x {database.shape[1]} {database.dtype}, {len(plan.job.queries):,} queries, "
-        f"k = {plan.job.k}, {plan.job.metric.value}, on {workers.count} x {workers.device.name}"
+        f"gpuknn exact: {len(database):,} rows x {database.shape[1]} {database.dtype}, "
+        f"{len(plan.job.queries):,} queries, k = {plan.job.k}, {plan.job.metric.value}, on {workers.count} x {workers.device.name}"
     )
 
 

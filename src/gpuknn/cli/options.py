@@ -54,7 +54,7 @@ def wanted(chosen: argparse.Namespace) -> "Wanted":
     """Who is to do the work; a command without `--device` computes nothing on one."""
     from gpuknn.workers.crew import Wanted
 
-    device, threads = getattr(chosen, "device", "cpu"), getattr(chosen, "threads", None)
+    device, threads = getattr(chosen, "device", None), getattr(chosen, "threads", None)
     return Wanted(chosen.cluster, device, chosen.workers, threads)
 
 

@@ -31,7 +31,8 @@ def work_through(
 
     Once a piece has failed no more are begun.  Of several that fail the first is told: those before it were begun.
     """
-    waiting, failed = deque(pieces), {}
+    waiting = deque(pieces)
+    failed: dict[int, Any] = {}
     try:
         while len(feeder) or (waiting and not failed):
             while waiting and not failed and len(feeder) < feeder.room():

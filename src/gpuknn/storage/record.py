@@ -23,8 +23,16 @@ from gpuknn.storage.lock import LOCK, Held, is_held, lock
 Description = Mapping[str, str | int | float | bool | None]
 
 MANIFESTS = ("manifest.json", "manifest.copy.json")
-MANIFEST = {"fingerprint": str, "settings": dict, "rows": int, "title": str, "job": dict, "command": list, "folder": str}
-"""What one says, at least."""
+MANIFEST = {
+    "fingerprint": str,
+    "settings": dict,
+    "rows": int,
+    "title": str,
+    "job": dict,
+    "command": list,
+    "folder": str,
+}
+"""What one says, and of which type."""
 FINISHED = "finished.json"
 TARGET = "target"
 """What is written, if it is not made of results at the end."""
@@ -231,9 +239,18 @@ def _found(path: Path) -> RunFound | None:
     for file in path.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # a job at work replaces its files
             size += file.stat().st_size
-    told = (manifest[name] for name in ("title", "job", "command", "folder"))
-    done = sum(stop - start for start, stop in ends)
-    return RunFound(path, *told, len(names), done, manifest["rows"], size, is_held(path / LOCK))
+    return RunFound(
+        path,
+        title=manifest["title"],
+        job=manifest["job"],
+        command=manifest["command"],
+        folder=manifest["folder"],
+        results=len(names),
+        rows_done=sum(stop - start for start, stop in ends),
+        rows=manifest["rows"],
+        bytes=size,
+        at_work=is_held(path / LOCK),
+    )
 
 
 def _elsewhere(job: Identity) -> str:

@@ -98,8 +98,8 @@ def _address_in(scheduler_file: Path) -> str:
 def workers_of(client: Client, cores: int, device: str, expected: Expected, said: Callable[[str], None]) -> Workers:
     """What the workers of a scheduler compute on; `cores` are those of this machine.
 
-    auto takes the workers that have a GPU (resource GPU=1) if there are any.  Raises InputError if no worker fits, or if
-    the Python, Dask or gpuknn of scheduler and workers are not this process's.
+    auto takes the workers that have a GPU (resource GPU=1) if there are any.  Raises InputError if no worker fits, or
+    if the Python, Dask or gpuknn of scheduler and workers are not this process's.
     """
     deadline = time.monotonic() + expected.seconds
     while True:

@@ -79,7 +79,6 @@ class Crew:
         with local_cluster(replace(self.workers, count=min(self.workers.count, most))) as client:
             yield client
 
-
     @contextmanager
     def feeder(self, most: int, check: Callable[[], None]) -> Iterator[Feeder]:
         """What hands tasks to workers at work, `most` at once; `check` is called now and then."""

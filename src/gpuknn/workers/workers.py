@@ -13,6 +13,7 @@ from gpuknn.errors import InputError, no_cupy
 LOCAL = "local"
 """Of `--cluster`: processes of this machine, started for the run."""
 
+
 @dataclass(frozen=True)
 class Workers:
     """Who does the work."""

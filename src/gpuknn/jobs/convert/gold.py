@@ -1,59 +1,76 @@
-"""Gold standards from one format to another; they are small enough to be written whole."""
+"""A gold standard into another format: small enough to be read and written whole."""
 
-from dataclasses import replace
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+import gpuknn
 from gpuknn.errors import InputError
-from gpuknn.gold import Comparison, Gold, compare_gold, matched
-from gpuknn.gold.distances import alike
-from gpuknn.gold.formats import WRITERS
+from gpuknn.gold import Gold, read_gold, save_gold
+from gpuknn.gold.distances import told
+from gpuknn.gold.formats import WRITERS, for_target
+from gpuknn.gold.rounding import cut_gold
+from gpuknn.jobs.convert.formats import choose_dtype, choose_format
+from gpuknn.jobs.convert.job import Job
+from gpuknn.storage.destination import check_destination
+from gpuknn.storage.location import is_url, split_key
+from gpuknn.vectors.converted import rows_named
+from gpuknn.vectors.hdf5 import check_key
+
+VECTORS_ONLY = (
+    *("--ignore-ids", "--normalize", "--scale", "--round", "--queries-file", "--gold"),
+    *("--compression", "--zarr-format", "--shard-rows", "--chunk-rows"),
+)
+"""Options that a gold standard has no use for."""
 
 
-def cut_gold(gold: Gold, queries: range, dists: np.dtype | None) -> tuple[Gold, float]:
-    """The answers to some queries, distances as `dists`; and the largest error that rounding has made.
+@dataclass(frozen=True)
+class Written:
+    """What was written."""
 
-    Raises InputError if a distance is not rounded but lost.
+    format: str
+    gold: Gold
+    error: float
+    """The largest that rounding has made."""
+    holds_dists: bool
+    holds_own_ids: bool
+
+
+def convert_gold(job: Job, destination: str, replace: bool) -> Written:
+    """Write the source's gold standard to the destination, in the format that its name or `--to` tells.
+
+    Raises InputError if the format does not hold what the source does, or an option has no meaning.
     """
-    kept = gold.queries(slice(queries.start, queries.stop))
-    if kept.dists is None or dists is None:
-        return kept, 0.0
-    exact = kept.dists
-    with np.errstate(over="ignore", invalid="ignore"):
-        rounded = exact.astype(dists)
-    lost = np.argwhere(np.isfinite(exact) & ~np.isfinite(rounded))
-    if len(lost):
-        i, j = (int(x) for x in lost[0])
-        raise InputError(f"query {queries.start + i} has a distance of {exact[i, j]:g}, which {dists} cannot hold")
-    vanished = np.argwhere((exact != 0) & (rounded == 0))
-    if len(vanished):
-        i, j = (int(x) for x in vanished[0])
-        raise InputError(
-            f"query {queries.start + i} (counted from 0) has a distance of {exact[i, j]:g}, which {dists} would make "
-            "zero; keep --dtype float64, in a format that holds it (h5)"
-        )
-    with np.errstate(invalid="ignore"):
-        error = np.abs(exact - rounded, dtype=np.float64)
-    return replace(kept, dists=rounded), float(error[np.isfinite(error)].max(initial=0))
+    target = choose_format(destination, job.to)
+    if is_url(destination):
+        raise InputError(f"{destination}: into an object store only Zarr is written")
+    if target.name == "ann-benchmarks" and job.dtype == "float64":
+        raise InputError("--dtype float64: ann-benchmarks keeps distances as float32; leave it out")
+    kind = WRITERS[target.name]
+    if not kind.HOLDS_DISTS and job.dtype:
+        raise InputError(f"--dtype: {target.name} holds no distances; leave it out")
+    if job.dst_key is not None:
+        if target.name != "sisap":
+            raise InputError(f"--dst-key: {target.name} files have a place for the gold standard; leave it out")
+        check_key(job.dst_key)
+    narrow = "float32" if target.name == "ann-benchmarks" else None  # as that suite keeps distances
+    gold, error = _gold(job, choose_dtype(target, job.dtype or narrow, "", destination) or None)
+    source = str(split_key(job.source)[0])
+    check_destination(destination, [source], replace, store=False)
+    plain = {name: value for name, value in gold.said.items() if isinstance(value, str | int | float)}
+    notes = plain | {"gpuknn": gpuknn.__version__, "converted_from": Path(source).name}
+    gold = for_target(gold, target.name, job.source)
+    save_gold(gold, target.name, Path(destination), job.dst_key, notes)
+    return Written(target.name, gold, error, kind.HOLDS_DISTS, kind.HOLDS_OWN_IDS)
 
 
-def for_target(gold: Gold, name: str, where: str) -> Gold:
-    """The same without ids of queries that are their numbers; raises InputError if the format loses those that are not.
-
-    `where`: the source, for messages.
-    """
-    if not gold.in_order and not WRITERS[name].HOLDS_QUERY_IDS:
-        raise InputError(f"{where}: its lines are not in the order of the queries' ids, for which {name} has no place")
-    if gold.query_ids is not None and np.array_equal(gold.query_ids, np.arange(len(gold))):
-        return replace(gold, query_ids=None)
-    return gold
-
-
-def check_gold(ours: Gold, theirs: Gold, where: tuple[str, str]) -> Comparison:
-    """Compare the source's answer with what was written: distances as they are stored there, or ids alone."""
-    ours, theirs = alike(ours, theirs, where)
-    if ours.dists is not None and theirs.dists is not None:
-        with np.errstate(over="ignore"):
-            ours = replace(ours, dists=ours.dists.astype(theirs.dists.dtype))
-    pair = matched(ours, theirs, where)
-    return compare_gold(pair.a, pair.b)
+def _gold(job: Job, dists: str | None) -> tuple[Gold, float]:
+    """The source's answer, and the error of rounding."""
+    for option in VECTORS_ONLY:
+        if option in job.given():
+            raise InputError(f"{option}: {job.source} is a gold standard, not vectors; leave it out")
+    if job.dtype not in (None, "float32", "float64"):
+        raise InputError(f"--dtype {job.dtype}: distances are float32 or float64")
+    gold = told(read_gold(job.source), job.distance, job.source)
+    return cut_gold(gold, rows_named(job.rows, len(gold)), np.dtype(dists) if dists else None)

@@ -1,57 +1,26 @@
 """What a conversion will write, and from what; nothing is written."""
 
-import math
+import dataclasses
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from gpuknn.errors import InputError, RunError
 from gpuknn.jobs.convert.choose import Wishes, choose_target
+from gpuknn.jobs.convert.job import Job
 from gpuknn.jobs.convert.formats import Format, choose_dtype, choose_format
 from gpuknn.storage.destination import check_destination
 from gpuknn.storage.durable import digest
 from gpuknn.storage.location import is_url, split_key
 from gpuknn.storage.record import Record
 from gpuknn.vectors import Vectors, open_vectors
-from gpuknn.vectors.converted import Converted
+from gpuknn.vectors.converted import Converted, rows_named
 from gpuknn.vectors.ids import RowIds, own_ids, rows_of
 from gpuknn.vectors.target import Target
-from gpuknn.vectors.written import Missing
 from gpuknn.workers.crew import Crew
-
-
-@dataclass(frozen=True)
-class Job:
-    """What decides the bytes that are written, under the names of the command line's options."""
-
-    source: str
-    missing: Missing = "refuse"
-    ignore_ids: bool = False
-    rows: str | None = None
-    """A:B."""
-    dtype: str | None = None
-    normalize: bool = False
-    scale: float | None = None
-    round: bool = False
-    to: str | None = None
-    """A format's name."""
-    dst_key: str | None = None
-    queries_file: str | None = None
-    gold: str | None = None
-    distance: str | None = None
-    compression: str | None = None
-    zarr_format: int | None = None
-    shard_rows: int | None = None
-    chunk_rows: int | None = None
-
-    def given(self) -> dict[str, Any]:
-        """The options that were given, by how the command line writes them."""
-        every = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {"--" + name.replace("_", "-"): value for name, value in every.items() if value}
 
 
 @dataclass(frozen=True)
@@ -76,26 +45,18 @@ class Plan:
     """Words of a command line that go on with the conversion."""
 
 
-def check_job(job: Job) -> None:
-    """Raise InputError if a number among the options makes no sense."""
-    for option in ("--shard-rows", "--chunk-rows"):
-        value = job.given().get(option, 1)
-        if value < 1:
-            raise InputError(f"{option} {value}: must be at least 1")
-    if job.scale is not None and not 0 < job.scale < math.inf:
-        raise InputError(f"--scale {job.scale:g}: must be a number above 0")
-
-
 def plan_convert(
     job: Job, destination: str, crew: Crew, fresh: bool = False, replace: bool = False, command: Sequence[str] = ()
 ) -> Plan:
     """Choose the writer and look at the source's header.
 
-    Raises InputError if the source cannot be read, the format does not hold what is asked for, or the destination cannot
-    be written.
+    Raises InputError if the source cannot be read, the format does not hold what is asked for, or nothing can be
+    written to the destination.
     """
-    check_job(job)
     kind = choose_format(destination, job.to)
+    for option, value in (("--shard-rows", job.shard_rows), ("--chunk-rows", job.chunk_rows)):
+        if value is not None and value < 1:
+            raise InputError(f"{option} {value}: must be at least 1")
     if job.distance and not job.gold:
         raise InputError(f"--distance: {job.source} holds vectors and no distances; leave it out")
     source = open_vectors(job.source, missing=job.missing)
@@ -105,7 +66,7 @@ def plan_convert(
     rows = Converted.of(source, some, dtype, job.normalize, job.scale, job.round)
     beside = tuple(str(split_key(path)[0]) for path in (job.queries_file, job.gold) if path)
     for option in ("--scale", "--normalize", "--rows"):
-        if option in job.given() and beside:
+        if beside and option in job.given():
             raise InputError(
                 f"{option}: would change the rows and not {beside[0]}; convert each file by itself, then put together"
             )
@@ -115,20 +76,6 @@ def plan_convert(
     ids = None if job.ignore_ids else rows_of(own_ids(source.ids), some)
     target = choose_target(kind, destination, rows.shape, rows.dtype, _wishes(job, ids), rows.bits)
     return Plan(job, destination, kind, rows, target, beside, crew, record, fresh, replace, command)
-
-
-def rows_named(words: str | None, length: int) -> range:
-    """The rows of `--rows A:B`, or all; raises InputError if they are not some of `length` rows."""
-    if words is None:
-        return range(length)
-    first, colon, stop = words.partition(":")
-    try:
-        found = range(int(first or 0), int(stop or length))
-    except ValueError:
-        found = range(0)
-    if not colon or not len(found) or found.start < 0 or found.stop > length:
-        raise InputError(f"--rows {words}: expected A:B with 0 <= A < B <= {length}")
-    return found
 
 
 def check_room(target: Target, folder: Path) -> None:
@@ -170,6 +117,6 @@ def _record(destination: str) -> Record:
 def _wishes(job: Job, ids: RowIds | None) -> Wishes:
     queries = open_vectors(job.queries_file, missing=job.missing) if job.queries_file else None
     if queries is not None and job.ignore_ids:
-        queries = replace(queries, ids=None)
+        queries = dataclasses.replace(queries, ids=None)
     how = job.compression, job.zarr_format, job.chunk_rows, job.shard_rows
     return Wishes(job.dst_key, *how, queries, job.gold, job.distance, ids)

@@ -23,7 +23,6 @@ STRIPE_BYTES = 2**20
 """Neighbours under one checksum, those of one query at least."""
 
 
-
 @dataclass(frozen=True)
 class Partial:
     """The neighbours of a block of queries among a range of rows, on disk."""

@@ -101,7 +101,7 @@ class Plan:
     @property
     def prediction(self) -> Prediction | None:
         """None if nobody has measured the device."""
-        return self.rates and predict(self.job, self.crew.workers, self.passes, self.rates)
+        return predict(self.job, self.crew.workers, self.passes, self.rates) if self.rates else None
 
 
 def plan_exact(job: Job, output: Path, crew: Crew, wishes: Wishes) -> Plan:

@@ -13,8 +13,8 @@ from gpuknn.engine.device import Device, Search
 from gpuknn.engine.scan import scan
 from gpuknn.errors import RunError
 from gpuknn.jobs.events import count, tell
-from gpuknn.jobs.exact.partial import write_partial
 from gpuknn.jobs.exact.job import Job, SelfJoin
+from gpuknn.jobs.exact.partial import write_partial
 
 SECONDS_BETWEEN_REPORTS = 0.25
 

@@ -1,0 +1,51 @@
+"""What is to be converted, and into what."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from gpuknn.gold import holds_gold
+from gpuknn.jobs.convert.formats import choose_format
+from gpuknn.storage.location import is_url
+from gpuknn.vectors.written import Missing
+
+
+@dataclass(frozen=True)
+class Job:
+    """What decides the bytes that are written, under the names of the command line's options."""
+
+    source: str
+    missing: Missing = "refuse"
+    ignore_ids: bool = False
+    rows: str | None = None
+    """A:B."""
+    dtype: str | None = None
+    normalize: bool = False
+    scale: float | None = None
+    round: bool = False
+    to: str | None = None
+    """A format's name."""
+    dst_key: str | None = None
+    queries_file: str | None = None
+    gold: str | None = None
+    distance: str | None = None
+    compression: str | None = None
+    zarr_format: int | None = None
+    shard_rows: int | None = None
+    chunk_rows: int | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The options that were given, by how the command line writes them."""
+        every = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {name: value for name, value in every.items() if value is not None and value is not False}
+        return {"--" + name.replace("_", "-"): value for name, value in given.items()}
+
+    def is_gold(self, destination: str) -> bool:
+        """Whether a gold standard is converted: the format holds some, and either the source does or nothing else fits.
+
+        Raises InputError if the destination's name tells no format.
+        """
+        target = choose_format(destination, self.to)
+        holds = not is_url(self.source) and holds_gold(self.source)
+        return target.gold and (holds or not target.vectors)
+
+
