@@ -17,12 +17,12 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from gpuknn.jobs.convert.conversion_record import ConversionRecord
 
 from gpuknn.cli.main import main
 from gpuknn.engine.choose import usable_cores
 from gpuknn.errors import InputError, RunError
 from gpuknn.jobs.convert import run as conversion
-from gpuknn.jobs.convert.conversion_record import ConversionRecord
 from gpuknn.storage.location import listing
 from gpuknn.vectors import open_vectors
 from gpuknn.vectors import target as target_module

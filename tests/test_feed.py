@@ -15,6 +15,8 @@ from gpuknn.jobs.exact.feed import Block, Feed
 from gpuknn.jobs.exact.merge import FAN_IN, Tree
 from gpuknn.jobs.exact.partial import find_partials, write_partial
 from gpuknn.jobs.exact.shard import ShardDone
+from gpuknn.workers import feed as workers_feed
+from gpuknn.workers.feed import dask_feeder
 
 QUERIES = range(4)
 SHARD, K = 10, 3
@@ -86,14 +88,8 @@ def partial_of(
     return ShardDone(queries, rows, found.dists[:, -1].astype(np.float64))
 
 
-class Held:
-    def check(self) -> None:
-        pass
-
-
-class NeedsGpu:
-    need = GPU["resources"]
-    device = None
+class Gpu:
+    resources = GPU["resources"]
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +109,8 @@ def run(client: Client, folder: Path, shards: int, done: int = 0) -> tuple[list[
         partial_of(None, None, QUERIES, rows, np.full(4, np.inf), folder, None)
     heard: list[dict[str, Any]] = []
     blocks = {QUERIES: Block(np.full(4, np.inf), Tree(SHARD))}
-    it = Feed(client, None, "", NeedsGpu(), folder, SHARD, blocks, Held(), heard.append)  # type: ignore[arg-type]
+    feeder = dask_feeder(client, Gpu.resources, lambda: None)  # type: ignore[arg-type]
+    it = Feed(feeder, None, "", Gpu(), folder, SHARD, blocks, heard.append)  # type: ignore[arg-type]
     parts = it.run({QUERIES: every[:done]}, [(QUERIES, rows) for rows in every[done:]])[QUERIES]
     sound, damaged = find_partials(folder, QUERIES)
     assert list(sound) == parts
@@ -171,8 +168,8 @@ def test_parts_found_damaged_are_computed_again(how: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("lost", ["workers", "scheduler", "answer"])
 def test_a_run_without_workers_gives_up(lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "LOOK_EVERY", 0.01)
-    monkeypatch.setattr(feed, "LOST_AFTER", 0.2)
+    monkeypatch.setattr(workers_feed, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(workers_feed, "LOST_AFTER", 0.2)
     client = Client(PLAIN, answers=False)
     if lost == "scheduler":
         client.workers, client.status = [GPU], "connecting"

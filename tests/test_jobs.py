@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,10 +28,12 @@ from gpuknn.gold import read_gold
 from gpuknn.jobs.exact import run as exact
 from gpuknn.jobs.exact import shard
 from gpuknn.jobs.exact.feed import Feed
+from gpuknn.jobs.exact.job import Job
 from gpuknn.jobs.exact.partial import find_partial, find_partials, write_partial
-from gpuknn.jobs.exact.plan import PROCESS_BYTES, Job, cut
-from gpuknn.jobs.exact.run_directory import RunDirectory
+from gpuknn.jobs.exact.plan import PROCESS_BYTES, Plan, Wishes, cut
+from gpuknn.storage.record import Identity, Record
 from gpuknn.vectors import open_vectors
+from gpuknn.workers.crew import Crew
 from gpuknn.workers.workers import Workers
 from tests import oracle
 from tests.answers import dists_of
@@ -222,7 +225,7 @@ def test_another_job_does_not_take_over_the_run_directory(data: Path, tmp_path: 
     kill(process)
     other = subprocess.run([*command(data, tmp_path), "-k", "7"], capture_output=True, text=True, timeout=300)
     assert other.returncode == 2
-    assert "holds another job's partial results (other: k)" in other.stderr
+    assert "holds what another job has left (other: k)" in other.stderr
     fresh = subprocess.run([*command(data, tmp_path), "-k", "7", "--fresh"], capture_output=True, timeout=300)
     assert fresh.returncode == 0
 
@@ -257,74 +260,76 @@ def test_partials_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert find_partials(tmp_path, block)[1] == [range(5, 10), range(9, 13)]
 
 
-ABC, DEF = "abc0" * 8, "def0" * 8
-"""Fingerprints."""
+def job(letters: str, size: int = 9, **description: int) -> Identity:
+    return Identity(letters * 8, description, "a job", 100, {"queries_at_once": size})
+
+
+ABC, DEF = "abc0", "def0"
+"""Beginnings of fingerprints."""
 
 
 def test_one_client_at_a_time(tmp_path: Path) -> None:
-    directory = RunDirectory(tmp_path / "run")
-    with directory.held(ABC, {"k": 1}, 9, fresh=False) as claim:
-        assert claim.block == 9
-        again = RunDirectory(tmp_path / "run")
-        with pytest.raises(RunError, match=r"another gpuknn \(process"), again.held(ABC, {"k": 1}, 9, fresh=False):
+    directory = Record(tmp_path / "run")
+    with directory.held(job(ABC, k=1), fresh=False) as claim:
+        assert claim.settings == {"queries_at_once": 9}
+        again = Record(tmp_path / "run")
+        with pytest.raises(RunError, match=r"another gpuknn \(process"), again.held(job(ABC, k=1), fresh=False):
             pass
-    with pytest.raises(InputError, match="other: k"), directory.held(DEF, {"k": 2}, 9, fresh=False):
+    with pytest.raises(InputError, match="other: k"), directory.held(job(DEF, k=2), fresh=False):
         pass
-    with pytest.raises(InputError, match="changed since"), directory.held(DEF, {"k": 1}, 9, fresh=False):
+    with pytest.raises(InputError, match="changed since"), directory.held(job(DEF, k=1), fresh=False):
         pass
 
 
 def test_a_run_keeps_to_the_memory_of_today(tmp_path: Path) -> None:
-    directory = RunDirectory(tmp_path / "run")
+    directory = Record(tmp_path / "run")
     for size in (9, 5):  # nothing was finished, so the blocks are those that fit now
-        with directory.held(ABC, {}, size, fresh=False) as claim:
-            assert claim.block == size
+        with directory.held(job(ABC, size), fresh=False) as claim:
+            assert claim.settings == {"queries_at_once": size}
     found, certificate = neighbors(5, 4)
-    write_partial(claim.partials, range(5), range(5), found, certificate, "cpu")
-    with directory.held(ABC, {}, 9, fresh=False) as claim:
-        assert claim.block == 5
-    with pytest.raises(InputError, match="is memory for 4 now"), directory.held(ABC, {}, 4, fresh=False):
-        pass
-    with directory.held(ABC, {}, 4, fresh=True) as claim:
-        assert claim.block == 4
+    write_partial(claim.folder, range(5), range(5), found, certificate, "cpu")
+    with directory.held(job(ABC, 9), fresh=False) as claim:
+        assert claim.settings == {"queries_at_once": 5}
+    with directory.held(job(ABC, 4), fresh=True) as claim:
+        assert claim.settings == {"queries_at_once": 4}
 
 
 def test_a_task_of_a_job_that_was_given_up_on_writes_in_vain(tmp_path: Path) -> None:
-    directory = RunDirectory(tmp_path / "run")
+    directory = Record(tmp_path / "run")
     found, certificate = neighbors(5, 4)
-    with directory.held(ABC, {}, 5, fresh=False) as earlier:
+    with directory.held(job(ABC), fresh=False) as earlier:
         pass
-    with directory.held(DEF, {}, 5, fresh=True) as claim:
+    with directory.held(job(DEF), fresh=True) as claim:
         with pytest.raises(FileNotFoundError):
-            write_partial(earlier.partials, range(5), range(5), found, certificate, "cpu")
-        assert find_partials(claim.partials, range(5)) == ({}, [])
+            write_partial(earlier.folder, range(5), range(5), found, certificate, "cpu")
+        assert find_partials(claim.folder, range(5)) == ({}, [])
 
 
 def test_nothing_is_thrown_away_that_cannot_be_read_just_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    directory = RunDirectory(tmp_path / "run")
+    directory = Record(tmp_path / "run")
     found, certificate = neighbors(5, 4)
-    with directory.held(ABC, {}, 5, fresh=False) as claim:
-        write_partial(claim.partials, range(5), range(5), found, certificate, "cpu")
+    with directory.held(job(ABC), fresh=False) as claim:
+        write_partial(claim.folder, range(5), range(5), found, certificate, "cpu")
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "read_bytes", fail)
-        with pytest.raises(OSError, match="Input/output"), directory.held(ABC, {}, 5, fresh=False):
+        with pytest.raises(OSError, match="Input/output"), directory.held(job(ABC), fresh=False):
             pass
     with monkeypatch.context() as patched:
         patched.setattr(np, "fromfile", fail)
         with pytest.raises(OSError, match="Input/output"):
-            find_partials(claim.partials, range(5))
-    assert list(find_partials(claim.partials, range(5))[0]) == [range(5)]
+            find_partials(claim.folder, range(5))
+    assert list(find_partials(claim.folder, range(5))[0]) == [range(5)]
 
 
 def test_files_of_others_in_the_run_directory_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "n=100K-queries.h5").write_text("precious")
-    directory = RunDirectory(tmp_path)
+    directory = Record(tmp_path)
     for fresh in (False, True):
-        with pytest.raises(InputError, match="it holds n=100K-queries"), directory.held(ABC, {}, 1, fresh):
+        with pytest.raises(InputError, match="it holds n=100K-queries"), directory.held(job(ABC), fresh):
             pass
     directory.remove()
     assert [p.name for p in tmp_path.iterdir()] == ["n=100K-queries.h5"]
@@ -332,47 +337,75 @@ def test_files_of_others_in_the_run_directory_are_left_alone(tmp_path: Path) -> 
 
 def test_remains_of_killed_workers_are_swept(tmp_path: Path) -> None:
     found, certificate = neighbors(10, 4)
-    directory = RunDirectory(tmp_path)
-    with directory.held(ABC, {}, 10, fresh=False) as claim:
-        write_partial(claim.partials, range(10), range(5), found, certificate, "cpu")
-        write_partial(claim.partials, range(10), range(5, 9), found, certificate, "cpu")
-    sorted(claim.partials.glob("*.json"))[1].unlink()
-    (claim.partials / "0000000000-0000000010.000000000009-000000000010.bin.77.part").write_text("half")
+    directory = Record(tmp_path)
+    with directory.held(job(ABC, 10), fresh=False) as claim:
+        write_partial(claim.folder, range(10), range(5), found, certificate, "cpu")
+        write_partial(claim.folder, range(10), range(5, 9), found, certificate, "cpu")
+    sorted(claim.folder.glob("*.json"))[1].unlink()
+    (claim.folder / "0000000000-0000000010.000000000009-000000000010.bin.77.part").write_text("half")
     (tmp_path / "manifest.json.0a.part").write_text("half")
-    with directory.held(ABC, {}, 10, fresh=False):
+    with directory.held(job(ABC, 10), fresh=False):
         kept = sorted(p.name for p in tmp_path.rglob("*"))
     stem = "0000000000-0000000010.000000000000-000000000005"
-    assert kept == [f"{stem}.bin", f"{stem}.json", ABC, "gpuknn.lock", "manifest.copy.json", "manifest.json"]
+    assert kept == [f"{stem}.bin", f"{stem}.json", ABC * 8, "gpuknn.lock", "manifest.copy.json", "manifest.json"]
     (tmp_path / "manifest.json").write_text("[1]")
-    with directory.held(ABC, {}, 11, fresh=False) as claim:
-        assert claim.block == 10  # as the copy says
+    with directory.held(job(ABC, 11), fresh=False) as claim:
+        assert claim.settings == {"queries_at_once": 10}  # as the copy says
     (tmp_path / "manifest.json").write_text("[1]")
-    (tmp_path / "manifest.copy.json").write_text(json.dumps({"fingerprint": ABC}))
-    with directory.held(ABC, {}, 7, fresh=False) as claim:
-        assert claim.block == 7
-        assert not find_partials(claim.partials, range(10))[0]
+    (tmp_path / "manifest.copy.json").write_text(json.dumps({"fingerprint": ABC * 8}))
+    with directory.held(job(ABC, 7), fresh=False) as claim:
+        assert claim.settings == {"queries_at_once": 7}
+        assert not find_partials(claim.folder, range(10))[0]
 
 
+def planned(folder: Path) -> Plan:
+    """A plan to find three neighbours of 50 rows among themselves, with workers that nothing is given to."""
+    np.save(folder / "db.npy", np.eye(50, dtype=np.float32))
+    vectors = open_vectors(folder / "db.npy")
+    asked = Job(vectors, vectors, 3, Metric.L2, "float32")
+    crew = Crew("made up", Workers(1, 1, CpuDevice(1)), connection=SimpleNamespace())  # type: ignore[arg-type]
+    return Plan(asked, folder / "gold.h5", crew, Wishes(), None, 50, 50, 1)
+
+
+@pytest.fixture
+def no_dask(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("listen", "watched", "dask_feeder"):
+        monkeypatch.setattr(exact, name, lambda *_: nullcontext())
+    monkeypatch.setattr(exact, "page_address", str)
+
+
+@pytest.mark.usefixtures("no_dask")
 def test_a_database_changed_during_the_run_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    np.save(tmp_path / "db.npy", np.eye(50, dtype=np.float32))
-    vectors = open_vectors(tmp_path / "db.npy")
-    job = Job(vectors, vectors, 3, Metric.L2, "float32")
+    plan = planned(tmp_path)
+    fingerprint = plan.job.fingerprint(plan.job.sampled())
 
     def compute_meanwhile(_feed: object, _done: object, shards: list[tuple[range, range]]) -> dict[range, list[range]]:
         for queries, rows in shards:
             found, certificate = neighbors(len(queries), 3)
-            write_partial(tmp_path / "run" / job.fingerprint(), queries, rows, found, certificate, "cpu")
+            write_partial(plan.record.path / fingerprint, queries, rows, found, certificate, "cpu")
         os.utime(tmp_path / "db.npy")
         return {queries: [rows] for queries, rows in shards}
 
     monkeypatch.setattr(Feed, "run", compute_meanwhile)
-    monkeypatch.setattr(exact, "cluster", lambda where, workers: nullcontext())
-    monkeypatch.setattr(exact, "watched", lambda *_: nullcontext())
-    monkeypatch.setattr(exact, "page_address", str)
-    workers = Workers(1, 1, CpuDevice(1))
     with pytest.raises(RunError, match="was changed while it was searched"):
-        exact.run_exact(job, tmp_path / "gold.h5", tmp_path / "run", workers, 50, 50)
+        exact.run_exact(plan)
     assert not (tmp_path / "gold.h5").exists()
+
+
+@pytest.mark.usefixtures("no_dask")
+def test_a_run_that_was_begun_with_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compute_one(_feed: object, _done: object, shards: list[tuple[range, range]]) -> None:
+        found, certificate = neighbors(len(shards[0][0]), 3)
+        write_partial(next(tmp_path.glob("*.run/*/")), *shards[0], found, certificate, "cpu")
+        raise RunError("the power failed")
+
+    monkeypatch.setattr(Feed, "run", compute_one)
+    plan = planned(tmp_path)
+    with pytest.raises(RunError, match="the power failed"):
+        exact.run_exact(plan)
+    with pytest.raises(InputError, match="was begun with 50 queries at once, and there is memory for 4 now"):
+        exact.run_exact(replace(plan, block=4))
+    assert list(tmp_path.glob("*.run/*/*.bin"))
 
 
 def test_nothing_is_kept_of_what_was_found_in_changed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,7 +415,7 @@ def test_nothing_is_kept_of_what_was_found_in_changed_files(tmp_path: Path, monk
     state = job.file_state()
     os.utime(tmp_path / "db.npy")
     monkeypatch.setattr(shard, "tell", lambda *_, **__: None)
-    monkeypatch.setattr(shard, "get_worker", lambda: SimpleNamespace(state=SimpleNamespace(nthreads=1)))
+    monkeypatch.setattr(shard, "get_worker", lambda: SimpleNamespace(name="0", state=SimpleNamespace(nthreads=1)))
     task = range(50), range(50), np.full(50, np.inf), tmp_path, CpuDevice(1)
     with pytest.raises(RunError, match="was changed while it was searched"):
         shard.scan_shard(job, state, *task)
@@ -399,12 +432,12 @@ def test_a_client_killed_at_the_very_end_had_finished(
     np.save(tmp_path / "q.npy", rows)
     words = ["exact", str(tmp_path / "db.npy"), str(tmp_path / "q.npy"), "-o", str(tmp_path / "gold.h5"), "-k"]
     with monkeypatch.context() as patched:
-        patched.setattr(RunDirectory, "remove", lambda _: None)  # killed before that
+        patched.setattr(Record, "remove", lambda _: None)  # killed before that
         assert main([*words, "3"]) == 0
     run, content = tmp_path / "gold.h5.run", (tmp_path / "gold.h5").read_bytes()
     assert run.is_dir()
     assert main([*words, "4"]) == 2
-    assert "holds another job's partial results (other: k)" in capsys.readouterr().err
+    assert "holds what another job has left (other: k)" in capsys.readouterr().err
     assert main([*words, "3"]) == 0
     assert not run.exists()
     assert (tmp_path / "gold.h5").read_bytes() == content
@@ -414,7 +447,7 @@ def test_a_client_killed_at_the_very_end_had_finished(
     assert (tmp_path / "gold.h5").read_bytes() == content
     assert not run.exists()
     with monkeypatch.context() as patched:
-        patched.setattr(RunDirectory, "remove", lambda _: None)
+        patched.setattr(Record, "remove", lambda _: None)
         assert main([*words, "4", "--force"]) == 0
     (tmp_path / "gold.h5").write_bytes(b"of somebody else")
     assert main([*words, "4"]) == 2
@@ -433,7 +466,7 @@ def test_formats_that_say_nothing_of_themselves_are_known_again(
     np.save("q.npy", rows[:9])
     words = ["exact", "db.npy", "q.npy", "-k", "3", "-o", name]
     with monkeypatch.context() as patched:
-        patched.setattr(RunDirectory, "remove", lambda _: None)  # killed before that
+        patched.setattr(Record, "remove", lambda _: None)  # killed before that
         assert main(words) == 0
     content = Path(name).read_bytes()
     assert main(words) == 0

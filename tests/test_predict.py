@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gpuknn.cli.plan import Plan, learn
 
 from gpuknn.cli.main import main
-from gpuknn.cli.plan import Plan, learn
 from gpuknn.cli.rates import CPU, keep_rates, rates_for
 from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.engine.metric import Metric

@@ -3,6 +3,7 @@
 import json
 import time
 import urllib.request
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -13,17 +14,19 @@ import psutil
 import pytest
 from distributed import Client
 
-from gpuknn.cli.log import Log
 from gpuknn.cli.main import main
+from gpuknn.cli.progress import shown
 from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.engine.metric import Metric
 from gpuknn.errors import InputError
 from gpuknn.jobs import watch
-from gpuknn.jobs.events import Event, listen
+from gpuknn.jobs.events import listen
 from gpuknn.jobs.exact import shard
+from gpuknn.jobs.exact.job import Job
 from gpuknn.jobs.exact.partial import find_partial
-from gpuknn.jobs.exact.plan import Job, blocks
+from gpuknn.jobs.exact.plan import blocks
 from gpuknn.jobs.page import Run, duration
+from gpuknn.jobs.tally import Event
 from gpuknn.jobs.watch import check_report, page_address, watched
 from gpuknn.vectors import open_vectors
 from gpuknn.workers.cluster import local_cluster
@@ -224,9 +227,9 @@ def test_a_report_without_bokeh(
         pytest.fail("work began")
     assert page_address(client) == client.dashboard_link.replace("/status", "/gpuknn")
     monkeypatch.chdir(tmp_path)
-    assert main(["exact", "db.npy", "q.npy", "-k", "9", "-o", "x.h5", "--report", "report.html"]) == 2
+    assert main(["exact", "db.npy", "q.npy", "-k", "9", "-o", "x.h5", "--performance-report", "report.html"]) == 2
     told = capsys.readouterr().err
-    assert told.startswith("gpuknn: error: --report report.html: needs Bokeh; install it with: pip install 'bokeh<")
+    assert told.startswith("gpuknn: error: --performance-report report.html: needs Bokeh; install it with: pip install")
     assert told.count("\n") == 1
     assert sorted(file.name for file in tmp_path.iterdir()) == ["db.npy", "q.npy"]
 
@@ -259,7 +262,8 @@ def test_log_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert events[-1] == "written"
     assert (lines[0]["rows"], lines[-1]["output"]) == (ROWS, "x.h5")
     assert events.count("shard") == 3
-    Log().say("a line")
+    with shown(Namespace(log_json=True), row_bytes=1) as log:
+        log.happened({"event": "said", "line": "a line"})
     assert json.loads(capsys.readouterr().err)["line"] == "a line"
     steps = {line["event"]: line["rows"] for line in lines if line["event"] in ("checking", "computing")}
     assert steps == {"checking": ROWS, "computing": ROWS}

@@ -21,7 +21,7 @@ from gpuknn.engine.check import check_rows
 from gpuknn.engine.metric import Metric
 from gpuknn.engine.scan import read_ahead
 from gpuknn.errors import InputError
-from gpuknn.vectors import Vectors, content_fingerprint, decoded, file_identity, open_vectors
+from gpuknn.vectors import Vectors, content_fingerprint, decoded, open_vectors, sampled
 from gpuknn.vectors.decoded import DecodedVectors
 from gpuknn.vectors.zarr import ZarrVectors
 from gpuknn.vectors.zarr_raw import RawZarrVectors
@@ -351,7 +351,7 @@ def test_a_band_that_could_not_be_decoded_is_tried_again(monkeypatch: pytest.Mon
 def test_identity_sees_every_file(tmp_path: Path) -> None:
     path = write(tmp_path / "a.zarr", shards=(500, D), compressors=None)
     vectors = open_vectors(path)
-    before = file_identity(vectors), content_fingerprint(vectors)
+    before = sampled(vectors).identity, content_fingerprint(vectors)
     (path / "c/1/0").write_bytes((path / "c/1/0").read_bytes())
     assert content_fingerprint(vectors) == before[1]
-    assert file_identity(vectors) != before[0]
+    assert sampled(vectors).identity != before[0]

@@ -23,13 +23,15 @@ from gpuknn.gold.hdf5 import Hdf5Writer
 from gpuknn.gold.writer import Outline, written
 from gpuknn.jobs.exact import feed
 from gpuknn.jobs.exact import run as exact
+from gpuknn.jobs.exact.job import Job
 from gpuknn.jobs.exact.merge import Tree
 from gpuknn.jobs.exact.partial import find_partial, write_partial
-from gpuknn.jobs.exact.plan import Job
 from gpuknn.jobs.exact.shard import ShardDone
+from gpuknn.jobs.tally import Event
 from gpuknn.storage.lock import lock
 from gpuknn.vectors import open_vectors
 from gpuknn.workers.cluster import local_cluster
+from gpuknn.workers.feed import dask_feeder
 from gpuknn.workers.workers import Workers
 
 
@@ -60,12 +62,13 @@ def measure(workers: int, shards: int, nq: int, k: int, seconds: float, folder: 
     with lock(folder / "run" / "gpuknn.lock") as held, local_cluster(who) as client, Peak() as peak:
         began = time.perf_counter()
 
-        def hear(event: dict[str, Any]) -> None:
+        def hear(event: Event) -> None:
             if event["event"] == "merged":
                 merges.append(event["seconds"])
 
-        work = client, job, str(seconds), who, (folder / "run").absolute(), 1000, blocks, held, hear
-        parts = feed.Feed(*work).run({queries: []}, [(queries, r) for r in every])[queries]
+        feeder = dask_feeder(client, who.device.resources, held.check)
+        work = job, str(seconds), who.device, (folder / "run").absolute(), 1000, blocks, hear
+        parts = feed.Feed(feeder, *work).run({queries: []}, [(queries, r) for r in every])[queries]
         computed = time.perf_counter()
         with written(folder / "gold.h5", Hdf5Writer, Outline((nq, k), rows - 1, np.dtype(np.float32))) as gold:
             exact._write(job, queries, [find_partial(folder / "run", queries, part) for part in parts], gold)

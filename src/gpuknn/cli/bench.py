@@ -115,8 +115,8 @@ def _data(chosen: argparse.Namespace, metric: Any) -> tuple[Any, Any]:
     import numpy as np
 
     from gpuknn.engine.metric import Metric
-    from gpuknn.storage.location import split_key
     from gpuknn.jobs.exact.job import refuse_rows_as_queries
+    from gpuknn.storage.location import split_key
     from gpuknn.vectors import ArrayVectors, open_vectors
 
     if chosen.database:

@@ -21,6 +21,7 @@ EXAMPLES = """examples:
 DISTANCES = ("cosine", "ip", "l2", "euclidean", "hamming", "mean-hamming")
 """Those of `gold.distances`, which would load HDF5 before it is needed."""
 
+
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     """Describe the command."""
     parser = commands.add_parser(
@@ -88,10 +89,12 @@ def _convert_vectors(chosen: argparse.Namespace, job: "Job") -> int:
 
     with hired(wanted(chosen), sayer(chosen)) as crew:
         plan = plan_convert(job, chosen.destination, crew, chosen.fresh, chosen.force, chosen.words)
-        (n, d), dtype = plan.rows.shape, plan.rows.dtype
+        (n, d), dtype, was = plan.rows.shape, plan.rows.dtype, plan.rows.source.dtype
         facts = {"format": plan.format.name, "rows": n, "components": d, "dtype": dtype.name}
         with shown(chosen, row_bytes=d * dtype.itemsize) as bar:
-            bar.title(f"gpuknn convert: {n:,} rows x {d} {plan.rows.source.dtype} to {plan.format.name}, {dtype}", facts)
+            bar.title(
+                f"gpuknn convert: {n:,} rows x {d} {was} to {plan.format.name}, {dtype}", facts
+            )
             bar.step("writing", n, "written", "done", computes=False)
             done = run_convert(plan, bar.happened)
     rate = plan.rows.nbytes * done.written / done.pieces / done.seconds / 1e9

@@ -154,7 +154,8 @@ def _title(plan: "Plan") -> str:
     database, workers = plan.job.database, plan.crew.workers
     return (
         f"gpuknn exact: {len(database):,} rows x {database.shape[1]} {database.dtype}, "
-        f"{len(plan.job.queries):,} queries, k = {plan.job.k}, {plan.job.metric.value}, on {workers.count} x {workers.device.name}"
+        f"{len(plan.job.queries):,} queries, k = {plan.job.k}, {plan.job.metric.value}, "
+        f"on {workers.count} x {workers.device.name}"
     )
 
 

@@ -47,5 +47,3 @@ class Job:
         target = choose_format(destination, self.to)
         holds = not is_url(self.source) and holds_gold(self.source)
         return target.gold and (holds or not target.vectors)
-
-

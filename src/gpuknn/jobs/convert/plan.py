@@ -10,8 +10,8 @@ import numpy as np
 
 from gpuknn.errors import InputError, RunError
 from gpuknn.jobs.convert.choose import Wishes, choose_target
-from gpuknn.jobs.convert.job import Job
 from gpuknn.jobs.convert.formats import Format, choose_dtype, choose_format
+from gpuknn.jobs.convert.job import Job
 from gpuknn.storage.destination import check_destination
 from gpuknn.storage.durable import digest
 from gpuknn.storage.location import is_url, split_key

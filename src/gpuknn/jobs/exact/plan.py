@@ -86,7 +86,7 @@ class Plan:
     @property
     def worker_bytes(self) -> int:
         """Memory that a worker takes."""
-        return _worker_bytes(self.job, self.block, self.crew.workers.device)
+        return worker_bytes(self.job, self.block, self.crew.workers.device)
 
     @property
     def bytes_read(self) -> int:
@@ -152,11 +152,11 @@ def _cut_for(crew: Crew, job: Job, output: Path, wishes: Wishes, rates: Rates | 
     workers = crew.workers
     budget = workers.memory if workers.memory and not wishes.memory else memory_budget(wishes.memory)
     block = queries_at_once(job, budget, workers.count if crew.local else 1, workers.device)
-    rows = wishes.shard_rows or _shard_rows(job, workers.count, block)
-    return Plan(job, output, crew, wishes, rates, block, rows, _check_threads(job, budget, workers.cores))
+    rows = wishes.shard_rows or shard_rows(job, workers.count, block)
+    return Plan(job, output, crew, wishes, rates, block, rows, check_threads(job, budget, workers.cores))
 
 
-def _shard_rows(job: Job, workers: int, block: int) -> int:
+def shard_rows(job: Job, workers: int, block: int) -> int:
     """Rows of a shard where nobody says: SHARD_OPERATIONS each, and at least one for every worker."""
     by_work = int(SHARD_OPERATIONS / job.operations(1) * len(job.queries) / block)
     by_workers = -(-len(job.database) // workers)
@@ -170,8 +170,8 @@ def queries_at_once(job: Job, memory: int, workers: int, device: Device) -> int:
     not check the rows.
     """
     d = job.database.shape[1]
-    fixed = _worker_bytes(job, 0, device)
-    each = _worker_bytes(job, 1, device) - fixed
+    fixed = worker_bytes(job, 0, device)
+    each = worker_bytes(job, 1, device) - fixed
     room = (memory - PROCESS_BYTES) // workers - fixed
     need = max(workers * (fixed + each) + PROCESS_BYTES, _checking_bytes(job, 1))
     if memory < need or room < each:
@@ -180,14 +180,14 @@ def queries_at_once(job: Job, memory: int, workers: int, device: Device) -> int:
     return -(-len(job.queries) // passes)
 
 
-def _worker_bytes(job: Job, queries: int, device: Device) -> int:
+def worker_bytes(job: Job, queries: int, device: Device) -> int:
     """What a worker takes for so many queries at once; what is held to decode queries stays there meanwhile."""
     rows = job.database
     scan = device.memory(queries, job.searched_k, rows.shape[1], rows.dtype.itemsize)
     return PROCESS_BYTES + scan + job.queries.held_bytes(1) + rows.held_bytes(device.readers)
 
 
-def _check_threads(job: Job, memory: int, cores: int) -> int:
+def check_threads(job: Job, memory: int, cores: int) -> int:
     """Threads, at most one for each core, with which this process checks the rows within `memory` bytes."""
     return next((n for n in range(cores, 1, -1) if _checking_bytes(job, n) <= memory), 1)
 
