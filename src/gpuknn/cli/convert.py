@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,20 +21,18 @@ EXAMPLES = """examples:
   gpuknn convert database.h5 database.zarr
   gpuknn convert vectors.fbin vectors.h5 --dtype float16 --normalize
   gpuknn convert vectors.fbin vectors.i8bin --normalize --scale 127 --round
-  gpuknn convert --check database.h5 database.zarr
-  gpuknn convert --check database.zarr
   gpuknn convert gold.h5 gold.ibin
 """
 DISTANCES = ("cosine", "ip", "l2", "euclidean", "hamming", "mean-hamming")
 """Those of `gold.distances`, which would load HDF5 before it is needed."""
 DECIDE = (
     *("source", "missing", "ignore_ids", "rows", "dtype", "normalize", "scale", "round"),
-    *("to", "dst_key", "queries", "gold", "distance"),
+    *("to", "dst_key", "queries_file", "gold", "distance"),
     *("compression", "zarr_format", "shard_rows", "chunk_rows"),
 )
 """Options that decide what is written."""
 VECTORS_ONLY = (
-    *("ignore_ids", "normalize", "scale", "round", "queries", "gold"),
+    *("ignore_ids", "normalize", "scale", "round", "queries_file", "gold"),
     *("compression", "zarr_format", "shard_rows", "chunk_rows", "workers"),
 )
 """Options that a gold standard has no use for."""
@@ -46,7 +43,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = commands.add_parser(
         "convert",
         help="convert between formats",
-        description=f"{__doc__}\n\nWith --check nothing is written: exit code 0 where DST holds what SRC does, else 1.",
+        description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -55,12 +52,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         metavar="SRC",
         help="a file of any of the formats, or a Zarr store's folder or URL; SRC:KEY names an array or group in it",
     )
-    parser.add_argument(
-        "destination", metavar="DST", nargs="?", help="a file, or a Zarr store's folder or URL (s3://...)"
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="compare the two instead of writing; one alone, with its own checksums"
-    )
+    parser.add_argument("destination", metavar="DST", help="a file, or a Zarr store's folder or URL (s3://...)")
     what = parser.add_argument_group("what to write")
     add_missing(what)
     what.add_argument("--ignore-ids", action="store_true", help="leave out the ids that SRC gives its rows")
@@ -73,7 +65,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     what.add_argument(
         "--round", action="store_true", help="round to whole numbers for uint8 and int8, which refuse fractions else"
     )
-    what.add_argument("--queries", metavar="FILE", help="ann-benchmarks and SISAP: put these beside the rows")
+    what.add_argument("--queries-file", metavar="FILE", help="ann-benchmarks and SISAP: put these beside the rows")
     what.add_argument("--gold", metavar="FILE", help="ann-benchmarks and SISAP: and this answer to them")
     what.add_argument(
         "--distance",
@@ -99,7 +91,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Check, then convert or compare; report."""
+    """Check, convert, report."""
     from gpuknn.gold import holds_gold
     from gpuknn.jobs.convert.formats import choose_format
     from gpuknn.storage.location import is_url
@@ -108,15 +100,7 @@ def run(chosen: argparse.Namespace) -> int:
         value = getattr(chosen, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} {value}: must be at least 1")
-    if chosen.scale is not None and not 0 < chosen.scale < math.inf:
-        raise InputError(f"--scale {chosen.scale:g}: must be a number above 0")
-    if chosen.destination is None:
-        if not chosen.check:
-            raise InputError("name the file or store to write")
-        return _check_alone(chosen)
     source_gold = not is_url(chosen.source) and holds_gold(chosen.source)
-    if chosen.check:
-        return _check_gold(chosen) if source_gold else _check_vectors(chosen)
     target = choose_format(chosen.destination, chosen.to)
     gold = target.gold and (source_gold or not target.vectors)
     if chosen.cluster != "local" and chosen.workers:
@@ -137,7 +121,7 @@ def _convert_vectors(chosen: argparse.Namespace, target: "Format") -> int:
         raise InputError(f"--distance: {chosen.source} holds vectors and no distances; leave it out")
     source = open_vectors(chosen.source, missing=chosen.missing)
     rows = _rows(chosen, source, choose_dtype(target, chosen.dtype, source.dtype.name, chosen.destination))
-    beside = tuple(str(split_key(path)[0]) for path in (chosen.queries, chosen.gold) if path)
+    beside = tuple(str(split_key(path)[0]) for path in (chosen.queries_file, chosen.gold) if path)
     for option in ("scale", "normalize", "rows"):
         if getattr(chosen, option) and beside:
             raise InputError(
@@ -176,7 +160,7 @@ def _queries(chosen: argparse.Namespace) -> "Vectors | None":
 
     from gpuknn.vectors import open_vectors
 
-    queries = open_vectors(chosen.queries, missing=chosen.missing) if chosen.queries else None
+    queries = open_vectors(chosen.queries_file, missing=chosen.missing) if chosen.queries_file else None
     return replace(queries, ids=None) if queries is not None and chosen.ignore_ids else queries
 
 
@@ -195,38 +179,25 @@ def _rows(chosen: argparse.Namespace, source: "Vectors", dtype: str) -> "Convert
     """The source's rows as they shall become."""
     import numpy as np
 
-    from gpuknn.vectors.converted import Converted
+    from gpuknn.vectors.converted import Converted, rows_named
 
-    rows = _range(chosen.rows, len(source))
+    rows = rows_named(chosen.rows, len(source))
     return Converted.of(source, rows, np.dtype(dtype), chosen.normalize, chosen.scale, chosen.round)
 
 
 def _ids(chosen: argparse.Namespace, source: "Vectors") -> "RowIds | None":
     """What the source calls the rows that are taken, if that is not their numbers."""
+    from gpuknn.vectors.converted import rows_named
     from gpuknn.vectors.ids import own_ids, rows_of
 
-    return None if chosen.ignore_ids else rows_of(own_ids(source.ids), _range(chosen.rows, len(source)))
-
-
-def _range(words: str | None, length: int) -> range:
-    if words is None:
-        return range(length)
-    first, colon, stop = words.partition(":")
-    try:
-        found = range(int(first or 0), int(stop or length))
-    except ValueError:
-        found = range(0)
-    if not colon or not len(found) or found.start < 0 or found.stop > length:
-        raise InputError(f"--rows {words}: expected A:B with 0 <= A < B <= {length}")
-    return found
+    return None if chosen.ignore_ids else rows_of(own_ids(source.ids), rows_named(chosen.rows, len(source)))
 
 
 def _convert_gold(chosen: argparse.Namespace, target: "Format") -> int:
     import gpuknn
     from gpuknn.gold import save_gold
-    from gpuknn.gold.formats import WRITERS
+    from gpuknn.gold.formats import WRITERS, for_target
     from gpuknn.jobs.convert.formats import choose_dtype
-    from gpuknn.jobs.convert.gold import for_target
     from gpuknn.jobs.convert.run import check_destination
     from gpuknn.storage.location import is_url, split_key
     from gpuknn.vectors.hdf5 import check_key
@@ -268,10 +239,12 @@ def _gold(chosen: argparse.Namespace, dists: str | None) -> "tuple[Gold, float]"
 
     from gpuknn.gold import read_gold
     from gpuknn.gold.distances import told
-    from gpuknn.jobs.convert.gold import cut_gold
+    from gpuknn.gold.rounding import cut_gold
+    from gpuknn.vectors.converted import rows_named
 
     for name in VECTORS_ONLY:
-        if getattr(chosen, name):
+        value = getattr(chosen, name)
+        if value is not None and value is not False:
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"{option}: {chosen.source} is a gold standard, not vectors; leave it out")
     if chosen.cluster != "local":
@@ -279,66 +252,4 @@ def _gold(chosen: argparse.Namespace, dists: str | None) -> "tuple[Gold, float]"
     if chosen.dtype not in (None, "float32", "float64"):
         raise InputError(f"--dtype {chosen.dtype}: distances are float32 or float64")
     gold = told(read_gold(chosen.source), chosen.distance, chosen.source)
-    return cut_gold(gold, _range(chosen.rows, len(gold)), np.dtype(dists) if dists else None)
-
-
-def _check_vectors(chosen: argparse.Namespace) -> int:
-    from gpuknn.cli.progress import Bar, Rate
-    from gpuknn.vectors import open_vectors
-    from gpuknn.vectors.compare import first_difference
-    from gpuknn.vectors.ids import first_other, own_ids
-
-    theirs = open_vectors(chosen.destination, chosen.dst_key, chosen.missing)
-    source = open_vectors(chosen.source, missing=chosen.missing)
-    ours = _rows(chosen, source, chosen.dtype or theirs.dtype.name)
-    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-        a, b = (f"{v.shape[0]:,} x {v.shape[1]} {v.dtype}" for v in (ours, theirs))
-        return _verdict(chosen, f"{a} beside {b}")
-    if not chosen.ignore_ids:
-        other = first_other(_ids(chosen, source), own_ids(theirs.ids), len(ours))
-        if other is not None:
-            return _verdict(chosen, f"first at row {other[0]}, which has the id {other[1]} beside {other[2]}")
-    with Bar(Rate(ours.nbytes // len(ours), 0), chosen.quiet or chosen.json).shown() as bar:
-        found = first_difference(ours, theirs, bar.step("comparing", len(ours), computes=False).at)
-    if found is None:
-        after = f", after turning {source.dtype} into {ours.dtype}" if source.dtype != ours.dtype else ""
-        after += f", scaled by {ours.scale:g}" if ours.scale is not None else ""
-        return _verdict(chosen, None, f"{len(ours):,} x {ours.shape[1]} {ours.dtype}{after}")
-    return _verdict(
-        chosen, f"first at row {found.row}, component {found.component}: {found.ours:.9g} beside {found.theirs:.9g}"
-    )
-
-
-def _check_alone(chosen: argparse.Namespace) -> int:
-    from gpuknn.cli.progress import Bar, Rate
-    from gpuknn.vectors.checksums import first_damage, open_noted
-
-    rows, notes = open_noted(chosen.source, chosen.missing)
-    with Bar(Rate(rows.nbytes // len(rows), 0), chosen.quiet or chosen.json).shown() as bar:
-        damaged = first_damage(rows, notes, bar.step("reading", len(rows), computes=False).at)
-    if damaged is not None:
-        return _verdict(chosen, f"rows {damaged.start} to {damaged.stop} are not what was written")
-    return _verdict(chosen, None, f"{len(rows):,} x {rows.shape[1]} {rows.dtype}, as they were written")
-
-
-def _check_gold(chosen: argparse.Namespace) -> int:
-    from gpuknn.gold import read_gold
-    from gpuknn.jobs.convert.gold import check_gold
-
-    destination = f"{chosen.destination}:{chosen.dst_key}" if chosen.dst_key else chosen.destination
-    theirs = read_gold(destination)
-    ours, _ = _gold(chosen, chosen.dtype or (None if theirs.dists is None else theirs.dists.dtype.name))
-    found = check_gold(ours, theirs, (chosen.source, destination))
-    if found.widths[0] != found.widths[1]:
-        return _verdict(chosen, f"{found.widths[0]} neighbours for each query beside {found.widths[1]}")
-    if found.first is None:
-        return _verdict(chosen, None, f"{found.entries:,} neighbours")
-    return _verdict(chosen, f"first at query {found.first[0]}, rank {found.first[1]}; gpuknn compare tells more")
-
-
-def _verdict(chosen: argparse.Namespace, difference: str | None, equal: str = "") -> int:
-    if chosen.json:
-        sys.stdout.write(json.dumps({"equal": difference is None, "difference": difference}) + "\n")
-    else:
-        sys.stdout.write(f"not equal: {difference}\n" if difference else f"equal: {equal}\n")
-    return 1 if difference else 0
+    return cut_gold(gold, rows_named(chosen.rows, len(gold)), np.dtype(dists) if dists else None)
