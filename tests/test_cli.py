@@ -126,7 +126,7 @@ EXACT = ["exact", "db.npy", "q.npy", "-o", "out.h5", "-k", "5"]
         (["eval", "nothing.h5", "taken.h5"], "there is no such file"),
         (["eval", "taken.h5", "taken.h5"], "is not a readable HDF5 file"),
         (["eval", "taken.h5", "taken.h5", "-k", "ten"], "expected numbers"),
-        (["compare", "taken.h5", "taken.h5"], "is not a readable HDF5 file"),
+        (["compare", "taken.h5", "taken.h5"], "is not HDF5, .npy, Parquet or Zarr"),
         (["find"], "invalid choice: 'find'"),
         ([], "required: COMMAND"),
     ],

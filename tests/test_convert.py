@@ -86,7 +86,7 @@ def test_formats_of_one_type(name: str, dtype: str, capsys: pytest.CaptureFixtur
     assert same(open_vectors(name)[:], values)
     assert main(["convert", name, "back.zarr", "--quiet"]) == 0
     assert same(zarr.open_array("back.zarr", mode="r")[:], values)
-    code, line = said(["convert", name, "other.npy", "--check"], capsys)
+    code, line = said(["compare", name, "other.npy"], capsys)
     assert (code, "there is no such file" in line) == (2, True)
     other = "float32" if dtype != "float32" else "float16"
     code, line = said(["convert", name, name, "--force", "--dtype", other], capsys)
@@ -204,7 +204,7 @@ def test_ann_benchmarks_and_sisap() -> None:
     assert main(search) == 0
     with h5py.File("gold.h5") as file:
         knns, dists = file["knns"][:], file["dists"][:]
-    beside = ["--queries", "queries.npy", "--gold", "gold.h5", "--quiet"]
+    beside = ["--queries-file", "queries.npy", "--gold", "gold.h5", "--quiet"]
     assert main(["convert", "source.npy", "ann.hdf5", "--to", "ann-benchmarks", *beside]) == 0
     with h5py.File("ann.hdf5") as file:
         assert set(file) == {"train", "test", "neighbors", "distances"}
@@ -222,8 +222,8 @@ def test_ann_benchmarks_and_sisap() -> None:
     for name, key in (("ann.hdf5", "train"), ("sisap.h5", "train")):
         assert main(["convert", f"{name}:{key}", f"{name}.npy", "--quiet"]) == 0
         assert Path(f"{name}.npy").read_bytes() == Path("source.npy").read_bytes()
-        assert main(["convert", "--check", name]) == 0
-        assert main(["convert", "--check", f"{name}:{key}"]) == 0
+        assert main(["compare", name]) == 0
+        assert main(["compare", f"{name}:{key}"]) == 0
     for taken in ("queries.npy", "gold.h5"):
         assert main(["convert", "source.npy", taken, "--to", "sisap", *beside, "--force"]) == 2
     for key in ("", "/", ".", "a/../b", "itest", "itest/queries", "/itest/queries/", "itest/knns/x"):
@@ -248,8 +248,8 @@ def test_rows_dtype_and_length(capsys: pytest.CaptureFixture[str]) -> None:
     wide = values[:500].astype(np.float64)
     unit = (wide / np.sqrt(np.einsum("ij,ij->i", wide, wide))[:, None]).astype(np.float16)
     assert same(open_vectors("unit.f16bin")[:], unit)
-    assert main(["convert", "source.npy", "unit.f16bin", "--check", "--normalize", "--rows", "0:500"]) == 0
-    assert main(["convert", "source.npy", "unit.f16bin", "--check", "--rows", "0:500"]) == 1
+    assert main(["compare", "source.npy", "unit.f16bin", "--normalize", "--rows", "0:500"]) == 0
+    assert main(["compare", "source.npy", "unit.f16bin", "--rows", "0:500"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -303,30 +303,30 @@ def test_infinities_and_nan_stay_where_floats_become_floats() -> None:
     assert same(np.load("a.npy"), values.astype(np.float16))
 
 
-def test_check_names_the_first_difference(capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_names_the_first_difference(capsys: pytest.CaptureFixture[str]) -> None:
     values = rows("float32")
     for name in ("a.zarr", "a.fbin"):
         assert main(["convert", source(values), name, "--quiet"]) == 0
-    assert said(["convert", "--check", "a.zarr", "a.fbin"], capsys) == (0, f"equal: {ROWS:,} x {D} float32\n")
+    assert said(["compare", "a.zarr", "a.fbin"], capsys) == (0, f"equal: {ROWS:,} x {D} float32\n")
     with open("a.fbin", "r+b") as file:
         file.seek(8 + (501 * D + 3) * 4)
         file.write(struct.pack("<f", 7.5))
-    code, out = said(["convert", "--check", "a.zarr", "a.fbin"], capsys)
+    code, out = said(["compare", "a.zarr", "a.fbin"], capsys)
     assert code == 1
     assert out == f"not equal: first at row 501, component 3: {values[501, 3]:.9g} beside 7.5\n"
     np.save("short.npy", values[:-1])
-    assert said(["convert", "--check", "a.zarr", "short.npy"], capsys)[0] == 1
+    assert said(["compare", "a.zarr", "short.npy"], capsys)[0] == 1
     np.save("half.npy", values.astype(np.float16))
-    code, out = said(["convert", "--check", "a.zarr", "half.npy"], capsys)
+    code, out = said(["compare", "a.zarr", "half.npy"], capsys)
     assert (code, "after turning float32 into float16" in out) == (0, True)
 
 
 @pytest.mark.parametrize("name", ["a.zarr", "a.h5"])
-def test_check_by_its_own_checksums(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_with_its_own_checksums(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     values = rows("float16")
     words = ["convert", source(values), name, "--quiet", *(["--shard-rows", "100"] if name == "a.zarr" else [])]
     assert main(words) == 0
-    assert said(["convert", "--check", name], capsys) == (
+    assert said(["compare", name], capsys) == (
         0,
         f"equal: {ROWS:,} x {D} float16, as they were written\n",
     )
@@ -334,16 +334,17 @@ def test_check_by_its_own_checksums(name: str, capsys: pytest.CaptureFixture[str
     content = bytearray(file.read_bytes())
     content[content.index(values[750].tobytes()) + 9] ^= 1
     file.write_bytes(content)
-    code, out = said(["convert", "--check", name], capsys)
+    code, out = said(["compare", name], capsys)
     assert code == 1
     first, stop = (int(word) for word in out.split() if word.isdecimal())
     assert first <= 750 < stop
-    assert main(["convert", "--check", f"{name}:other"]) == 2
-    code, out = said(["convert", "--check", "missing.h5"], capsys)
+    assert main(["compare", f"{name}:other"]) == 2
+    code, out = said(["compare", "missing.h5"], capsys)
     assert (code, "there is no such file" in out) == (2, True)
-    code, out = said(["convert", "--check", "source.npy"], capsys)
+    code, out = said(["compare", "source.npy"], capsys)
     assert (code, "holds no checksums of gpuknn convert" in out) == (2, True)
-    assert main(["convert", "source.npy"]) == 2
+    code, out = said(["compare", name, "--rows", "0:9"], capsys)
+    assert (code, f"--rows: there is nothing to compare {name} with" in out) == (2, True)
 
 
 @pytest.mark.parametrize("notes", [{"piece_rows": "5"}, {"piece_rows": 4.0}, {"piece_rows": 0}, {"key": 5}, []])
@@ -353,7 +354,7 @@ def test_notes_of_somebody_else(notes: object, capsys: pytest.CaptureFixture[str
     with h5py.File("a.h5", "w") as file:
         file["emb"] = np.ones((4, 3), np.float32)
         file.attrs["gpuknn"] = json.dumps(notes)
-    code, out = said(["convert", "--check", "a.h5"], capsys)
+    code, out = said(["compare", "a.h5"], capsys)
     assert (code, "holds no checksums of gpuknn convert" in out, out.count("\n")) == (2, True, 1)
 
 
@@ -363,8 +364,8 @@ def test_names_without_suffix(capsys: pytest.CaptureFixture[str]) -> None:
         to = "zarr" if name == "store" else "npy"
         assert main(["convert", "source.npy", name, "--to", to, "--quiet"]) == 0
         assert open_vectors(name)[:].tobytes() == rows("float32").tobytes()
-    assert main(["convert", "--check", "source.npy", "store"]) == 0
-    assert said(["convert", "--check", "source.npy", "target"], capsys)[0] == 0
+    assert main(["compare", "source.npy", "store"]) == 0
+    assert said(["compare", "source.npy", "target"], capsys)[0] == 0
     code, out = said(["convert", "source.npy", "other"], capsys)
     assert (code, "its name tells no format" in out) == (2, True)
 
@@ -428,7 +429,7 @@ def test_real_files() -> None:
             assert main(["convert", via, f"back{original.suffix}", "--force", "--quiet"]) == 0
             if original.suffix != ".npy":
                 assert Path(f"back{original.suffix}").read_bytes() == original.read_bytes()
-            assert main(["convert", "--check", str(original), f"back{original.suffix}"]) == 0
+            assert main(["compare", str(original), f"back{original.suffix}"]) == 0
     database = SHARED / "data/debian/debian-minilm384-n=60K.h5"
     assert main(["convert", str(database), "d.zarr", "--quiet"]) == 0
     assert main(["convert", "d.zarr", "d.h5", "--quiet"]) == 0

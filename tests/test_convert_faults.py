@@ -115,7 +115,7 @@ def test_killed_at_the_very_end(name: str, where: str, values: np.ndarray, reque
     done = convert(path, "--json")
     assert json.loads(done.stdout)["written"] == 0
     assert open_vectors(path)[:].tobytes() == values.tobytes()
-    assert main(["convert", "--check", path]) == 0
+    assert main(["compare", path]) == 0
     assert [p.name for p in Path().glob("*.part")] == []
 
 
@@ -290,7 +290,7 @@ def test_files_beside_the_rows_are_known_again(name: str, values: np.ndarray) ->
     np.save("queries.npy", values[:20])
     search = ["exact", "source.npy", "queries.npy", "--metric", "l2", "-k", "5", "-o", "gold.h5", "--quiet"]
     assert main(search) == 0
-    words = ["a.h5", "--to", "sisap", "--queries", "queries.npy", "--gold", "gold.h5"]
+    words = ["a.h5", "--to", "sisap", "--queries-file", "queries.npy", "--gold", "gold.h5"]
     assert convert(*words, ends_after=4).returncode == -9
     os.utime({"queries": "queries.npy", "gold": "gold.h5"}[name], (1, 1))
     other = convert(*words)

@@ -52,7 +52,6 @@ def test_the_same_recall_before_and_after(name: str, gold: Gold) -> None:
     back = read_gold("back.h5")
     assert np.array_equal(back.ids, gold.ids)
     assert dists_of(back).tobytes() == as_stored.tobytes()
-    assert main(["convert", "--check", "gold.h5", "back.h5"]) == 0
     assert main(["compare", "gold.h5", "back.h5"]) == 0
 
 
@@ -71,7 +70,6 @@ def test_formats_without_distances(name: str, gold: Gold, capsys: pytest.Capture
     assert capsys.readouterr().out == f"equal: {NQ * K} ids; one of the two has no distances\n"
     assert main(["compare", "result.h5", name]) == 1
     assert f"not equal: of {NQ * K} entries {NQ // 2} are other ids; one of" in capsys.readouterr().out
-    assert main(["convert", "--check", "gold.h5", name]) == 0
     assert main(words(name, "back.ibin")) == 0  # cuVS's, without distances
     assert Path("back.ibin").stat().st_size == 8 + 4 * NQ * K
     assert np.array_equal(read_gold("back.ibin").ids, gold.ids)
@@ -106,11 +104,35 @@ def test_some_queries_and_rounding(gold: Gold, capsys: pytest.CaptureFixture[str
     there = read_gold("part.ibin")
     assert np.array_equal(there.ids, gold.ids[10:15])
     assert dists_of(there).tobytes() == exact[10:15].astype(np.float32).tobytes()
-    assert main(["convert", "--check", "wide.h5", "part.ibin", "--rows", "10:15"]) == 0
-    assert main(["convert", "--check", "wide.h5", "part.ibin", "--rows", "11:16"]) == 1
+    assert main(["compare", "wide.h5", "part.ibin", "--rows", "10:15", "--dtype", "float32"]) == 0
+    assert main(["compare", "wide.h5", "part.ibin", "--rows", "11:16", "--dtype", "float32"]) == 1
     assert main(["convert", "wide.h5", "narrow.h5", "--dtype", "float32", "--quiet"]) == 0
     with h5py.File("narrow.h5") as file:
         assert file["dists"].dtype == np.float32
+
+
+def test_compare_knows_gold_standards_from_vectors(gold: Gold, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = np.zeros((ROWS, 4), np.float32)
+    np.save("rows.npy", rows)
+    for name in ("set.hdf5", "same.hdf5"):
+        with h5py.File(name, "w") as file:
+            file["train"], file["neighbors"], file["distances"] = rows, gold.ids.astype(np.int32), dists_of(gold)
+    assert main(["compare", "set.hdf5", "same.hdf5"]) == 0
+    assert capsys.readouterr().out == f"equal: {NQ * K} ids and distances\n"
+    assert main(["compare", "set.hdf5", "gold.h5"]) == 0
+    for words in (["set.hdf5:train", "same.hdf5:train"], ["rows.npy", "set.hdf5"], ["set.hdf5", "rows.npy"]):
+        capsys.readouterr()
+        assert main(["compare", *words]) == 0
+        assert capsys.readouterr().out == f"equal: {ROWS:,} x 4 float32\n"
+    for words, line in (
+        (["gold.h5", "rows.npy"], "rows.npy: holds float32 (1000, 4); a result is a matrix of ids"),
+        (["gold.h5", "set.hdf5", "--scale", "0"], "--scale: gold.h5 is a gold standard, not vectors; leave it out"),
+        (["set.hdf5", "gold.h5", "--dtype", "uint8"], "--dtype uint8: distances are float32 or float64"),
+        (["gold.h5"], "gold.h5: holds no checksums of gpuknn convert; name its source, too, to compare"),
+        (["rows.npy", "none.npy"], "none.npy: there is no such file"),
+    ):
+        assert main(["compare", *words]) == 2
+        assert line in capsys.readouterr().err
 
 
 def test_bad_files_are_refused(gold: Gold, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,4 +185,4 @@ def test_real_gold_standard() -> None:
     for name in ("b.ibin", "ann.hdf5", "b.ivecs"):
         assert main([*words(published, name), "--distance", "cosine"]) == 0
         assert recall(read_gold(name), expected) == 1
-        assert main(["convert", "--check", published, name]) == 0
+        assert main(["compare", published, name]) == 0

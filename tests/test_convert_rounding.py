@@ -67,8 +67,8 @@ def test_a_row_that_would_become_zero_is_refused(
     assert main([*command, "--quiet"]) == 0
     expected = (rows.astype(np.float64) * float(f"{1 / size:g}")).astype(dtype)
     assert open_vectors(name)[:].tobytes() == expected.tobytes()
-    assert main([*command, "--check"]) == 0
-    assert main([*command[:-1], "1", "--check"]) == 2
+    assert main(["compare", *command[1:]]) == 0
+    assert main(["compare", *command[1:-1], "1"]) == 2
 
 
 @pytest.mark.parametrize(("name", "dtype"), INTEGERS)
@@ -89,8 +89,8 @@ def test_a_float_becomes_an_integer_only_when_asked_for(
     assert main([*scaled, "--quiet"]) == 0
     expected = np.rint(rows.astype(np.float64) * 127).astype(dtype)
     assert open_vectors(name)[:].tobytes() == expected.tobytes()
-    assert main([*scaled, "--check"]) == 0
-    assert main([*scaled[:-1], "126", "--check"]) == 1
+    assert main(["compare", *scaled[1:]]) == 0
+    assert main(["compare", *scaled[1:-1], "126"]) == 1
     told = refused([*command, "--round", "--scale", "1e6", "--force"], capsys)
     assert f"row 0 (counted from 0) comes to hold 250000, which {dtype} cannot hold; --scale S, with an S" in told
 
@@ -187,9 +187,9 @@ def test_scale_and_round_belong_to_the_conversion(
     with h5py.File("a.h5") as file:
         notes = json.loads(file.attrs["gpuknn"])
     assert (notes["scaled_by"], notes["rounded_to_whole_numbers"]) == (127.0, True)
-    assert main(["convert", "--check", "a.h5"]) == 0
+    assert main(["compare", "a.h5"]) == 0
     capsys.readouterr()
-    assert main(["convert", "--check", "rows.npy", "a.h5", "--scale", "127", "--round"]) == 0
+    assert main(["compare", "rows.npy", "a.h5", "--scale", "127", "--round"]) == 0
     assert "after turning float32 into int8, scaled by 127" in capsys.readouterr().out
 
 
@@ -202,12 +202,13 @@ def test_scale_and_round_belong_to_the_conversion(
         (["rows.npy", "a.npy", "--scale", "inf"], "--scale inf: must be a number above 0"),
         (["rows.npy", "a.npy", "--round"], "--round: float32 needs no rounding to whole numbers; leave it out"),
         (
-            ["rows.npy", "a.h5", "--to", "sisap", "--queries", "rows.npy", "--scale", "2"],
+            ["rows.npy", "a.h5", "--to", "sisap", "--queries-file", "rows.npy", "--scale", "2"],
             "and not rows.npy; convert each file by itself",
         ),
         (["sketches.npy", "a.npy", "--scale", "2"], "holds sketches (uint64); a sketch has no length, no --scale"),
         (["sketches.npy", "a.npy", "--round"], "--round: uint64 needs no rounding"),
         (["gold.h5", "a.ibin", "--scale", "2"], "--scale: gold.h5 is a gold standard"),
+        (["gold.h5", "a.ibin", "--scale", "0"], "--scale: gold.h5 is a gold standard"),
         (["gold.h5", "a.ibin", "--round"], "--round: gold.h5 is a gold standard"),
     ],
 )
@@ -232,11 +233,12 @@ def test_a_distance_that_would_become_zero_is_refused(target: list[str], capsys:
         assert dists_of(read_gold("a.h5:itest")).tobytes() == dists.tobytes()
 
 
-def test_check_does_not_take_a_vanished_distance_for_rounding(capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_does_not_take_a_vanished_distance_for_rounding(capsys: pytest.CaptureFixture[str]) -> None:
     ids, dists = np.arange(12).reshape(4, 3), np.linspace(0, 1, 12).reshape(4, 3)
     dists[2, 0], dists[2, 1] = 0, 1e-60
     write_gold("gold.h5", Neighbors(ids, dists))
     write_gold("lossy.h5", Neighbors(ids, dists.astype(np.float32)))
-    assert "query 2 (counted from 0)" in refused(["convert", "--check", "gold.h5", "lossy.h5"], capsys)
+    lossy = ["compare", "gold.h5", "lossy.h5", "--dtype", "float32"]
+    assert "query 2 (counted from 0)" in refused(lossy, capsys)
     assert main(["convert", "gold.h5", "a.ivecs", "--quiet"]) == 0
-    assert main(["convert", "--check", "gold.h5", "a.ivecs"]) == 0
+    assert main(["compare", "gold.h5", "a.ivecs"]) == 0

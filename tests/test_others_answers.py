@@ -340,10 +340,9 @@ def test_inner_products_keep_their_sign(k: int, capsys: pytest.CaptureFixture[st
         assert main(["exact", "db.npy", "q.npy", "-k", str(k), "--metric", "ip", "-o", name, "--quiet"]) == 0
     assert Path("g.ibin").read_bytes() == Path(ibin("hand.ibin", ids, -dists)).read_bytes()
     assert main(["compare", "g.h5", "g.ibin"]) == 0
-    assert main(["convert", "--check", "g.h5", "g.ibin"]) == 0
     assert main(["convert", "g.ibin", "back.h5", "--distance", "ip", "--quiet"]) == 0
     assert dists_of(read_gold("back.h5")).tobytes() == dists.tobytes()
-    beside = ["--to", "sisap", "--queries", "q.npy", "--gold", "g.h5", "--quiet"]
+    beside = ["--to", "sisap", "--queries-file", "q.npy", "--gold", "g.h5", "--quiet"]
     assert main(["convert", "db.npy", "bench.h5", *beside]) == 0
     assert read_gold("bench.h5:itest").distance == "ip"
     assert main(["convert", "bench.h5:itest", "again.ibin", "--quiet"]) == 0

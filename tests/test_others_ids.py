@@ -49,11 +49,10 @@ def test_conversions_keep_ids(capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["convert", source, name, "--quiet", *words]) == 0
         there = f"{name}:train" if "--to" in words else name
         assert ids_in(there) == (IDS[100:250] if "--rows" in words else IDS).tolist()
-        check = ["convert", "--check", source, name, *words]
-        assert main([*check, "--dst-key", "train"] if "--to" in words else check) == 0
+        assert main(["compare", source, there, *([] if "--to" in words else words)]) == 0
     pq.write_table(pa.table({"id": IDS[::-1].copy(), "emb": list(ROWS)}), "other.parquet")
     capsys.readouterr()
-    assert main(["convert", "--check", "db.parquet", "other.parquet"]) == 1
+    assert main(["compare", "db.parquet", "other.parquet"]) == 1
     assert f"first at row 0, which has the id {IDS[0]} beside {IDS[-1]}" in capsys.readouterr().out
 
 
@@ -143,7 +142,7 @@ def test_ids_that_a_format_cannot_hold_are_refused_before_work(capsys: pytest.Ca
 def test_gold_of_ids_beside_rows_that_have_others(capsys: pytest.CaptureFixture[str]) -> None:
     for output in ("g.h5", "g.parquet"):
         assert main(["exact", "db.parquet", "q.parquet", "-o", output, *SEARCH]) == 0
-    beside = ["--to", "ann-benchmarks", "--queries", "q.parquet", "--quiet", "--gold"]
+    beside = ["--to", "ann-benchmarks", "--queries-file", "q.parquet", "--quiet", "--gold"]
     assert main(["convert", "db.parquet", "set.hdf5", *beside, "g.parquet"]) == 2
     assert "g.parquet: tells no row numbers" in capsys.readouterr().err
     assert main(["convert", "db.parquet", "set.hdf5", *beside, "g.h5"]) == 0
@@ -163,14 +162,14 @@ def test_put_together_files_keep_queries_and_their_answers_together(capsys: pyte
     pq.write_table(pa.table({"id": QUERY_IDS[order], "emb": list(ASKED[order])}), "other_order.parquet")
     pq.write_table(pa.table({"id": QUERY_IDS + 1, "emb": list(ASKED)}), "other_ids.parquet")
     pq.write_table(pa.table({"id": IDS[::-1].copy(), "emb": list(ROWS)}), "other_rows.parquet")
-    words = ["--to", "ann-benchmarks", "--gold", "g.h5", "--quiet", "--queries"]
+    words = ["--to", "ann-benchmarks", "--gold", "g.h5", "--quiet", "--queries-file"]
     assert main(["convert", "db.parquet", "set.hdf5", *words, "other_order.parquet"]) == 0
     with h5py.File("set.hdf5") as file:
         assert np.array_equal(file["query_ids"][:], QUERY_IDS[order])
         assert np.array_equal(file["test"][:], ASKED[order])
         assert np.array_equal(file["neighbors"][:], EXACT[order])
     for database, queries, said in (
-        ("db.parquet", "other_ids.parquet", "answers queries of other ids than those given with --queries"),
+        ("db.parquet", "other_ids.parquet", "answers queries of other ids than those given with --queries-file"),
         ("other_rows.parquet", "q.parquet", "it is about another database"),
     ):
         assert main(["convert", database, "bad.hdf5", *words, queries]) == 2
@@ -181,7 +180,7 @@ def test_put_together_files_keep_queries_and_their_answers_together(capsys: pyte
 
 @pytest.mark.parametrize("to", ["h5", "ann-benchmarks", "sisap"])
 def test_places_of_ids_are_no_names_for_rows(to: str, capsys: pytest.CaptureFixture[str]) -> None:
-    beside = [] if to == "h5" else ["--queries", "q.parquet"]
+    beside = [] if to == "h5" else ["--queries-file", "q.parquet"]
     for key in (
         "ids",
         "a/ids",
@@ -194,13 +193,13 @@ def test_places_of_ids_are_no_names_for_rows(to: str, capsys: pytest.CaptureFixt
     for key in ("rows", "queries", "a/test"):
         assert main(["convert", "db.parquet", "c.h5", "--dst-key", key, "--quiet", "--force"]) == 0
         assert ids_in(f"c.h5:{key}") == IDS.tolist()
-        assert main(["convert", "--check", "db.parquet", f"c.h5:{key}"]) == 0
+        assert main(["compare", "db.parquet", f"c.h5:{key}"]) == 0
 
 
 def test_rows_and_answers_are_not_cut_apart(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["exact", "db.parquet", "q.parquet", "-o", "g.h5", *SEARCH]) == 0
     for option in (["--rows", "10:400"], ["--normalize"], ["--scale", "2"]):
-        words = ["convert", "db.parquet", "bad.h5", "--to", "sisap", "--gold", "g.h5", "--queries", "q.parquet"]
+        words = ["convert", "db.parquet", "bad.h5", "--to", "sisap", "--gold", "g.h5", "--queries-file", "q.parquet"]
         assert main([*words, *option]) == 2
         assert f"{option[0]}: would change the rows and not q.parquet" in capsys.readouterr().err
 

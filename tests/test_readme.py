@@ -91,6 +91,8 @@ def test_readme() -> None:
 def test_help(name: str) -> None:
     if name == "eval":
         shutil.copy(SAMPLE / "gold.h5", "gold.h5")
+    if name == "compare":
+        assert cli.main(["convert", "database.h5", "database.zarr"]) == 0
     if name == "convert":
         shutil.copy("a.h5", "gold.h5")
     run_in_order(help_commands()[name])

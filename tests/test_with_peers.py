@@ -73,13 +73,16 @@ def test_sketches_of_other_widths_are_not_mixed(capsys: pytest.CaptureFixture[st
     assert main(["exact", "db100.npy", "q120.npy", "--metric", "hamming", "-o", "o.h5"]) == 2
     assert "queries have 120 bits, the rows of db100.npy have 100" in capsys.readouterr().err
     words = ["convert", "db100.npy", "set.hdf5", "--to", "ann-benchmarks"]
-    beside = ["--to", "ann-benchmarks", "--queries", "q120.npy", "--gold", "gold120.h5", "--quiet"]
+    beside = ["--to", "ann-benchmarks", "--queries-file", "q120.npy", "--gold", "gold120.h5", "--quiet"]
     assert main(["convert", "db120.npy", "ann120.hdf5", *beside]) == 0
     for beside, said in (
-        (["--queries", "q120.npy"], "q120.npy: has sketches of 120 bits, the rows have 100"),
-        (["--queries", "q100.npy", "--gold", "gold120.h5"], "gold120.h5: is about sketches of 120 bits, the rows have"),
+        (["--queries-file", "q120.npy"], "q120.npy: has sketches of 120 bits, the rows have 100"),
         (
-            ["--queries", "q100.npy", "--gold", "ann120.hdf5"],
+            ["--queries-file", "q100.npy", "--gold", "gold120.h5"],
+            "gold120.h5: is about sketches of 120 bits, the rows have",
+        ),
+        (
+            ["--queries-file", "q100.npy", "--gold", "ann120.hdf5"],
             "ann120.hdf5: is about sketches of 120 bits, the rows have",
         ),
     ):
@@ -94,7 +97,7 @@ def test_ann_benchmarks(metric: str, capsys: pytest.CaptureFixture[str]) -> None
     np.save("db.npy", rows)
     np.save("q.npy", asked)
     search(metric, "db.npy", "q.npy", "gold.h5")
-    beside = ["--queries", "q.npy", "--gold", "gold.h5", "--quiet"]
+    beside = ["--queries-file", "q.npy", "--gold", "gold.h5", "--quiet"]
     assert main(["convert", "db.npy", "set.hdf5", "--to", "ann-benchmarks", *beside]) == 0
     exact = read_gold("gold.h5").ids[:, :K]
     assert peers.ann_benchmarks_recall(Path("set.hdf5"), exact, K) == 1
@@ -111,7 +114,7 @@ def test_ann_benchmarks(metric: str, capsys: pytest.CaptureFixture[str]) -> None
     search(metric, "set.hdf5:train", "set.hdf5:test", "again.h5")  # their files are databases, too
     assert main(["compare", "again.h5", "gold.h5"]) == 0
     assert main(["compare", "again.h5", "set.hdf5"]) == 0
-    assert main(["convert", "--check", "db.npy", "set.hdf5:train"]) == 0
+    assert main(["compare", "db.npy", "set.hdf5:train"]) == 0
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "float16"])
@@ -125,7 +128,7 @@ def test_ann_benchmarks_computes_in_what_it_finds(metric: str, dtype: str) -> No
     np.save("q.npy", asked)
     exact, dists = knn(rows, asked, K, metric, "float32")
     save_gold(Gold(exact, dists, metric), "h5", Path("gold.h5"), None, {})
-    beside = ["--queries", "q.npy", "--gold", "gold.h5", "--quiet"]
+    beside = ["--queries-file", "q.npy", "--gold", "gold.h5", "--quiet"]
     assert main(["convert", "db.npy", "set.hdf5", "--to", "ann-benchmarks", *beside]) == 0
     with h5py.File("set.hdf5") as file:
         assert file["train"].dtype == file["test"].dtype == np.float32
@@ -158,7 +161,7 @@ def test_ann_benchmarks_knows_no_inner_products(capsys: pytest.CaptureFixture[st
     np.save("db.npy", rows)
     np.save("q.npy", asked)
     search("ip", "db.npy", "q.npy", "gold.h5")
-    beside = ["--queries", "q.npy", "--gold", "gold.h5"]
+    beside = ["--queries-file", "q.npy", "--gold", "gold.h5"]
     assert main(["convert", "db.npy", "set.hdf5", "--to", "ann-benchmarks", *beside]) == 2
     assert main(["convert", "gold.h5", "set.hdf5", "--to", "ann-benchmarks"]) == 2
     assert capsys.readouterr().err.count("ann-benchmarks knows no inner products; --to sisap holds them") == 2
@@ -282,7 +285,7 @@ def test_sisap(metric: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert peers.sisap_recall(Path("random.h5"), Path("gold.h5"), K) < CHANCE
     assert recall(capsys, "exact.h5", "gold.h5") == 1
     assert recall(capsys, "random.h5", "gold.h5") < CHANCE
-    beside = ["--queries", "q.npy", "--gold", "gold.h5", "--quiet"]
+    beside = ["--queries-file", "q.npy", "--gold", "gold.h5", "--quiet"]
     assert main(["convert", "db.npy", "bench.h5", "--to", "sisap", *beside]) == 0
     assert recall(capsys, "exact.h5", "bench.h5:itest") == 1
     assert recall(capsys, "random.h5", "bench.h5:itest") < CHANCE

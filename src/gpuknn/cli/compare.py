@@ -1,57 +1,150 @@
-"""`gpuknn compare`: are two gold standards equal, and if not, in what way?"""
+"""`gpuknn compare`: are two files equal, gold standards or vectors, and if not, in what way?"""
 
 import argparse
 import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from gpuknn.gold import Gold
+from gpuknn.cli.options import add_missing
+from gpuknn.errors import InputError
 
-EXAMPLE = "example:\n  gpuknn compare a.h5 b.h5\n"
+if TYPE_CHECKING:
+    from gpuknn.gold import Comparison, Gold
+    from gpuknn.gold.match import Matched
+
+EXAMPLES = """examples:
+  gpuknn compare a.h5 b.h5
+  gpuknn compare database.h5 database.zarr
+  gpuknn compare database.zarr
+"""
+VECTORS_ONLY = ("ignore_ids", "normalize", "scale", "round")
+"""Options that a gold standard has no use for."""
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     """Describe the command."""
     parser = commands.add_parser(
         "compare",
-        help="are two gold standards equal",
-        description=f"{__doc__}  Exit code 0 if they are, 1 if not.  If one file has more neighbours of each query "
-        "than the other, the first of them are compared.  If one file has no distances, only the ids are compared.",
-        epilog=EXAMPLE,
+        help="are two files equal",
+        description=f"{__doc__}\n\nExit code 0 if they are, 1 if not.  A alone is checked by the checksums that gpuknn "
+        "convert has written to it.  Of two gold standards the first neighbours of each query are compared if one file "
+        "has more of them, and only the ids if one file has no distances.",
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("a", help="HDF5 (FILE:GROUP, if it holds several), .ibin, .ivecs, .parquet, .npy or .npz")
-    parser.add_argument("b")
+    parser.add_argument("a", metavar="A", help="a gold standard or vectors (FILE:KEY, if there are several)")
+    parser.add_argument("b", metavar="B", nargs="?", help="the same, in any format")
+    first = parser.add_argument_group("what A becomes first, as gpuknn convert would write it")
+    first.add_argument("--rows", metavar="A:B", help="rows A to B-1, counted from 0; of a gold standard, queries")
+    first.add_argument(
+        "--dtype",
+        choices=("float16", "float32", "float64", "uint8", "int8"),
+        help="of vectors (default: B's), of a gold standard's distances",
+    )
+    first.add_argument("--normalize", action="store_true", help="each row divided by its length")
+    first.add_argument("--scale", type=float, metavar="S", help="each component multiplied by S")
+    first.add_argument("--round", action="store_true", help="rounded to whole numbers")
+    parser.add_argument("--ignore-ids", action="store_true", help="leave out the ids that files give their rows")
+    add_missing(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--json", action="store_true", help="as JSON on standard output")
     parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Read both, compare, show."""
+    """Read, compare, show."""
+    if chosen.b is None:
+        _refuse(chosen, ("rows", "dtype", *VECTORS_ONLY), f"there is nothing to compare {chosen.a} with")
+        return _compare_with_checksums(chosen)
+    from gpuknn.gold import holds_gold
+
+    files = chosen.a, chosen.b
+    if any(map(holds_gold, files)) or all(holds_gold(file, beside_rows=True) for file in files):
+        gold = next((file for file in files if holds_gold(file)), chosen.a)
+        _refuse(chosen, VECTORS_ONLY, f"{gold} is a gold standard, not vectors")
+        return _compare_gold(chosen)
+    return _compare_vectors(chosen)
+
+
+def _refuse(chosen: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
+    for name in names:
+        value = getattr(chosen, name)
+        if value is not None and value is not False:
+            raise InputError(f"--{name.replace('_', '-')}: {why}; leave it out")
+
+
+def _compare_with_checksums(chosen: argparse.Namespace) -> int:
+    from gpuknn.cli.progress import shown
+    from gpuknn.vectors.checksums import first_damage, open_noted
+
+    rows, notes = open_noted(chosen.a, chosen.missing)
+    with shown(chosen, row_bytes=rows.nbytes // len(rows)) as bar:
+        bar.step("reading", len(rows), "read", "rows", computes=False)
+        damaged = first_damage(rows, notes, lambda done: bar.happened({"event": "read", "rows": done}))
+    difference = None if damaged is None else f"rows {damaged.start} to {damaged.stop} are not what was written"
+    return _say(chosen, difference, f"{len(rows):,} x {rows.shape[1]} {rows.dtype}, as they were written")
+
+
+def _compare_vectors(chosen: argparse.Namespace) -> int:
+    import numpy as np
+
+    from gpuknn.cli.progress import shown
+    from gpuknn.vectors import open_vectors
+    from gpuknn.vectors.compare import first_difference
+    from gpuknn.vectors.converted import Converted, rows_named
+
+    a, b = (open_vectors(name, missing=chosen.missing) for name in (chosen.a, chosen.b))
+    rows, dtype = rows_named(chosen.rows, len(a)), np.dtype(chosen.dtype or b.dtype)
+    ours = Converted.of(a, rows, dtype, chosen.normalize, chosen.scale, chosen.round)
+    with shown(chosen, row_bytes=ours.nbytes // len(ours)) as bar:
+        bar.step("comparing", len(ours), "read", "rows", computes=False)
+        by_ids = not chosen.ignore_ids
+        difference = first_difference(ours, b, by_ids, lambda done: bar.happened({"event": "read", "rows": done}))
+    after = f", after turning {a.dtype} into {dtype}" if a.dtype != dtype else ""
+    after += f", scaled by {chosen.scale:g}" if chosen.scale is not None else ""
+    return _say(chosen, difference, f"{len(ours):,} x {ours.shape[1]} {dtype}{after}")
+
+
+def _say(chosen: argparse.Namespace, difference: str | None, equal: str) -> int:
+    if chosen.json:
+        sys.stdout.write(json.dumps({"equal": difference is None, "difference": difference}) + "\n")
+    else:
+        sys.stdout.write(f"not equal: {difference}\n" if difference else f"equal: {equal}\n")
+    return 1 if difference else 0
+
+
+def _compare_gold(chosen: argparse.Namespace) -> int:
+    import numpy as np
+
     from gpuknn.gold import compare_gold, matched, read_gold
     from gpuknn.gold.distances import alike
+    from gpuknn.gold.rounding import cut_gold
+    from gpuknn.vectors.converted import rows_named
+
+    if chosen.dtype not in (None, "float32", "float64"):
+        raise InputError(f"--dtype {chosen.dtype}: distances are float32 or float64")
+    a, b, where = read_gold(chosen.a), read_gold(chosen.b), (chosen.a, chosen.b)
+    a, _ = cut_gold(a, rows_named(chosen.rows, len(a)), np.dtype(chosen.dtype) if chosen.dtype else None)
+    pair = matched(*alike(a, b, where), where)
+    found = compare_gold(pair.a, pair.b)
+    if chosen.json:
+        sys.stdout.write(json.dumps(vars(found) | {"equal": found.equal, "rows_by": pair.by}) + "\n")
+    else:
+        sys.stdout.write(_told(pair, found))
+    return 0 if found.equal else 1
+
+
+def _told(pair: "Matched", found: "Comparison") -> str:
+    """What was found, in lines for a person."""
     from gpuknn.gold.match import ROWS
     from gpuknn.gold.recall import one_kind
 
-    where = chosen.a, chosen.b
-    pair = matched(*alike(read_gold(chosen.a), read_gold(chosen.b), where), where)
-    found = compare_gold(pair.a, pair.b)
-    if chosen.json:
-        facts = vars(found) | {"equal": found.equal, "rows_by": pair.by}
-        sys.stdout.write(json.dumps(facts) + "\n")
-        return 0 if found.equal else 1
-    of = (
-        ""
-        if found.widths[0] == found.widths[1]
-        else f" of the first {min(found.widths)} of {max(found.widths)} neighbours"
-    )
-    by = "" if pair.by == ROWS else f"; rows are told by {pair.by}"
-    if found.equal:
+    widths, rows = found.widths, pair.by == ROWS
+    of = "" if widths[0] == widths[1] else f" of the first {min(widths)} of {max(widths)} neighbours"
+    by = "" if rows else f"; rows are told by {pair.by}"
+    if found.first is None:
         what = "ids; one of the two has no distances" if found.ids_only else "ids and distances"
-        sys.stdout.write(f"equal{of}: {found.entries:,} {what}{by}\n")
-        return 0
-    assert found.first is not None
+        return f"equal{of}: {found.entries:,} {what}{by}\n"
     if found.ids_only:
         what = f"{found.ids:,} are other ids; one of the two has no distances"
     else:
@@ -60,14 +153,13 @@ def run(chosen: argparse.Namespace) -> int:
             f"{found.real:,} by more"
         )
     i, j = found.first
-    sys.stdout.write(
-        f"not equal{of}: of {found.entries:,} entries {what}{by}\n"
-        f"first: query {i}, rank {j} (both counted from 0): {_entry(pair.a, i, j, pair.by == ROWS)}, "
-        f"{_entry(pair.b, i, j, pair.by == ROWS)}\n"
-    )
+    lines = [
+        f"not equal{of}: of {found.entries:,} entries {what}{by}",
+        f"first: query {i}, rank {j} (both counted from 0): {_entry(pair.a, i, j, rows)}, {_entry(pair.b, i, j, rows)}",
+    ]
     if found.real and one_kind(pair.a, pair.b) is False:
-        sys.stdout.write("distances of the same neighbours differ: the two may be of two kinds, as roots and squares\n")
-    return 1
+        lines.append("distances of the same neighbours differ: the two may be of two kinds, as roots and squares")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _entry(gold: "Gold", i: int, j: int, rows: bool) -> str:

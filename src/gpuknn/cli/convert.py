@@ -92,9 +92,7 @@ def _convert_vectors(chosen: argparse.Namespace, job: "Job") -> int:
         (n, d), dtype, was = plan.rows.shape, plan.rows.dtype, plan.rows.source.dtype
         facts = {"format": plan.format.name, "rows": n, "components": d, "dtype": dtype.name}
         with shown(chosen, row_bytes=d * dtype.itemsize) as bar:
-            bar.title(
-                f"gpuknn convert: {n:,} rows x {d} {was} to {plan.format.name}, {dtype}", facts
-            )
+            bar.title(f"gpuknn convert: {n:,} rows x {d} {was} to {plan.format.name}, {dtype}", facts)
             bar.step("writing", n, "written", "done", computes=False)
             done = run_convert(plan, bar.happened)
     rate = plan.rows.nbytes * done.written / done.pieces / done.seconds / 1e9

@@ -55,7 +55,7 @@ def shown(chosen: argparse.Namespace, row_bytes: int, row_operations: float = 0.
 
     A row of so many bytes and operations turns rows per second into rates.
     """
-    if chosen.log_json:
+    if getattr(chosen, "log_json", False):
         yield _Log()
         return
     console = Console(stderr=True)

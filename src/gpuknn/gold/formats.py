@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpuknn.engine.neighbors import Neighbors
 from gpuknn.errors import InputError
 from gpuknn.gold.distances import DISTANCES, for_ann_benchmarks, said_of, said_to_ann_benchmarks
@@ -85,15 +87,18 @@ def read_gold(path: str | Path) -> Gold:
     return gold
 
 
-def holds_gold(path: str | Path) -> bool:
-    """Whether a file, or the named group of an HDF5 file, holds a gold standard and nothing that could be rows."""
+def holds_gold(path: str | Path, beside_rows: bool = False) -> bool:
+    """Whether a file, or the named group of an HDF5 file, holds a gold standard.
+
+    `beside_rows`: even if it holds what could be rows, too.
+    """
     place, key = split_key(path)
     file = Path(place)
     reader = READERS.get(file.suffix.lower())
     if not os.path.isfile(file):
         return False
     if reader is None:
-        return holds_gold_hdf5(file, key)
+        return holds_gold_hdf5(file, key, beside_rows)
     if reader is read_neighbors_parquet:
         return is_neighbors_parquet(file)
     return reader is not read_npy or is_ids_npy(file)
@@ -143,3 +148,15 @@ def save_gold(gold: Gold, name: str, path: Path, group: str | None, said: Attrib
     with written(path, WRITERS[name], Outline.of(gold), **more) as file:
         file.write(0, gold)
         file.describe(attributes)
+
+
+def for_target(gold: Gold, name: str, where: str) -> Gold:
+    """The same without ids of queries that are their numbers; raises InputError if the format loses those that are not.
+
+    `where`: the source, for messages.
+    """
+    if not gold.in_order and not WRITERS[name].HOLDS_QUERY_IDS:
+        raise InputError(f"{where}: its lines are not in the order of the queries' ids, for which {name} has no place")
+    if gold.query_ids is not None and np.array_equal(gold.query_ids, np.arange(len(gold))):
+        return replace(gold, query_ids=None)
+    return gold

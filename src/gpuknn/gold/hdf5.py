@@ -82,15 +82,15 @@ def read_attributes(path: Path) -> dict[str, Any]:
         return {}
 
 
-def holds_gold_hdf5(path: Path, key: str | None) -> bool:
-    """Whether a file, or its group `key`, holds a gold standard and nothing that could be rows."""
+def holds_gold_hdf5(path: Path, key: str | None, beside_rows: bool) -> bool:
+    """Whether a file, or its group `key`, holds a gold standard, and `beside_rows` or nothing that could be rows."""
     try:
         with h5py.File(path, "r", locking=False) as file:
             group = file.get(key or "/")
             if not isinstance(group, h5py.Group):
                 return False
             there = any(layout.ids in group for layout in LAYOUTS) or bool(not key and _groups(group))
-            return there and not any(name in group for name in KNOWN_NAMES)
+            return there and (beside_rows or not any(name in group for name in KNOWN_NAMES))
     except (OSError, ValueError, RuntimeError):
         return False
 

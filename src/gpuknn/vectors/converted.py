@@ -1,5 +1,6 @@
 """What becomes of rows on their way: a range of them, unit length, a factor, another type."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,6 +47,8 @@ class Converted(Vectors):
             raise InputError(f"{source.where}: holds {source.dtype}, which --dtype uint64 does not turn into sketches")
         if round and (dtype.kind == "f" or dtype == np.uint64):
             raise InputError(f"--round: {dtype} needs no rounding to whole numbers; leave it out")
+        if scale is not None and not 0 < scale < math.inf:
+            raise InputError(f"--scale {scale:g}: must be a number above 0")
         if normalize and dtype.kind != "f" and scale is None:
             raise InputError(
                 f"{source.where}: {dtype} cannot hold rows of unit length; choose --dtype float32, or add --scale 127"
@@ -159,3 +162,17 @@ class Converted(Vectors):
 
     def _row(self, number: int) -> str:
         return f"{self.where}: row {number} (counted from 0)"
+
+
+def rows_named(words: str | None, length: int) -> range:
+    """The rows that `A:B` means, all if there are no words; raises InputError if it means none of so many rows."""
+    if words is None:
+        return range(length)
+    first, colon, stop = words.partition(":")
+    try:
+        found = range(int(first or 0), int(stop or length))
+    except ValueError:
+        found = range(0)
+    if not colon or not len(found) or found.start < 0 or found.stop > length:
+        raise InputError(f"--rows {words}: expected A:B with 0 <= A < B <= {length}")
+    return found

@@ -41,7 +41,13 @@ TAKES = {
     "parquet": {"key", "compression", "ids"},
     "zarr": {"compression", "version", "chunk_rows", "shard_rows"},
 }
-OPTIONS = {"key": "--dst-key", "version": "--zarr-format", "chunk_rows": "--chunk-rows", "shard_rows": "--shard-rows"}
+OPTIONS = {
+    "key": "--dst-key",
+    "queries": "--queries-file",
+    "version": "--zarr-format",
+    "chunk_rows": "--chunk-rows",
+    "shard_rows": "--shard-rows",
+}
 
 
 def choose_target(

@@ -90,7 +90,7 @@ class SuiteTarget(Hdf5Target):
         if gold.query_ids is not None and query_ids is not None:
             gold = gold.queries(np.argsort(gold.query_ids)[np.argsort(np.argsort(query_ids))])
             if np.any(gold.query_ids != query_ids):
-                raise InputError(f"{name}: answers queries of other ids than those given with --queries")
+                raise InputError(f"{name}: answers queries of other ids than those given with --queries-file")
         elif not gold.in_order:
             raise InputError(
                 f"{name}: its lines are not in the order of the queries' ids, which the queries do not tell"
