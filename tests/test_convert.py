@@ -395,7 +395,7 @@ def test_existing_and_impossible_targets(capsys: pytest.CaptureFixture[str], mon
     assert (code, "is not one Zarr array, it holds notes.txt" in out) == (2, True)
     for words in (["a.h5", "a.h5"], ["a.zarr", "a.zarr"], ["a.zarr", "a.zarr/b.npy"]):
         code, out = said(["convert", *words, "--force"], capsys)
-        assert (code, "a source of this very command" in out) == (2, True)
+        assert (code, "an input of this very command" in out) == (2, True)
     assert len(open_vectors("a.zarr")) == 10
     shutil.copytree("a.zarr", "outer/a.zarr")
     assert said(["convert", "outer/a.zarr", "outer", "--to", "zarr", "--force"], capsys)[0] == 2

@@ -17,17 +17,21 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from gpuknn.jobs.convert.conversion_record import ConversionRecord
 
 from gpuknn.cli.main import main
 from gpuknn.engine.choose import usable_cores
 from gpuknn.errors import InputError, RunError
 from gpuknn.jobs.convert import run as conversion
+from gpuknn.jobs.convert.plan import record_of
 from gpuknn.storage.location import listing
+from gpuknn.storage.record import Identity
 from gpuknn.vectors import open_vectors
 from gpuknn.vectors import target as target_module
 from gpuknn.vectors.converted import Converted
 from gpuknn.vectors.target import Piece, Target, write_piece
+from gpuknn.workers import crew, feed
+from gpuknn.workers.crew import Crew
+from gpuknn.workers.feed import Feeder
 
 ROWS, D, PIECE = 10_000, 16, 500
 PIECES = ROWS // PIECE
@@ -36,24 +40,25 @@ WITH_SMALL_PIECES = f"""
 import os, signal, sys
 from gpuknn.cli.main import main
 from gpuknn.vectors import target
-from gpuknn.jobs.convert.conversion_record import ConversionRecord
+from gpuknn.jobs.convert import run
+from gpuknn.storage.record import Record
 target.PIECE_BYTES = {PIECE * D * 2}
-add, left = ConversionRecord.add, int(sys.argv[1])
-def add_or_end(self, piece):
+write_receipt, left = run.write_receipt, int(sys.argv[1])
+def write_or_end(*receipt):
     global left
     left -= 1
     if left == 0 and sys.argv[2] == "KILL":
         os.kill(os.getpid(), signal.SIGKILL)
-    add(self, piece)
+    write_receipt(*receipt)
     if left == 0:
         os.kill(os.getpid(), getattr(signal, "SIG" + sys.argv[2]))
-ConversionRecord.add = add_or_end
+run.write_receipt = write_or_end
 def end(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 if left == -1:  # when all is written and nothing has its name
-    ConversionRecord.publish = ConversionRecord.remove = end
+    Record.publish = Record.remove = end
 if left == -2:  # when it has its name
-    ConversionRecord.remove = end
+    Record.remove = end
 if left == -3:  # when what had the name before is put aside
     os.replace = lambda a, b, replace=os.replace: end() if str(b) == "a.zarr" else replace(a, b)
 sys.exit(main(sys.argv[3:]))
@@ -76,7 +81,7 @@ def convert(name: str, *options: object, ends_after: int = 0, by: str = "KILL") 
 
 
 def receipts(name: str) -> int:
-    return (ConversionRecord(name).folder / "pieces").read_text().count("crc32c")
+    return len(list(record_of(name).path.glob("*/*-*.json")))
 
 
 def finish(name: str, kept: int, values: np.ndarray, *options: object) -> None:
@@ -98,12 +103,11 @@ def test_killed(name: str, values: np.ndarray) -> None:
         assert receipts(name) == kept
         assert not Path(name).exists()
         if name == "a.zarr":
-            on_disk = list(Path("a.zarr.part/target/c").glob("*/0"))
+            on_disk = list(Path("a.zarr.run").glob("*/target/c/*/0"))
             in_flight = 2 * usable_cores()
             assert kept < len(on_disk) <= kept + 1 + in_flight
             assert not list(Path().rglob("zarr.json"))
-    with open(f"{name}.part/pieces", "a") as file:
-        file.write('\n{"first": 9500, "stop": 100')  # torn as it was written
+    (next(Path(f"{name}.run").glob("*/target")).parent / "000000009500-000000010000.json").write_text('{"first": 9500')
     finish(name, kept, values)
 
 
@@ -116,7 +120,7 @@ def test_killed_at_the_very_end(name: str, where: str, values: np.ndarray, reque
     assert json.loads(done.stdout)["written"] == 0
     assert open_vectors(path)[:].tobytes() == values.tobytes()
     assert main(["compare", path]) == 0
-    assert [p.name for p in Path().glob("*.part")] == []
+    assert [p.name for p in Path().glob("*.run")] == []
 
 
 @pytest.mark.parametrize("options", [[], ["--force"]])
@@ -124,7 +128,7 @@ def test_killed_when_only_the_record_was_left(options: list[str], values: np.nda
     if options:
         assert convert("a.zarr", "--rows", "0:2000").returncode == 0
     assert convert("a.zarr", *options, ends_after=-2).returncode == -9
-    assert Path("a.zarr.part").is_dir()
+    assert Path("a.zarr.run").is_dir()
     refused = convert("a.zarr", "--fresh")
     assert (refused.returncode, "exists already" in refused.stderr) == (2, True)
     finish("a.zarr", PIECES, values)
@@ -151,10 +155,10 @@ def test_two_stores_of_one_name(bucket: str, values: np.ndarray) -> None:
     assert convert(urls[0], ends_after=8).returncode == -9
     other = convert(urls[1])
     assert (other.returncode, "--force replaces them" in other.stderr) == (2, True)
-    os.rename(ConversionRecord(urls[0]).folder, ConversionRecord(urls[1]).folder)  # as if the hashes were equal
+    os.rename(record_of(urls[0]).path, record_of(urls[1]).path)  # as if the hashes were equal
     other = convert(urls[1], "--force")
-    assert (other.returncode, "holds what another conversion has left" in other.stderr) == (2, True)
-    ConversionRecord(urls[1])._clear()
+    assert (other.returncode, "holds what another job has left" in other.stderr) == (2, True)
+    record_of(urls[1])._remove_files()
     other = convert(urls[1])
     assert (other.returncode, "--force replaces them" in other.stderr) == (2, True)
     assert open_vectors(urls[1])[:].tobytes() == (-values[:2000]).tobytes()
@@ -238,11 +242,12 @@ def test_no_worker_is_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         def submit(self, *task: object, **options: object) -> "Future[Any]":
             return Future()
 
-    monkeypatch.setattr(conversion, "_pool", lambda *_: nullcontext((Nobody(), lambda: 0)))
-    monkeypatch.setattr(conversion, "LOST_AFTER", 0.1)
-    monkeypatch.setattr(conversion, "LOOK_EVERY", 0.01)
+    feeder = Feeder(Nobody().submit, lambda: 0, lambda: None)
+    monkeypatch.setattr(Crew, "feeder", lambda *_: nullcontext(feeder))
+    monkeypatch.setattr(feed, "LOST_AFTER", 0.1)
+    monkeypatch.setattr(feed, "LOOK_EVERY", 0.01)
     assert main(["convert", "source.npy", "a.zarr"]) == 3
-    assert "no worker was there for" in capsys.readouterr().err
+    assert "no scheduler or fitting worker was there for" in capsys.readouterr().err
 
 
 def test_pieces_beside_a_failed_one_have_their_receipts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +264,8 @@ def test_pieces_beside_a_failed_one_have_their_receipts(monkeypatch: pytest.Monk
         return receipt
 
     monkeypatch.setattr(conversion, "write_piece", write)
-    monkeypatch.setattr(conversion, "usable_cores", lambda: (others + 1) // conversion.THREADS)
+    for module in (conversion, crew):
+        monkeypatch.setattr(module, "usable_cores", lambda: (others + 1) // crew.THREADS)
     cut = ["--shard-rows", str(PIECE), "--chunk-rows", "100", "--rows", f"0:{(others + 1) * PIECE}"]
     assert main(["convert", "source.npy", "a.zarr", *cut]) == 3
     assert receipts("a.zarr") == others
@@ -277,11 +283,11 @@ def test_remains_of_another_conversion_are_refused(values: np.ndarray) -> None:
     other = convert("a.zarr", "--dtype", "float32")
     assert other.returncode == 2
     assert other.stderr == (
-        "gpuknn: error: a.zarr.part: holds what another conversion has left (other: dtype); --fresh discards it\n"
+        "gpuknn: error: a.zarr.run: holds what another job has left (other: dtype); --fresh discards it\n"
     )
     os.utime("source.npy")
     changed = convert("a.zarr")
-    assert (changed.returncode, "a source, or gpuknn, was changed since" in changed.stderr) == (2, True)
+    assert (changed.returncode, "the files were changed since" in changed.stderr) == (2, True)
     finish("a.zarr", 0, values, "--fresh")
 
 
@@ -294,7 +300,7 @@ def test_files_beside_the_rows_are_known_again(name: str, values: np.ndarray) ->
     assert convert(*words, ends_after=4).returncode == -9
     os.utime({"queries": "queries.npy", "gold": "gold.h5"}[name], (1, 1))
     other = convert(*words)
-    assert (other.returncode, "a source, or gpuknn, was changed since" in other.stderr) == (2, True)
+    assert (other.returncode, "the files were changed since" in other.stderr) == (2, True)
     assert convert(*words, "--fresh").returncode == 0
 
 
@@ -309,48 +315,45 @@ def test_pieces_of_another_size_are_not_taken(monkeypatch: pytest.MonkeyPatch, v
 @pytest.mark.skipif(not find_spec("pyarrow"), reason="needs pyarrow")
 def test_parquet_is_on_disk_before_its_receipt(monkeypatch: pytest.MonkeyPatch) -> None:
     brought: set[tuple[int, int]] = set()
-    add, fsync = ConversionRecord.add, os.fsync
+    write, fsync = conversion.write_receipt, os.fsync
 
     def fsync_and_tell(handle: int) -> None:
         fsync(handle)
         brought.add((os.fstat(handle).st_ino, os.fstat(handle).st_size))
 
-    def check_and_add(self: ConversionRecord, piece: Piece) -> None:
-        status = os.stat(self.unfinished)
+    def check_and_write(folder: Path, *receipt: Any) -> None:
+        status = os.stat(folder / "target")
         assert (status.st_ino, status.st_size) in brought
-        add(self, piece)
+        write(folder, *receipt)
 
     monkeypatch.setattr(os, "fsync", fsync_and_tell)
-    monkeypatch.setattr(ConversionRecord, "add", check_and_add)
+    monkeypatch.setattr(conversion, "write_receipt", check_and_write)
     assert main(["convert", "source.npy", "a.parquet", "--quiet"]) == 0
 
 
 @pytest.mark.parametrize("kind", [InputError, RunError])
 def test_a_source_that_cannot_be_read_at_the_end(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written is kept."""
-    looks = iter(["as it was"])
 
-    def identity(_: object) -> str:
-        if (said := next(looks, None)) is None:
-            raise kind("s3://bucket: cannot be listed (timeout)")
-        return said
+    def state(_: object) -> str:
+        raise kind("s3://bucket: cannot be listed (timeout)")
 
-    monkeypatch.setattr(conversion, "file_identity", identity)
+    monkeypatch.setattr(conversion, "file_state", state)
     assert main(["convert", "source.npy", "a.npy"]) == 3
     assert receipts("a.npy") == 1
 
 
 def test_a_folder_of_somebody_else_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("a.npy.part").mkdir()
-    Path("a.npy.part/thesis.tex").write_text("precious")
+    Path("a.npy.run").mkdir()
+    Path("a.npy.run/thesis.tex").write_text("precious")
     for options in ([], ["--fresh"]):
         assert main(["convert", "source.npy", "a.npy", *options]) == 2
-        assert "is in the way and not of gpuknn's making" in capsys.readouterr().err
-    assert Path("a.npy.part/thesis.tex").read_text() == "precious"
+        assert "is not a run directory, it holds thesis.tex" in capsys.readouterr().err
+    assert Path("a.npy.run/thesis.tex").read_text() == "precious"
 
 
 def test_one_client_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
-    with ConversionRecord("a.npy").held("abc", {}, fresh=False):
+    with record_of("a.npy").held(Identity(8 * "abcd", {}, "a job", 1, {}), fresh=False):
         assert main(["convert", "source.npy", "a.npy"]) == 3
     assert "at work" in capsys.readouterr().err
 
@@ -419,26 +422,26 @@ def test_bad_sources_leave_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_source_cut_while_it_is_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    add = ConversionRecord.add
+    write = conversion.write_receipt
 
-    def add_and_cut(self: ConversionRecord, piece: object) -> None:
-        add(self, piece)  # type: ignore[arg-type]
+    def write_and_cut(*receipt: Any) -> None:
+        write(*receipt)
         os.truncate("source.npy", 5000)
 
-    monkeypatch.setattr(ConversionRecord, "add", add_and_cut)
+    monkeypatch.setattr(conversion, "write_receipt", write_and_cut)
     assert main(["convert", "source.npy", "a.zarr", "--shard-rows", "500", "--chunk-rows", "500"]) == 2
     assert "the file is truncated" in capsys.readouterr().err
     assert [p.name for p in Path().iterdir()] == ["source.npy"]
 
 
 def test_a_source_changed_while_it_is_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    add = ConversionRecord.add
+    write = conversion.write_receipt
 
-    def add_and_touch(self: ConversionRecord, piece: object) -> None:
-        add(self, piece)  # type: ignore[arg-type]
+    def write_and_touch(*receipt: Any) -> None:
+        write(*receipt)
         os.utime("source.npy", (1, 1))
 
-    monkeypatch.setattr(ConversionRecord, "add", add_and_touch)
+    monkeypatch.setattr(conversion, "write_receipt", write_and_touch)
     assert main(["convert", "source.npy", "a.zarr"]) == 3
     assert "was changed while it was converted" in capsys.readouterr().err
     assert not Path("a.zarr").exists()
@@ -448,4 +451,4 @@ def test_a_source_changed_while_it_is_read(monkeypatch: pytest.MonkeyPatch, caps
 def test_read_only_folder(capsys: pytest.CaptureFixture[str]) -> None:
     Path("closed").mkdir(mode=0o500)
     assert main(["convert", "source.npy", "closed/a.npy"]) == 2
-    assert "read-only" in capsys.readouterr().err
+    assert "Permission denied" in capsys.readouterr().err

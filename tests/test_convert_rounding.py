@@ -178,11 +178,11 @@ def test_scale_and_round_belong_to_the_conversion(
         raise OSError(5, "as if the disk had gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr("gpuknn.jobs.convert.conversion_record.ConversionRecord.publish", stop)
+        patch.setattr("gpuknn.storage.record.Record.publish", stop)
         assert main([*command, "127"]) == 3
     capsys.readouterr()
     assert main([*command, "126"]) == 2
-    assert "another conversion has left (other: scale)" in capsys.readouterr().err
+    assert "another job has left (other: scale)" in capsys.readouterr().err
     assert main([*command, "127", "--quiet"]) == 0
     with h5py.File("a.h5") as file:
         notes = json.loads(file.attrs["gpuknn"])

@@ -200,7 +200,7 @@ def test_a_run_killed_while_it_is_cleared_away_is_known_again(capsys: pytest.Cap
         assert code in (0, 130)
         assert Path("g.ibin").exists()
         if code == 130:
-            content, noted = Path("g.ibin").read_bytes(), Path("g.ibin.run/answer.json").exists()
+            content, noted = Path("g.ibin").read_bytes(), Path("g.ibin.run/finished.json").exists()
             assert main(words) == (0 if noted else 2)  # without the note nothing else was left of the run
             assert Path("g.ibin").read_bytes() == content
         assert not Path("g.ibin.run").exists()
@@ -217,23 +217,22 @@ def test_what_zarr_left_unfinished_is_not_published() -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpuknn.jobs.convert.conversion_record.ConversionRecord.publish", fail)
+        patch.setattr("gpuknn.storage.record.Record.publish", fail)
         assert main(["convert", "db.npy", "o.zarr", "--quiet"]) == 3
-    Path("o.zarr.part/target/zarr.deadbeef.partial").write_bytes(b"{")
+    next(Path("o.zarr.run").glob("*/target")).joinpath("zarr.deadbeef.partial").write_bytes(b"{")
     assert main(["convert", "db.npy", "o.zarr", "--quiet"]) == 0
     assert not list(Path("o.zarr").rglob("*.partial"))
     assert main(["convert", "db.npy", "o.zarr", "--quiet", "--force"]) == 0
 
 
 def test_a_conversion_killed_while_it_is_cleared_away_is_known_again() -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "gpuknn.jobs.convert.conversion_record._remove", lambda path: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
-        patch.setattr("gpuknn.jobs.convert.conversion_record.ConversionRecord.begin_anew", lambda _: None)
-        patch.setattr("gpuknn.jobs.convert.conversion_record.ConversionRecord._clear", lambda _: None)
+        patch.setattr("gpuknn.storage.record.shutil.rmtree", stop)
         assert main(["convert", "db.npy", "o.h5", "--quiet"]) == 130
     content = Path("o.h5").read_bytes()
     assert main(["convert", "db.npy", "o.h5", "--quiet"]) == 0
     assert Path("o.h5").read_bytes() == content
-    assert not Path("o.h5.part").exists()
+    assert not Path("o.h5.run").exists()

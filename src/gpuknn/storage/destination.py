@@ -12,14 +12,14 @@ ONE_ARRAY = re.compile(r"zarr\.json|\.zarray|\.zattrs|c(/\d+){0,2}|\d+\.\d+")
 """Names in a Zarr store of one matrix: no other folder is ever replaced."""
 
 
-def check_destination(destination: str, sources: Sequence[str], replace: bool, store: bool) -> None:
+def check_destination(destination: str, sources: Sequence[str], replace: bool, stores: bool) -> None:
     """Raise InputError if the destination cannot or should not be written; `sources` are read meanwhile.
 
-    `replace`: what is there may go.  `store`: a Zarr store is written, to a folder or a URL, not a file.
+    `replace`: what is there may go.  `stores`: the destination may be a Zarr store, in a folder or at a URL.
     """
     place = _place(destination)
     if is_url(destination):
-        if not store:
+        if not stores:
             raise InputError(f"{destination}: into an object store only Zarr is written, not to a URL; name a file")
         there = [stored.name for stored in listing(destination)]
         _refuse_sources(destination, place, sources)
@@ -36,7 +36,7 @@ def check_destination(destination: str, sources: Sequence[str], replace: bool, s
         raise InputError(f"{path.parent}: there is no such folder to write {path.name} to")
     _refuse_sources(destination, place, sources)
     if path.is_dir():
-        if not store:
+        if not stores:
             raise InputError(f"{path}: is not a file; name one")
         _refuse_others(destination, [stored.name for stored in listing(destination)])
     elif path.exists() and not path.is_file():

@@ -114,6 +114,11 @@ class Record:
         os.replace(target, destination)
         sync(destination.absolute().parent)
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a job to go on with."""
+        return bool(_read_manifest(self.path))
+
     def forget(self, claim: Claim) -> None:
         """Remove a job's results, and a target that is being written; the job stays claimed."""
         self._put_back()

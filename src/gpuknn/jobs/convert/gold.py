@@ -57,7 +57,7 @@ def convert_gold(job: Job, destination: str, replace: bool) -> Written:
     narrow = "float32" if target.name == "ann-benchmarks" else None  # as that suite keeps distances
     gold, error = _gold(job, choose_dtype(target, job.dtype or narrow, "", destination) or None)
     source = str(split_key(job.source)[0])
-    check_destination(destination, [source], replace, store=False)
+    check_destination(destination, [source], replace, stores=False)
     plain = {name: value for name, value in gold.said.items() if isinstance(value, str | int | float)}
     notes = plain | {"gpuknn": gpuknn.__version__, "converted_from": Path(source).name}
     gold = for_target(gold, target.name, job.source)

@@ -70,9 +70,10 @@ def plan_convert(
             raise InputError(
                 f"{option}: would change the rows and not {beside[0]}; convert each file by itself, then put together"
             )
-    record = _record(destination)
-    going_on = record.path.is_dir() and (is_url(destination) or not fresh)  # then what is there may be its own
-    check_destination(destination, [str(source.path), *beside], replace or going_on, kind.name == "zarr")
+    record = record_of(destination)
+    # Then what is there may be its own.
+    going_on = record.begun if is_url(destination) else record.path.is_dir() and not fresh
+    check_destination(destination, [str(source.path), *beside], replace or going_on, stores=True)
     ids = None if job.ignore_ids else rows_of(own_ids(source.ids), some)
     target = choose_target(kind, destination, rows.shape, rows.dtype, _wishes(job, ids), rows.bits)
     return Plan(job, destination, kind, rows, target, beside, crew, record, fresh, replace, command)
@@ -105,7 +106,7 @@ def _refuse_too_large(source: Vectors) -> None:
         )
 
 
-def _record(destination: str) -> Record:
+def record_of(destination: str) -> Record:
     """Beside the destination; of one in an object store in the working folder, with a hash of the URL in its name."""
     if not is_url(destination):
         path = Path(destination)

@@ -112,7 +112,7 @@ def plan_exact(job: Job, output: Path, crew: Crew, wishes: Wishes) -> Plan:
     if wishes.shard_rows is not None and wishes.shard_rows < 1:
         raise InputError(f"--shard-rows {wishes.shard_rows}: must be at least 1")
     resumes = _run_dir(output, wishes).is_dir() and not wishes.fresh  # then the output may be that run's own
-    check_destination(str(output), [job.database.path, job.queries.path], wishes.replace or resumes, store=False)
+    check_destination(str(output), [job.database.path, job.queries.path], wishes.replace or resumes, stores=False)
     check_outline(output, WRITERS[gold_format(output)], outline(job))
     kind = crew.workers.device.kind
     rates = None if job.metric is Metric.HAMMING else rates_for(kind, job.database, wishes.rates)
