@@ -102,7 +102,7 @@ EXACT = ["exact", "db.npy", "q.npy", "-o", "out.h5", "-k", "5"]
         ),
         (["exact", "o" * 300, "q.npy", "-o", "out.h5"], "cannot be read"),
         ([*EXACT, "--run-dir", "."], "is not a run directory, it holds"),
-        ([*EXACT, "--run-dir", "taken.h5"], "cannot be made"),
+        ([*EXACT, "--run-dir", "taken.h5"], "is in the way and no run directory"),
         ([*EXACT, "-o", "o" * 252], "cannot be written (File name too long)"),
         ([*EXACT, "-o", "nowhere/out.h5"], "there is no such folder"),
         ([*EXACT, "-o", "taken.h5"], "exists already; --force replaces it"),

@@ -239,10 +239,10 @@ def test_what_is_no_cluster(where: str, files: list[str], capsys: pytest.Capture
 
 
 def test_the_gpus_of_this_machine(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*files, "-o", "x.h5", "--cluster", "cuda", "--device", "cpu"]) == 2
-    assert "--cluster cuda: asks for this machine's GPUs" in capsys.readouterr().err
+    assert main([*files, "-o", "x.h5", "--cluster", "cuda"]) == 2
+    assert "--cluster cuda: is none of local, " in capsys.readouterr().err
     if not find_spec("cupy"):
-        assert main([*files, "-o", "x.h5", "--cluster", "cuda"]) == 2
+        assert main([*files, "-o", "x.h5", "--device", "cuda"]) == 2
         assert "--device cuda: CuPy is not installed" in capsys.readouterr().err
 
 
@@ -353,14 +353,12 @@ LOSES_A_CLIENT = """
 import logging
 import sys
 
-from gpuknn.engine.cpu.device import CpuDevice
-from gpuknn.workers.cluster import cluster
-from gpuknn.workers.workers import Workers
+from gpuknn.workers.crew import Wanted, hired
 
 if __name__ == "__main__":
     log = logging.getLogger("distributed.scheduler")
     log.critical("before")
-    with cluster(sys.argv[1], Workers(1, 1, CpuDevice(1))):
+    with hired(Wanted(sys.argv[1], "cpu")) as crew, crew.client(1):
         log.critical("meanwhile")
 """
 

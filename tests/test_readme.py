@@ -39,7 +39,7 @@ def readme_commands() -> list[str]:
 def help_commands() -> dict[str, list[str]]:
     """Of the examples at the end of each command's help."""
     commands = argparse.ArgumentParser().add_subparsers()
-    for command in cli.COMMANDS:
+    for command in cli.verbs():
         command.add_parser(commands)
     return {name: re.findall(r"^  (gpuknn .*)$", p.epilog or "", re.MULTILINE) for name, p in commands.choices.items()}
 

@@ -6,6 +6,7 @@ import signal
 import sys
 from importlib import import_module
 from pkgutil import iter_modules
+from types import ModuleType
 from typing import NoReturn
 
 import gpuknn.cli
@@ -33,10 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Parser(prog="gpuknn", description=DESCRIPTION, epilog=EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"gpuknn {gpuknn.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for module in iter_modules(gpuknn.cli.__path__):
-        command = import_module(f"gpuknn.cli.{module.name}")
-        if hasattr(command, "add_parser"):  # others are what commands share
-            command.add_parser(commands)
+    for command in verbs():
+        command.add_parser(commands)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     chosen, code = argparse.Namespace(), 3
     try:
@@ -62,6 +61,12 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _say(chosen, "interrupted; what is finished is kept, the same command goes on from there", 130)
     return code
+
+
+def verbs() -> list[ModuleType]:
+    """The modules of this room that are a command each; the others are what commands share."""
+    every = (import_module(f"gpuknn.cli.{module.name}") for module in iter_modules(gpuknn.cli.__path__))
+    return [module for module in every if hasattr(module, "add_parser")]
 
 
 def _say(chosen: argparse.Namespace, line: str, code: int) -> int:

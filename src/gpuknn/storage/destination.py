@@ -20,7 +20,7 @@ def check_destination(destination: str, sources: Sequence[str], replace: bool, s
     place = _place(destination)
     if is_url(destination):
         if not stores:
-            raise InputError(f"{destination}: into an object store only Zarr is written, not to a URL; name a file")
+            raise InputError(f"{destination}: is written to a file of this machine, not to a URL; name a file")
         there = [stored.name for stored in listing(destination)]
         _refuse_sources(destination, place, sources)
         if there and not replace:
@@ -31,7 +31,7 @@ def check_destination(destination: str, sources: Sequence[str], replace: bool, s
     if not path.name:
         raise InputError(f"{destination or 'DST'}: is no name for a file")
     if re.match(r"[a-z0-9]+:/", destination):
-        raise InputError(f"{destination}: is neither a file of this machine nor a URL; name a file")
+        raise InputError(f"{destination}: is written to a file of this machine, not to a URL; name a file")
     if not Path(place.parent).is_dir():
         raise InputError(f"{path.parent}: there is no such folder to write {path.name} to")
     _refuse_sources(destination, place, sources)
@@ -65,9 +65,14 @@ def _refuse_sources(destination: str, place: PurePath, sources: Sequence[str]) -
     for source in sources:
         origin = _place(source)
         if place.is_relative_to(origin) or origin.is_relative_to(place):
-            raise InputError(
-                f"{destination}: is, holds or lies in {source}, an input of this very command; name another output"
+            near = (
+                "is"
+                if place == origin
+                else f"holds {source},"
+                if origin.is_relative_to(place)
+                else f"lies in {source},"
             )
+            raise InputError(f"{destination}: {near} an input of this very command; name another output")
 
 
 def _refuse_others(destination: str, names: Sequence[str]) -> None:

@@ -79,6 +79,19 @@ class Record:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @classmethod
+    def beside(cls, destination: Path) -> "Record":
+        """That of a job that writes to `destination`."""
+        return cls(destination.with_name(f"{destination.name}.run") if destination.name else destination)
+
+    @property
+    def exists(self) -> bool:
+        """Whether a job has left something, or is at work."""
+        try:
+            return self.path.is_dir()
+        except (OSError, ValueError):  # no name for a file
+            return False
+
     @contextlib.contextmanager
     def held(self, job: Identity, fresh: bool, say: Callable[[str], None] = lambda _: None) -> Iterator[Claim]:
         """Make or take over the folder for a job; no other client may work on it meanwhile.

@@ -72,7 +72,7 @@ def plan_convert(
             )
     record = record_of(destination)
     # Then what is there may be its own.
-    going_on = record.begun if is_url(destination) else record.path.is_dir() and not fresh
+    going_on = record.begun if is_url(destination) else record.exists and not fresh
     check_destination(destination, [str(source.path), *beside], replace or going_on, stores=True)
     ids = None if job.ignore_ids else rows_of(own_ids(source.ids), some)
     target = choose_target(kind, destination, rows.shape, rows.dtype, _wishes(job, ids), rows.bits)
@@ -109,8 +109,7 @@ def _refuse_too_large(source: Vectors) -> None:
 def record_of(destination: str) -> Record:
     """Beside the destination; of one in an object store in the working folder, with a hash of the URL in its name."""
     if not is_url(destination):
-        path = Path(destination)
-        return Record(path.with_name(f"{path.name}.run") if path.name else path)
+        return Record.beside(Path(destination))
     url = destination.rstrip("/")
     return Record(Path(f"{url.rpartition('/')[2]}.{digest(url.encode())[:8]}.run"))
 

@@ -71,7 +71,7 @@ class Plan:
     @property
     def record(self) -> Record:
         """Where finished shards are kept."""
-        return Record(_run_dir(self.output, self.wishes))
+        return _record(self.output, self.wishes)
 
     @property
     def passes(self) -> int:
@@ -111,7 +111,7 @@ def plan_exact(job: Job, output: Path, crew: Crew, wishes: Wishes) -> Plan:
     """
     if wishes.shard_rows is not None and wishes.shard_rows < 1:
         raise InputError(f"--shard-rows {wishes.shard_rows}: must be at least 1")
-    resumes = _run_dir(output, wishes).is_dir() and not wishes.fresh  # then the output may be that run's own
+    resumes = _record(output, wishes).exists and not wishes.fresh  # then the output may be that run's own
     check_destination(str(output), [job.database.path, job.queries.path], wishes.replace or resumes, stores=False)
     check_outline(output, WRITERS[gold_format(output)], outline(job))
     kind = crew.workers.device.kind
@@ -144,8 +144,8 @@ def outline(job: Job) -> Outline:
     return Outline((len(job.queries), job.k), highest, np.dtype(job.dists), own_id, job.query_ids is not None)
 
 
-def _run_dir(output: Path, wishes: Wishes) -> Path:
-    return wishes.run_dir or output.with_name(output.name + ".run")
+def _record(output: Path, wishes: Wishes) -> Record:
+    return Record(wishes.run_dir) if wishes.run_dir else Record.beside(output)
 
 
 def _cut_for(crew: Crew, job: Job, output: Path, wishes: Wishes, rates: Rates | None) -> Plan:
