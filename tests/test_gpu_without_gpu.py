@@ -3,7 +3,6 @@
 tests/gpu/README.md says what each of them can find.
 """
 
-import json
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
+from gpuknn.engine.cuda import table
 from tests.gpu import tools
 
 pytestmark = pytest.mark.skipif(not tools.TOOLS.exists(), reason="needs shared/cuda-on-cpu, beside the repository")
@@ -23,29 +23,19 @@ def host_build() -> str:
     return tools.host_build()
 
 
-@pytest.fixture(scope="module")
-def signatures(host_build: str) -> dict[str, str]:
-    """The launch table; its module imports CuPy."""
-    program = "import json; from gpuknn.engine.cuda import kernels; print(json.dumps(kernels.SIGNATURES))"
-    environment = tools.with_paths(host_build)
-    done = subprocess.run([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, check=True)
-    table: dict[str, str] = json.loads(done.stdout)
-    return table
-
-
 @pytest.mark.parametrize(
     ("seed", "settings"),
     [(1, {"STREAMS": "late"}), (2, {"DEVICES": "2"})],
     ids=["one device, streams as late as they may", "two devices, streams in random order"],
 )
-def test_on_the_host_build(seed: int, settings: dict[str, str], host_build: str, signatures: dict[str, str]) -> None:
+def test_on_the_host_build(seed: int, settings: dict[str, str], host_build: str) -> None:
     launched, _ = run_gpu_tests("", host_build, SEED=str(seed), **settings)
-    assert launched == set(signatures)
+    assert launched == set(table.SIGNATURES)
 
 
-def test_on_the_host_build_with_little_memory(host_build: str, signatures: dict[str, str]) -> None:
+def test_on_the_host_build_with_little_memory(host_build: str) -> None:
     launched, refused = run_gpu_tests("test_cuda_answers.py", host_build, SEED="3", MEMORY="2M")
-    assert launched == set(signatures)
+    assert launched == set(table.SIGNATURES)
     assert refused > 0
 
 
@@ -59,17 +49,23 @@ def run_gpu_tests(which: str, host_build: str, **settings: str) -> tuple[set[str
     return set(launched.split()), int(refused)
 
 
-def test_kernels_under_sanitizers(tmp_path: Path, signatures: dict[str, str]) -> None:
-    done = tools.sanitize(tools.KERNELS, tmp_path, "--seeds", "2")
+def test_kernels_under_sanitizers(tmp_path: Path) -> None:
+    done = tools.sanitize(table.source(), tmp_path, "--seeds", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     ran = [line.split() for line in done.stdout.splitlines()]
-    assert {(name, mode) for name, mode, _ in ran} == {
-        (name, mode) for name in signatures for mode in ("plain", "thread", "address")
+    assert {(name.removeprefix("flat_"), mode) for name, mode, _ in ran} == {
+        (name, mode) for name in table.SIGNATURES for mode in ("plain", "thread", "address")
     }
 
 
-def test_kernels_compiled_by_nvrtc(signatures: dict[str, str]) -> None:
-    done = tools.check_kernels(tools.KERNELS)
+def test_kernels_compiled_by_nvrtc(tmp_path: Path) -> None:
+    # NVRTC's own word for what `offsetof` is made of.
+    layouts = "".join(
+        f'static_assert((u64)__INTADDR__(&(({name}*)0)->{field}) == {offset}, "{name}.{field}");\n'
+        for name, layout in table.LAYOUTS.items()
+        for field, (_, offset, *_) in (layout.fields or {}).items()
+    )
+    done = tools.check_kernels(table.source() + layouts, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     sizes, spills = {}, {}
     for name, parameters, *compiled in re.findall(
@@ -78,8 +74,8 @@ def test_kernels_compiled_by_nvrtc(signatures: dict[str, str]) -> None:
         sizes[name] = [int(size) for size in parameters.split()]
         spills[name] = [line.split(", ")[1] for line in compiled]
     expected = {
-        name: [8 if type_.startswith("*") else np.dtype(type_).itemsize for type_ in types.split()]
-        for name, types in signatures.items()
+        name: [8 if "*" in type_ else (table.LAYOUTS.get(type_) or np.dtype(type_)).itemsize for type_ in types.split()]
+        for name, types in table.SIGNATURES.items()
     }
     assert sizes == expected
     assert all(each == ["0 B spilled"] * 3 for each in spills.values()), spills

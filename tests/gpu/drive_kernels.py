@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from gpuknn.engine.bound import ROUNDING, Filter, Halved, filter_for
 from gpuknn.engine.metric import Metric, summation_leaves
+from tests.gpu.tools import flat_parameters
 
 BLOCK = (256,)
 Launch = tuple[str, tuple[int, ...], tuple[int], tuple, Callable[..., bool | None]]
@@ -34,6 +36,11 @@ SETTLED = [
     ("int8", Metric.IP, 16, False),
     ("uint64", Metric.HAMMING, 1, True),
 ]
+
+SETTLE_CHANGES = (
+    *("Found_threshold", "Found_held", "Found_score", "Found_row"),
+    *("Kept_dists", "Kept_ids", "Kept_filled"),
+)
 
 
 def random_rows(rng: np.random.Generator, n: int, d: int, dtype: str, ties: bool = False) -> np.ndarray:
@@ -179,16 +186,24 @@ def settle(rng: np.random.Generator, dtype: str, metric: Metric, d: int, most: i
     threshold[full] = proven_score(dists[full, -1], filter_.to_score[full])
 
     wide = np.ascontiguousarray(queries, np.float64) if metric is not Metric.HAMMING else np.zeros((nq, d))
-    arguments = (
-        *(on_device(rows), norms, filter_.bias, filter_.error, np.int64(d), np.int64(before), wide, query_norms),
-        *(filter_.to_score, filter_.slack, np.int64(nq), np.int64(k), np.int32(list(Metric).index(metric))),
-        *(np.int32(single), np.float64(ROUNDING), *leaves_of(d), np.int64(most), np.int64(room), threshold, held),
-        *(score, row, np.zeros((nq, room)), dists, ids, filled, np.zeros((nq, k)), np.zeros((nq, k), np.int64)),
-        np.zeros(2, np.uint64),
-    )
-    before_launch = threshold, held, score, row, dists, ids, filled
-    check = partial(check_settled, [x.copy() for x in before_launch], stored, filter_, before, k, most)
-    return f"settle_{dtype}", (3,), BLOCK, arguments, check
+    spare = {"spare_dists": np.zeros((nq, k)), "spare_ids": np.zeros((nq, k), np.int64)}
+    values: dict[str, dict[str, Any]] = {
+        "Epoch": {"norms": norms, "bias": filter_.bias, "error": filter_.error, "d": d, "first": before},
+        "Kept": {"queries": wide, "norms": query_norms, "to_score": filter_.to_score, "slack": filter_.slack, "nq": nq}
+        | {"k": k, "dists": dists, "ids": ids, "filled": filled}
+        | spare,
+        "Found": {"threshold": threshold, "held": held, "score": score, "row": row, "exact": np.zeros((nq, room))}
+        | {"room": room, "sums": np.zeros(2, np.uint64)},
+        "Rule": dict(zip(("leaves", "leaf_count"), leaves_of(d), strict=True))
+        | {"metric": list(Metric).index(metric), "single": single, "rounding": ROUNDING},
+    }
+    flat = {f"{struct}_{field}": value for struct, fields in values.items() for field, value in fields.items()}
+    parameters = flat_parameters(f"settle_{dtype}")
+    flat |= {parameters[0][0]: on_device(rows), parameters[-1][0]: most}
+    arguments = tuple(flat[name] if "*" in type_ else np.dtype(type_).type(flat[name]) for name, type_ in parameters)
+    given = [flat[name].copy() for name in SETTLE_CHANGES]
+    check = partial(check_settled, [name for name, _ in parameters], given, stored, filter_, before, k, most)
+    return f"flat_settle_{dtype}", (3,), BLOCK, arguments, check
 
 
 def upper_bounds(rng: np.random.Generator, dists: np.ndarray, filter_: Filter) -> np.ndarray:
@@ -199,10 +214,19 @@ def upper_bounds(rng: np.random.Generator, dists: np.ndarray, filter_: Filter) -
 
 
 def check_settled(
-    given: list[np.ndarray], stored: np.ndarray, filter_: Filter, before: int, k: int, most: int, *arguments: np.ndarray
+    names: list[str],
+    given: list[np.ndarray],
+    stored: np.ndarray,
+    filter_: Filter,
+    before: int,
+    k: int,
+    most: int,
+    *arguments: np.ndarray,
 ) -> None:
     """What is left and what was found, query by query, from what was `given`."""
-    threshold, held, score, row, _, dists, ids, filled, _, _, sums = arguments[-11:]
+    after = dict(zip(names, arguments, strict=True))
+    threshold, held, score, row, dists, ids, filled = (after[name] for name in SETTLE_CHANGES)
+    sums = after["Found_sums"]
     refined, share = 0, 0.0
     for q, (limit, n, scores, rows, kept, kept_ids, so_far) in enumerate(zip(*given, strict=True)):
         scores, rows, kept, kept_ids = scores[:n], rows[:n], kept[:so_far], kept_ids[:so_far]

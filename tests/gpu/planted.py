@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from gpuknn.engine.cuda import table
 from tests.gpu import tools
 
 CONTROL = "control: only a comment"
@@ -72,9 +73,11 @@ BUGS = {
         "        return error\n\n\ndef float32_error",
         "        return 0 * error\n\n\ndef float32_error",
     ),
-    "table: i4 for i8": ("cuda/kernels.py", '"*u8 *u8 i8 i8 i8 *f4"', '"*u8 *u8 i8 i4 i8 *f4"'),
-    "table: i8 for i4": ("cuda/kernels.py", '" i8 i8 *i8 i4 *f8"', '" i8 i8 *i8 i8 *f8"'),
-    "table: f4 for f8": ("cuda/kernels.py", '"*f8 *i4 *f8 *f8 i8 i8 f8', '"*f8 *i4 *f8 *f8 i8 i8 f4'),
+    "table: i4 for i8": ("cuda/table.py", '"*u8 *u8 i8 i8 i8 *f4"', '"*u8 *u8 i8 i4 i8 *f4"'),
+    "table: i8 for i4": ("cuda/table.py", '" i8 i8 *i8 i4 *f8"', '" i8 i8 *i8 i8 *f8"'),
+    "table: f4 for f8": ("cuda/table.py", '"*f8 *i4 *f8 *f8 i8 i8 f8', '"*f8 *i4 *f8 *f8 i8 i8 f4'),
+    "table: f4 for f8 in a struct": ("cuda/table.py", '"Epoch": "norms:*f8', '"Epoch": "norms:*f4'),
+    "table: structs are packed": ("cuda/table.py", "align=True", "align=False"),
     "waits: neither host nor compute stream waits for an upload": (
         "cuda/device.py",
         "        slot.loaded.synchronize()  # the host needs the norms\n"
@@ -121,7 +124,7 @@ def complaint(site: str, name: str, work: Path) -> str:
         raise SystemExit(f"{name}: {file} no longer holds {old!r}")
     planted.write_text(text.replace(old, new, 1))
     for mode in ("plain", "thread", "address") if file == "cuda/kernels.cu" else ():
-        done = tools.sanitize(planted, work, "--seeds", "2", "--modes", mode)
+        done = tools.sanitize(table.structs() + planted.read_text(), work, "--seeds", "2", "--modes", mode)
         for line in done.stdout.splitlines():
             kernel, _, what = line.split(maxsplit=2)
             if what != "ok":

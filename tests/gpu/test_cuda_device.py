@@ -149,11 +149,19 @@ def test_a_violated_bound_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         search_on_gpu(*hostile_rows(), 1, "ip")
 
 
-def test_candidates_without_room_are_noticed(rng: np.random.Generator) -> None:
+class Narrow(cuda._Room):
+    """None is known to be far before all 200 are scored, so 50 of each query are lost."""
+
+    def __init__(self, *sizes: Any) -> None:
+        super().__init__(*sizes)
+        self.room = 150
+
+
+def test_candidates_without_room_are_noticed(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "_Room", Narrow)
     rows, queries = random_rows(rng, 200, 16, "float16"), random_rows(rng, 5, 16, "float16")
     with cuda.open_cuda().begin(Search(queries, 10, Metric.IP, np.dtype("float32")), rows.dtype) as state:
         state.epochs(range(200))
-        state._pool.room = 150  # none is known to be far before all are scored, so 50 of each query are lost
         buffer = state.buffer(0)
         buffer[:] = rows
         state.feed(buffer, 0)
@@ -213,6 +221,22 @@ def test_arguments_a_kernel_takes() -> None:
             kernels.launch("hamming_scores", (1, 1), array, *arguments[1:])
 
 
+def test_structs_that_kernels_take() -> None:
+    leaves = cp.zeros((1, 2), np.int64)
+    values = {"leaves": leaves, "leaf_count": 1, "metric": 2, "single": True, "rounding": 0.5, "more": None}
+    rule = cuda_kernels.fill("Rule", values)
+    assert rule.value.item() == (leaves.data.ptr, 1, 2, 1, 0.5)
+    assert cuda_kernels.fill("Rule", values | {"leaves": None}).value["leaves"] == 0
+    for array in (leaves.astype(np.int32), cp.zeros((3, 4), np.int64)[:, ::2], leaves.get(), 7):
+        with pytest.raises(TypeError, match=r"Rule\.leaves: expected a contiguous array of int64"):
+            cuda_kernels.fill("Rule", values | {"leaves": array})
+    with pytest.raises(KeyError, match="rounding"):
+        cuda_kernels.fill("Rule", {name: value for name, value in values.items() if name != "rounding"})
+    for wrong in (rule, rule.value, None):
+        with pytest.raises(TypeError, match="settle_float32: expected a struct of norms, bias, error, d, first"):
+            cuda_kernels.Kernels().launch("settle_float32", (1,), None, wrong, rule, rule, rule, 0)
+
+
 @two_devices
 def test_workers_count_gpus_round() -> None:
     gpus = cuda.open_all()
@@ -224,3 +248,6 @@ def test_arrays_of_another_device_are_refused() -> None:
     arguments = arguments_of_hamming_scores()
     with cp.cuda.Device(1), pytest.raises(TypeError, match="lies on device 0, the kernel runs on 1"):
         cuda_kernels.Kernels().launch("hamming_scores", (1, 1), *arguments)
+    epoch = cuda_kernels.fill("Epoch", {"norms": None, "bias": None, "error": None, "d": 1, "first": 0})
+    with cp.cuda.Device(1), pytest.raises(TypeError, match="a struct lies on device 0, the kernel runs on 1"):
+        cuda_kernels.Kernels().launch("settle_float32", (1,), None, epoch, epoch, epoch, epoch, 0)

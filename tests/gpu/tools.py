@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from gpuknn.engine.cuda import table
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-KERNELS = ROOT / "src/gpuknn/exact/kernels.cu"
 DRIVER = HERE / "drive_kernels.py"
 TOOLS = ROOT.parent / "shared/cuda-on-cpu"
 
@@ -35,8 +36,10 @@ def with_paths(*folders: str | Path, **settings: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path), **settings}
 
 
-def sanitize(kernels: Path, work: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def sanitize(source: str, work: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run the driver's launches; `work` is a folder for a copy of the tool."""
+    kernels = work / "flat.cu"
+    kernels.write_text(source + flat_kernels())
     tool = work / "cuda-on-cpu"
     if not tool.exists():
         shutil.copytree(TOOLS, tool, copy_function=shutil.copyfile)
@@ -49,7 +52,34 @@ def sanitize(kernels: Path, work: Path, *options: str) -> subprocess.CompletedPr
     return subprocess.run(command, env=with_paths(), capture_output=True, text=True)
 
 
-def check_kernels(kernels: Path) -> subprocess.CompletedProcess[str]:
+def flat_kernels() -> str:
+    """For each kernel that takes structs, one that takes their fields: `sanitize` passes arrays and numbers only."""
+    made = []
+    for name, types in table.SIGNATURES.items():
+        if "Kept" in types:
+            declared = ", ".join(f"{table.c_type(type_)} {each}" for each, type_ in flat_parameters(name))
+            given = ", ".join(
+                f"{{{', '.join(f'{type_}_{field}' for field in table.FIELDS[type_])}}}"
+                if type_ in table.FIELDS
+                else type_.strip("*")
+                for type_ in types.split()
+            )
+            made.append(f'extern "C" __global__ void flat_{name}({declared}) {{ {name}({given}); }}\n')
+    return "".join(made)
+
+
+def flat_parameters(kernel: str) -> list[tuple[str, str]]:
+    """Name and type of each: of structs STRUCT_FIELD for every field, of others the name is the type's."""
+    return [
+        (f"{type_}_{field}" if field else type_.strip("*"), of_field)
+        for type_ in table.SIGNATURES[kernel].split()
+        for field, of_field in table.FIELDS.get(type_, {"": type_}).items()
+    ]
+
+
+def check_kernels(source: str, work: Path) -> subprocess.CompletedProcess[str]:
     """Compile the kernels with NVRTC."""
+    kernels = work / "kernels.cu"
+    kernels.write_text(source)
     environment = {**os.environ, "PYTHON": sys.executable}
     return subprocess.run([TOOLS / "check-kernels", kernels], env=environment, capture_output=True, text=True)

@@ -22,7 +22,7 @@ def merge(parts: Sequence[Neighbors], k: int) -> Neighbors:
     Every id of a part is lower than those of the next, and within a part equal distances stand in the order of
     their ids: so where distances are equal the earlier part's come first.
     """
-    from gpuknn.engine.cpu.merge_kernel import merge_two  # here: Numba is not needed to read a file
+    from gpuknn.engine.cpu.kernels import merge_two  # here: Numba is not needed to read a file
 
     merged = parts[0]
     for later in parts[1:]:

@@ -1,6 +1,6 @@
 """The Numba kernels of the CPU device: sums in the documented order, widening, selection, refinement, merging.
 
-Every kernel is single-threaded and releases the GIL: the device runs one per core (`cpu.py` says why).
+Every kernel is single-threaded and releases the GIL: the device runs one per core (`device.py` says why).
 float16 rows arrive as their bits, `uint16`, because Numba has no float16 arithmetic on the CPU.  All kernels are in
 this one file, because Numba's cache notices a change of the calling kernel's file only.
 """
@@ -601,3 +601,24 @@ def _merge(i: int, dists: np.ndarray, ids: np.ndarray, order: np.ndarray, kept: 
                 kept.dists[i, place] = dists[new]
                 kept.ids[i, place] = ids[new]
             b -= 1
+
+
+@kernel
+def merge_two(
+    ids: np.ndarray,
+    dists: np.ndarray,
+    later_ids: np.ndarray,
+    later_dists: np.ndarray,
+    out_ids: np.ndarray,
+    out_dists: np.ndarray,
+) -> None:
+    """Fill out_ids and out_dists (nq, k) with the k nearest of both; of equal distances those of `ids` come first."""
+    for i in range(len(out_ids)):
+        a = b = 0
+        for j in range(out_ids.shape[1]):
+            if b == later_ids.shape[1] or (a < ids.shape[1] and dists[i, a] <= later_dists[i, b]):
+                out_ids[i, j], out_dists[i, j] = ids[i, a], dists[i, a]
+                a += 1
+            else:
+                out_ids[i, j], out_dists[i, j] = later_ids[i, b], later_dists[i, b]
+                b += 1

@@ -35,7 +35,7 @@ from cupy.cuda import device as cupy_device
 from cupy_backends.cuda.libs import cublas
 
 from gpuknn.engine.bound import ROUNDING, Filter, Halved, filter_for
-from gpuknn.engine.cuda.kernels import THREADS, Kernels
+from gpuknn.engine.cuda.kernels import THREADS, Kernels, Struct, fill
 from gpuknn.engine.device import Certificate, Search
 from gpuknn.engine.metric import Metric, summation_leaves
 from gpuknn.engine.neighbors import Neighbors
@@ -189,8 +189,19 @@ class CudaScan:
         self._slots: list[_Slot] = []
         self._pool: Any = None
         self._row_factor: Any = None
+        self._state: tuple[Struct, ...] = ()
         with self._compute:
             self._device_leaves = cp.asarray(self._leaves)
+            self._rule = fill(
+                "Rule",
+                {
+                    "leaves": self._device_leaves,
+                    "leaf_count": len(self._leaves),
+                    "metric": list(Metric).index(search.metric),
+                    "single": search.dists == np.float32,
+                    "rounding": ROUNDING,
+                },
+            )
             itself = np.full(nq, -1) if search.first_id is None else search.first_id + np.arange(nq)
             self._itself = cp.asarray(itself)
             self._floor = cp.asarray(np.full(nq, np.inf) if search.floor is None else search.floor)
@@ -286,6 +297,8 @@ class CudaScan:
             self._compute.synchronize()
             cp.get_default_memory_pool().free_all_blocks()
             return False
+        of_queries = {"queries": None if self._hamming else self._queries, "norms": self._query_norms, "nq": nq, "k": k}
+        self._state = fill("Kept", vars(self._pool) | of_queries), fill("Found", vars(self._pool)), self._rule
         self._copy.wait_event(self._compute.record())  # the slots' memory was the compute stream's until here
         return True
 
@@ -396,16 +409,10 @@ class CudaScan:
         _product(self._low_queries, rows, out)
 
     def _settle(self, slot: _Slot, rows: Any, first: int, bias: Any, error: Any, most: int) -> None:
-        pool, search, (nq, d) = self._pool, self._search, self._search.queries.shape
-        rows, queries = (None, None) if self._hamming else (rows, self._queries)
-        self._kernels.launch(
-            f"settle_{self._row_type.name}",
-            (min(nq, 2**16),),
-            *(rows, slot.norms, bias, error, d, first, queries, self._query_norms, pool.to_score, pool.slack),
-            *(nq, search.k, list(Metric).index(search.metric), search.dists == np.float32, ROUNDING),
-            *(self._device_leaves, len(self._leaves), most, pool.room, pool.threshold, pool.held, pool.score),
-            *(pool.row, pool.exact, pool.dists, pool.ids, pool.filled, pool.spare_dists, pool.spare_ids, pool.sums),
-        )
+        of_rows = {"norms": slot.norms, "bias": bias, "error": error, "d": rows.shape[1], "first": first}
+        grid = (min(len(self._queries), 2**16),)
+        arguments = None if self._hamming else rows, fill("Epoch", of_rows), *self._state, most
+        self._kernels.launch(f"settle_{self._row_type.name}", grid, *arguments)
 
 
 def _product(queries: Any, rows: Any, out: Any) -> None:

@@ -1,8 +1,10 @@
 // The CUDA kernels of the GPU device: sums in the documented order, selection, refinement, merging.
 //
-// They are the CPU's kernels (cpu_kernels.py) once more, and give the same bits: float64 sums are made in the order that
-// metric.py documents, with operations that the compiler may not contract.  cuda.py says how they are launched; the
+// They are the CPU's kernels (cpu/kernels.py) once more, and give the same bits: float64 sums are made in the order that
+// metric.py documents, with operations that the compiler may not contract.  device.py says how they are launched; the
 // reasons behind thresholds, bias and slack are in bound.py.  No #include: NVRTC needs no CUDA headers then.
+//
+// table.py puts the structs Epoch, Kept, Found and Rule before this file.
 //
 // A kernel may be launched with any grid and any whole number of warps.  Where atomics decide an order, what comes of it
 // is sorted by (distance, row) before it counts.
@@ -94,7 +96,7 @@ extern "C" __global__ void begin_epoch(const double* dists, const int* filled, c
 }
 
 // Append the rows of a tile whose upper bound passes.  scores (nq, t) of the rows from `start` of the epoch on, each
-// still to be multiplied by its row's `scale`; grid (nq, any).  There is always room (cuda.py); `lost` says if not.
+// still to be multiplied by its row's `scale`; grid (nq, any).  There is always room (device.py); `lost` says if not.
 extern "C" __global__ void select_passing(const float* scores, i64 nq, i64 t, i64 start, const float* scale, const float* bias,
                                   const float* threshold, const i64* itself, i64 epoch_first, i64 room, int* held,
                                   float* score, int* row, u64* lost) {
@@ -257,36 +259,31 @@ __device__ int merge(const Query& query, i64 k, i64 epoch_first, double* dists, 
   return (int)total;
 }
 
-struct Bits {};  // stands for the rows under hamming, of which only scores are needed
-
 template <class T>
-__device__ double distance(int metric, const T* row, const double* query, double norms, i64 d, const i64* leaves,
-                           int leaf_count, int lane) {
-  double total = sum_of_terms(metric == L2, row, query, leaves, leaf_count, lane);
-  if (metric == L2) return total;
-  if (metric == IP) return -total;
+__device__ double distance(Rule rule, const T* row, const double* query, double norms, int lane) {
+  double total = sum_of_terms(rule.metric == L2, row, query, rule.leaves, rule.leaf_count, lane);
+  if (rule.metric == L2) return total;
+  if (rule.metric == IP) return -total;
   return __dadd_rn(1.0, -(total / sqrt(norms)));
 }
-template <>
-__device__ double distance(int, const Bits*, const double*, double, i64, const i64*, int, int) { return 0; }
+template <>  // sketches: a score is a distance
+__device__ double distance(Rule, const u64*, const double*, double, int) { return 0; }
 
 // For every query that holds more than `most` candidates: cut them; where still more than `most` are left, refine them
 // and take them into the state.  A block is at one query at a time.
 template <class T>
-__device__ void settle(const T* rows, const double* norms, const float* bias, const float* error, i64 d, i64 epoch_first,
-                       const double* queries, const double* query_norms, const double* to_score, const float* slack,
-                       i64 nq, i64 k, int metric, bool single, double rounding, const i64* leaves, int leaf_count,
-                       i64 most, i64 room, float* threshold, int* held, float* score, int* row, double* exact,
-                       double* dists, i64* ids, int* filled, double* spare_dists, i64* spare_ids, u64* sums) {
+__device__ void settle(const T* rows, Epoch epoch, Kept kept, Found found, Rule rule, i64 most) {
   __shared__ u64 used;  // the largest share of the proven error, as the bits of a double >= 0
-  for (i64 q = blockIdx.x; q < nq; q += gridDim.x) {
-    Query query = {dists + q * k, ids + q * k, filled[q], score + q * room, row + q * room, exact + q * room,
-                   (int)min((i64)held[q], room), to_score + 3 * q, slack[q]};
+  i64 d = epoch.d, k = kept.k, room = found.room;
+  for (i64 q = blockIdx.x; q < kept.nq; q += gridDim.x) {
+    Query query = {kept.dists + q * k,    kept.ids + q * k,    kept.filled[q],
+                   found.score + q * room, found.row + q * room, found.exact + q * room,
+                   (int)min((i64)found.held[q], room), kept.to_score + 3 * q, kept.slack[q]};
     __syncthreads();  // all have read held and filled
     if (query.n <= most) continue;
-    float limit = threshold[q];
+    float limit = found.threshold[q];
     if (query.filled + query.n >= k) {
-      limit = fmaxf(limit, kth_proven(query, k, rounding));
+      limit = fmaxf(limit, kth_proven(query, k, rule.rounding));
       query.n = compact<false>(query, [&](int c) { return query.score[c] >= limit; });
     }
     if (query.n > most) {
@@ -296,21 +293,20 @@ __device__ void settle(const T* rows, const double* norms, const float* bias, co
       double most_used = 0;
       for (int c = threadIdx.x / LANES; c < query.n; c += blockDim.x / LANES) {
         int j = query.row[c];
-        double dist = bias[j] - query.score[c];
-        if (metric != HAMMING) {
-          dist = distance(metric, rows + j * d, queries + q * d, __dmul_rn(norms[j], query_norms[q]), d, leaves,
-                          leaf_count, lane);
-          double off = fabs(query.score[c] - (query.to_score[0] - dist) * query.to_score[1] - error[j]);
-          most_used = fmax(most_used, (off - query.to_score[2]) / error[j]);
+        double dist = epoch.bias[j] - query.score[c];
+        if (rule.metric != HAMMING) {
+          dist = distance(rule, rows + j * d, kept.queries + q * d, __dmul_rn(epoch.norms[j], kept.norms[q]), lane);
+          double off = fabs(query.score[c] - (query.to_score[0] - dist) * query.to_score[1] - epoch.error[j]);
+          most_used = fmax(most_used, (off - query.to_score[2]) / epoch.error[j]);
         }
-        if (single) dist = (float)dist;
+        if (rule.single) dist = (float)dist;
         if (lane == 0) query.exact[c] = __dadd_rn(dist, 0.0);  // -0.0 and 0.0 are one distance, stored as 0.0
       }
       atomicMax(&used, (u64)__double_as_longlong(most_used));
       __syncthreads();
       if (threadIdx.x == 0) {
-        atomicAdd(&sums[0], (u64)query.n);
-        atomicMax(&sums[1], used);
+        atomicAdd(&found.sums[0], (u64)query.n);
+        atomicMax(&found.sums[1], used);
       }
       // Every id kept so far is lower, so at an equal distance the row kept stays ahead.
       if (query.filled == k) {
@@ -318,14 +314,14 @@ __device__ void settle(const T* rows, const double* norms, const float* bias, co
         query.n = compact<true>(query, [&](int c) { return query.exact[c] < kth; });
       }
       sort_candidates(query);
-      query.filled = merge(query, k, epoch_first, spare_dists + q * k, spare_ids + q * k);
+      query.filled = merge(query, k, epoch.first, kept.spare_dists + q * k, kept.spare_ids + q * k);
       query.n = 0;
-      if (query.filled == k) limit = fmaxf(limit, proven_score(query.dists[k - 1], query.to_score, rounding));
+      if (query.filled == k) limit = fmaxf(limit, proven_score(query.dists[k - 1], query.to_score, rule.rounding));
     }
     if (threadIdx.x == 0) {
-      threshold[q] = limit;
-      held[q] = query.n;
-      filled[q] = query.filled;
+      found.threshold[q] = limit;
+      found.held[q] = query.n;
+      kept.filled[q] = query.filled;
     }
     __syncthreads();
   }
@@ -337,15 +333,9 @@ __device__ void settle(const T* rows, const double* norms, const float* bias, co
     squared_norms(rows, m, d, leaves, leaf_count, norms);                                                           \
   }
 #define SETTLE(NAME, T)                                                                                             \
-  extern "C" __global__ void __launch_bounds__(256, 1) settle_##NAME(                                                  \
-      const T* rows, const double* norms, const float* bias, const float* error, i64 d, i64 epoch_first,            \
-      const double* queries, const double* query_norms, const double* to_score, const float* slack, i64 nq, i64 k,  \
-      int metric, int single, double rounding, const i64* leaves, int leaf_count, i64 most, i64 room,               \
-      float* threshold, int* held, float* score, int* row, double* exact, double* dists, i64* ids, int* filled,     \
-      double* spare_dists, i64* spare_ids, u64* sums) {                                                             \
-    settle(rows, norms, bias, error, d, epoch_first, queries, query_norms, to_score, slack, nq, k, metric,          \
-           single != 0, rounding, leaves, leaf_count, most, room, threshold, held, score, row, exact, dists, ids,   \
-           filled, spare_dists, spare_ids, sums);                                                                   \
+  extern "C" __global__ void __launch_bounds__(256, 1) settle_##NAME(const T* rows, Epoch epoch, Kept kept,          \
+                                                                     Found found, Rule rule, i64 most) {             \
+    settle(rows, epoch, kept, found, rule, most);                                                                   \
   }
 #define BOTH(NAME, T) NORMS(NAME, T) SETTLE(NAME, T)
 BOTH(float16, Half)
@@ -353,7 +343,7 @@ BOTH(float32, float)
 BOTH(float64, double)
 BOTH(uint8, unsigned char)
 BOTH(int8, signed char)
-SETTLE(uint64, Bits)
+SETTLE(uint64, u64)
 
 // scores (nq, t) = -(differing bits) of sketches (nq, words) and (t, words); grid (any, any), blocks of THREADS.
 enum { SQUARE = 32, THREADS = 256, EACH = SQUARE * SQUARE / THREADS, APART = THREADS / SQUARE };

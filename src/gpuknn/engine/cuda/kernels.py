@@ -1,45 +1,46 @@
-"""The one place that launches the kernels of `kernels.cu`: their names and the types of their parameters.
+"""The one place that launches the kernels of `kernels.cu`, and checks what they are given by `table.py`."""
 
-CuPy knows neither and checks nothing: a number of the wrong width, or an array of another type, would be read as
-garbage.  So every launch goes through `Kernels.launch`, which converts and checks by the table below.
-"""
-
-from importlib.resources import files
+from dataclasses import dataclass
 from typing import Any
 
 import cupy as cp
 import numpy as np
 
+from gpuknn.engine.cuda.table import FIELDS, LAYOUTS, SIGNATURES, source
+
 THREADS = 256
 OPTIONS = ("-std=c++17",)
 
-ROWS = {"float16": "*f2", "float32": "*f4", "float64": "*f8", "uint8": "*u1", "int8": "*i1"}
-_SETTLE = (
-    " *f8 *f4 *f4 i8 i8"  # norms, bias, error, d, first id of the epoch
-    " *f8 *f8 *f8 *f4"  # queries, their norms, to_score, slack
-    " i8 i8 i4 i4 f8 *i8 i4"  # nq, k, metric, single, rounding, leaves
-    " i8 i8 *f4 *i4 *f4 *i4 *f8"  # most, room, threshold, held, score, row, exact
-    " *f8 *i8 *i4 *f8 *i8 *u8"  # dists, ids, filled, room for both, sums
-)
-SIGNATURES = {
-    "begin_epoch": "*f8 *i4 *f8 *f8 i8 i8 f8 *f4 *i4",
-    "select_passing": "*f4 i8 i8 i8 *f4 *f4 *f4 *i8 i8 i8 *i4 *f4 *i4 *u8",
-    "hamming_scores": "*u8 *u8 i8 i8 i8 *f4",
-    "settle_uint64": "*u8" + _SETTLE,
-    **{f"settle_{name}": rows + _SETTLE for name, rows in ROWS.items()},
-    **{f"squared_norms_{name}": rows + " i8 i8 *i8 i4 *f8" for name, rows in ROWS.items()},
-}
-"""Parameters by NumPy's names of types; with a star, arrays of them."""
 PARAMETERS = {
-    name: [(type_.startswith("*"), np.dtype(type_.removeprefix("*"))) for type_ in types.split()]
+    name: [("*" in type_, LAYOUTS.get(type_) or np.dtype(type_.removeprefix("*"))) for type_ in types.split()]
     for name, types in SIGNATURES.items()
 }
 """Parsed once: there are launches every few microseconds."""
 
 
-def source() -> str:
-    """CUDA C++ of all kernels."""
-    return (files("gpuknn.engine.cuda") / "kernels.cu").read_text()
+@dataclass(frozen=True)
+class Struct:
+    """A struct of the table as kernels take it, and the arrays that it points at, which live as long."""
+
+    value: np.void
+    arrays: dict[str, Any]
+    device: int
+
+
+def fill(name: str, values: dict[str, Any]) -> Struct:
+    """The struct of that name from those of the values that bear the names of its fields; None is no array.
+
+    Raises KeyError if a field has no value, TypeError if an array is not of its type, or not on the current device.
+    """
+    here = cp.cuda.runtime.getDevice()
+    members, arrays = [], {}
+    for field, type_ in FIELDS[name].items():
+        value = values[field]
+        if "*" in type_:
+            arrays[field] = _array(f"{name}.{field}", np.dtype(type_[1:]), value, here)
+            value = 0 if value is None else value.data.ptr
+        members.append(value)
+    return Struct(np.void(tuple(members), LAYOUTS[name]), arrays, here)
 
 
 class Kernels:
@@ -50,7 +51,7 @@ class Kernels:
         self._functions: dict[str, Any] = {}
 
     def launch(self, name: str, grid: tuple[int, ...], *arguments: Any) -> None:
-        """Launch on the current stream in blocks of THREADS; None is no array.
+        """Launch on the current stream in blocks of THREADS; None is no array, a struct is what `fill` made.
 
         Raises TypeError where an argument is not what the kernel takes.
         """
@@ -61,17 +62,32 @@ class Kernels:
             self._functions[name] = self._module.get_function(name)
         here = cp.cuda.runtime.getDevice()
         converted = tuple(
-            _array(name, dtype, value, here) if is_array else dtype.type(value)
+            _array(name, dtype, value, here)
+            if is_array
+            else _struct(name, dtype, value, here)
+            if dtype.fields
+            else dtype.type(value)
             for (is_array, dtype), value in zip(parameters, arguments, strict=True)
         )
         self._functions[name](grid, (THREADS,), converted)
 
 
-def _array(kernel: str, dtype: np.dtype, value: Any, here: int) -> Any:
+def _array(where: str, dtype: np.dtype, value: Any, here: int) -> Any:
     if value is None:
         return None
     if not isinstance(value, cp.ndarray) or value.dtype != dtype or not value.flags.c_contiguous:
-        raise TypeError(f"{kernel}: expected a contiguous array of {dtype} on the device")
-    if value.device.id != here:
-        raise TypeError(f"{kernel}: an array lies on device {value.device.id}, the kernel runs on {here}")
+        raise TypeError(f"{where}: expected a contiguous array of {dtype} on the device")
+    _check_device(where, "an array", value.device.id, here)
     return value
+
+
+def _struct(where: str, layout: np.dtype, value: Any, here: int) -> np.void:
+    if not isinstance(value, Struct) or value.value.dtype is not layout:
+        raise TypeError(f"{where}: expected a struct of {', '.join(layout.names or ())}")
+    _check_device(where, "a struct", value.device, here)
+    return value.value
+
+
+def _check_device(where: str, what: str, there: int, here: int) -> None:
+    if there != here:
+        raise TypeError(f"{where}: {what} lies on device {there}, the kernel runs on {here}")
