@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuknn.errors import InputError
+from gpuknn.gold import formats as gold_formats
+from gpuknn.jobs.convert.formats import NAMES
 from gpuknn.vectors import Vectors, content_fingerprint, open_vectors
+from gpuknn.vectors import formats as vector_formats
 from gpuknn.vectors.raw import RawVectors
 from tests import oracle
 
@@ -269,3 +272,7 @@ def test_the_same_content_has_the_same_fingerprint(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", rows)
     names = [write(tmp_path / name, rows) for name in ("a.u8bin", "a.bvecs")]
     assert len({content_fingerprint(open_vectors(name)) for name in [tmp_path / "a.npy", *names]}) == 1
+
+
+def test_convert_offers_every_format_that_is_written() -> None:
+    assert set(NAMES) == {*vector_formats.SUFFIXES.values(), *gold_formats.WRITERS}

@@ -10,7 +10,7 @@ import zarr
 
 from gpuknn.errors import InputError
 from gpuknn.vectors import Vectors, ids, open_vectors
-from gpuknn.vectors.ids import IdArray, own_ids, rows_of
+from gpuknn.vectors.ids import own_ids, rows_of
 
 N, D = 100, 4
 ROWS = np.random.default_rng(0).random((N, D), np.float32)
@@ -95,7 +95,6 @@ def test_queries_in_a_file_of_rows_have_ids_of_their_own(tmp_path: Path) -> None
     found = own_ids(open_vectors(tmp_path / "a.h5", "test").ids)
     assert found is not None
     assert found.where.endswith("a.h5:query_ids")
-    assert own_ids(IdArray("memory", range(3), 3, np.array([2, 1, 0]))) is not None
 
 
 @pytest.mark.parametrize("kind", ["a.h5", "a.zarr"])

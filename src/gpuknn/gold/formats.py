@@ -19,18 +19,26 @@ from gpuknn.gold.npy import is_ids_npy, read_npy, read_npz
 from gpuknn.gold.parquet import ParquetWriter, is_neighbors_parquet, read_neighbors_parquet
 from gpuknn.gold.writer import Attributes, GoldWriter, Outline, written
 from gpuknn.storage.location import is_url, split_key
+from gpuknn.vectors.formats import HDF5, PARQUET
 from gpuknn.vectors.opening import is_folder
 
-READERS: dict[str, Callable[[Path], Gold]] = {
-    ".ibin": read_ibin,
-    ".bin": read_ibin,
-    ".ivecs": read_ivecs,
-    ".parquet": read_neighbors_parquet,
-    ".pq": read_neighbors_parquet,
-    ".npy": read_npy,
-    ".npz": read_npz,
+SUFFIXES = {
+    **dict.fromkeys(HDF5, "h5"),
+    **dict.fromkeys((".ibin", ".bin"), "ibin"),
+    ".ivecs": "ivecs",
+    **dict.fromkeys(PARQUET, "parquet"),
+    ".npy": "npy",
+    ".npz": "npz",
 }
-"""By suffix; all others are HDF5."""
+"""What tells a format; a file of another suffix is read as HDF5."""
+READERS: dict[str, Callable[[Path], Gold]] = {
+    "ibin": read_ibin,
+    "ivecs": read_ivecs,
+    "parquet": read_neighbors_parquet,
+    "npy": read_npy,
+    "npz": read_npz,
+}
+"""All but HDF5, which has groups."""
 WRITERS: dict[str, type[GoldWriter]] = {
     "h5": Hdf5Writer,
     "sisap": Hdf5Writer,
@@ -39,17 +47,6 @@ WRITERS: dict[str, type[GoldWriter]] = {
     "ivecs": IvecsWriter,
     "parquet": ParquetWriter,
 }
-SUFFIXES = {
-    ".h5": "h5",
-    ".hdf5": "h5",
-    ".jld2": "h5",
-    ".ibin": "ibin",
-    ".bin": "ibin",
-    ".ivecs": "ivecs",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-}
-"""Of files that are written, and their formats."""
 
 
 def read_gold(path: str | Path) -> Gold:
@@ -78,7 +75,7 @@ def read_gold(path: str | Path) -> Gold:
     file = Path(place)
     if is_folder(file):
         raise InputError(f"{path}: is a folder, not a result or gold-standard file")
-    reader = READERS.get(file.suffix.lower())
+    reader = READERS.get(SUFFIXES.get(file.suffix.lower(), "h5"))
     if reader is not None and key is not None:
         raise InputError(f"{file}: holds one gold standard without a name; leave out the key {key!r}")
     gold = read_hdf5(file, key) if reader is None else reader(file)
@@ -94,7 +91,7 @@ def holds_gold(path: str | Path, beside_rows: bool = False) -> bool:
     """
     place, key = split_key(path)
     file = Path(place)
-    reader = READERS.get(file.suffix.lower())
+    reader = READERS.get(SUFFIXES.get(file.suffix.lower(), "h5"))
     if not os.path.isfile(file):
         return False
     if reader is None:
@@ -127,8 +124,9 @@ def write_gold(path: str | Path, neighbors: Neighbors | Gold, attributes: Attrib
 def gold_format(path: str | Path) -> str:
     """The format of a gold standard that is to be written; raises InputError if its name tells none."""
     name = SUFFIXES.get(Path(path).suffix.lower())
-    if name is None:
-        raise InputError(f"{path}: its name tells no format of gold standards; let it end in {', '.join(SUFFIXES)}")
+    if name not in WRITERS:
+        fitting = ", ".join(suffix for suffix, known in SUFFIXES.items() if known in WRITERS)
+        raise InputError(f"{path}: its name tells no format of gold standards; let it end in {fitting}")
     return name
 
 

@@ -6,8 +6,6 @@ answer alone.  If the database's file gives its rows ids of its own, `ids` (nq, 
 those of the queries.  ann-benchmarks has `neighbors` counted from 0, and `distances`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from gpuknn.errors import InputError
 from gpuknn.gold.distances import DISTANCES, NEGATED, OF_ANN_BENCHMARKS
 from gpuknn.gold.gold import Gold, from_file, refuse_other_count
 from gpuknn.gold.writer import Attributes, GoldWriter, Outline
-from gpuknn.vectors.hdf5 import refuse_outside
+from gpuknn.vectors.hdf5 import refuse_outside, writing
 from gpuknn.vectors.hdf5_chunks import check_written
 from gpuknn.vectors.vectors import KNOWN_NAMES
 from gpuknn.vectors.written import AGAIN
@@ -108,17 +106,17 @@ class Hdf5Writer(GoldWriter):
 
     def write(self, first: int, gold: Gold) -> None:
         """Write a block."""
-        with _writing(self.part):
+        with writing(self.part):
             put_gold(self._group, first, gold, self._arrays)
 
     def describe(self, attributes: Attributes) -> None:
         """Write root attributes."""
-        with _writing(self.part):
+        with writing(self.part):
             self._file.attrs.update(attributes)
 
     def close(self) -> None:
         """Close the file."""
-        with _writing(self.part):
+        with writing(self.part):
             self._file.close()
 
 
@@ -142,14 +140,6 @@ def put_gold(group: h5py.Group, first: int, gold: Gold, arrays: Arrays) -> None:
     for name, part in ((arrays.dists, gold.dists), (arrays.own_ids, gold.own_ids), (arrays.query_ids, gold.query_ids)):
         if part is not None:
             group[name][lines] = part
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:  # h5py's word for a disk that is full
-        raise OSError(f"{path} cannot be written ({error})") from error
 
 
 def _attributes(file: h5py.File) -> dict[str, Any]:

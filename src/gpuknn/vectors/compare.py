@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gpuknn.vectors.converted import Converted
-from gpuknn.vectors.ids import first_other, own_ids, rows_of
+from gpuknn.vectors.ids import first_other, own_ids
 from gpuknn.vectors.target import BLOCK_BYTES
 from gpuknn.vectors.vectors import Vectors
 
@@ -18,8 +18,7 @@ def first_difference(ours: Converted, theirs: Vectors, ids: bool, checked: Calla
     if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
         return " beside ".join(f"{v.shape[0]:,} x {v.shape[1]} {v.dtype}" for v in (ours, theirs))
     if ids:
-        mine = rows_of(own_ids(ours.source.ids), range(ours.first, ours.first + len(ours)))
-        other = first_other(mine, own_ids(theirs.ids), len(ours))
+        other = first_other(ours.row_ids(), own_ids(theirs.ids), len(ours))
         if other is not None:
             return f"first at row {other[0]}, which has the id {other[1]} beside {other[2]}"
     d, itemsize = ours.shape[1], ours.dtype.itemsize

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpuknn.errors import InputError
+from gpuknn.vectors.ids import RowIds, own_ids, rows_of
 from gpuknn.vectors.vectors import Vectors
 
 SMALL_SQUARES = 2.0**-960
@@ -60,6 +61,10 @@ class Converted(Vectors):
     def bits(self) -> int | None:
         """Those of the source."""
         return self.source.bits
+
+    def row_ids(self) -> RowIds | None:
+        """What the source calls these rows, if that is not their numbers; raises InputError if it tells no row."""
+        return rows_of(own_ids(self.source.ids), range(self.first, self.first + len(self)))
 
     def absolute(self) -> "Converted":
         """The same rows, for a process with another working folder."""

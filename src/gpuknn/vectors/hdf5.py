@@ -150,9 +150,8 @@ class Hdf5Target(RawTarget):
 
     def create(self) -> None:
         """Make the file with all arrays in it, and reserve the room."""
-        with _writing(
-            h5py.File(self.path, "w", userblock_size=len(USER_BLOCK), libver=VERSIONS, locking=False)
-        ) as file:
+        how = {"userblock_size": len(USER_BLOCK), "libver": VERSIONS, "locking": False}
+        with writing(self.path), h5py.File(self.path, "w", **how) as file:
             place = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
             place.set_layout(h5py.h5d.CONTIGUOUS)
             place.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -179,7 +178,7 @@ class Hdf5Target(RawTarget):
 
     def finish(self, notes: Mapping[str, Any]) -> None:
         """Write what the file says of itself to its root."""
-        with _writing(h5py.File(self.path, "r+", libver=VERSIONS, locking=False)) as file:
+        with writing(self.path), h5py.File(self.path, "r+", libver=VERSIONS, locking=False) as file:
             file.attrs["gpuknn"] = json.dumps(notes)
 
     @property
@@ -231,13 +230,12 @@ def refuse_outside(item: h5py.Dataset | h5py.Group, file: h5py.File, where: str)
 
 
 @contextmanager
-def _writing(file: h5py.File) -> Iterator[h5py.File]:
-    """The file, closed when left; raises OSError where the disk is full."""
+def writing(path: str | Path) -> Iterator[None]:
+    """Raises OSError if the disk is full, for which h5py's word is RuntimeError."""
     try:
-        with file:
-            yield file
-    except RuntimeError as error:  # h5py's word for it
-        raise OSError(f"the HDF5 file cannot be written ({error})") from error
+        yield
+    except RuntimeError as error:
+        raise OSError(f"{path} cannot be written ({error})") from error
 
 
 @contextmanager

@@ -83,17 +83,6 @@ class RowIds(ABC):
         return ids.astype(np.int64)
 
 
-@dataclass(frozen=True)
-class IdArray(RowIds):
-    """Ids in memory."""
-
-    array: np.ndarray
-
-    def read(self) -> Iterator[np.ndarray]:
-        """The array."""
-        yield self.array
-
-
 def own_ids(ids: RowIds | None) -> RowIds | None:
     """The ids, if they are not the rows' numbers from 0; None if they are, or there are none.
 

@@ -5,47 +5,39 @@ from pathlib import Path
 
 from gpuknn.errors import InputError
 
+NAMES = (
+    *("h5", "zarr", "npy", "fbin", "f16bin", "u8bin", "i8bin", "fvecs", "bvecs", "parquet", "ann-benchmarks", "sisap"),
+    *("ibin", "ivecs"),
+)
+"""Here, so that the command line need not load the formats."""
+NARROW = ("float16", "uint8", "int8")
+"""Types in which differences or sums of squares may not fit."""
+
 
 @dataclass(frozen=True)
 class Format:
     """A format that `gpuknn convert` writes."""
 
     name: str
-    suffixes: tuple[str, ...]
     vectors: bool
     gold: bool
-    dtype: str | None = None
-    """The only type of components, or of distances, that it holds, where there is but one."""
-
-
-FORMATS = (
-    Format("h5", (".h5", ".hdf5", ".jld2"), vectors=True, gold=True),
-    Format("zarr", (".zarr",), vectors=True, gold=False),
-    Format("npy", (".npy",), vectors=True, gold=False),
-    Format("fbin", (".fbin",), vectors=True, gold=False, dtype="float32"),
-    Format("f16bin", (".f16bin",), vectors=True, gold=False, dtype="float16"),
-    Format("u8bin", (".u8bin",), vectors=True, gold=False, dtype="uint8"),
-    Format("i8bin", (".i8bin",), vectors=True, gold=False, dtype="int8"),
-    Format("fvecs", (".fvecs",), vectors=True, gold=False, dtype="float32"),
-    Format("bvecs", (".bvecs",), vectors=True, gold=False, dtype="uint8"),
-    Format("parquet", (".parquet", ".pq"), vectors=True, gold=True),
-    Format("ann-benchmarks", (), vectors=True, gold=True),
-    Format("sisap", (), vectors=True, gold=True),
-    Format("ibin", (".ibin", ".bin"), vectors=False, gold=True, dtype="float32"),
-    Format("ivecs", (".ivecs",), vectors=False, gold=True),
-)
-NARROW = ("float16", "uint8", "int8")
-"""Types in which differences or sums of squares may not fit."""
-NAMES = tuple(f.name for f in FORMATS)
+    dtype: str | None
+    """The only type of components, or of distances, that it holds, if it is one."""
 
 
 def choose_format(destination: str, name: str | None) -> Format:
-    """The format called `name`, or the one that the destination's name tells; raises InputError where none does."""
-    suffix = Path(destination.rstrip("/")).suffix.lower()
-    for known in FORMATS:
-        if known.name == name or (name is None and suffix in known.suffixes):
-            return known
-    raise InputError(f"{destination}: its name tells no format; say --to, one of {', '.join(NAMES)}")
+    """The format called `name`, or the one that the destination's name tells; raises InputError if none does."""
+    from gpuknn.gold import formats as gold
+    from gpuknn.vectors import formats as vectors
+
+    known = gold.SUFFIXES | vectors.SUFFIXES
+    name = name or known.get(Path(destination.rstrip("/")).suffix.lower())
+    if name not in NAMES:
+        raise InputError(f"{destination}: its name tells no format; say --to, one of {', '.join(NAMES)}")
+    writer = gold.WRITERS.get(name)
+    of_vectors = name in vectors.SUFFIXES.values() or name in ("ann-benchmarks", "sisap")
+    one_type = vectors.ONE_TYPE.get(name) or (writer.DISTS if writer else None)
+    return Format(name, of_vectors, writer is not None, one_type)
 
 
 def choose_dtype(target: Format, asked: str | None, source: str, destination: str) -> str:

@@ -13,6 +13,7 @@ from gpuknn.gold.writer import Outline
 from gpuknn.jobs.convert.formats import NARROW
 from gpuknn.vectors import Vectors
 from gpuknn.vectors.bits import unpack_bits
+from gpuknn.vectors.converted import Converted
 from gpuknn.vectors.hdf5 import Hdf5Target, check_key
 from gpuknn.vectors.ids import RowIds, ids_beside, own_ids
 
@@ -110,28 +111,27 @@ class SuiteTarget(Hdf5Target):
 
 
 def suite_target(
+    suite: str,
     path: str,
-    shape: tuple[int, int],
-    dtype: np.dtype,
-    layout: Layout,
-    key: str | None = None,
-    queries: Vectors | None = None,
-    gold: str | None = None,
-    distance: str | None = None,
-    ids: RowIds | None = None,
-    bits: int | None = None,
+    rows: Converted,
+    key: str | None,
+    ids: RowIds | None,
+    queries: Vectors | None,
+    gold: str | None,
+    distance: str | None,
 ) -> SuiteTarget:
-    """The writer of a file of the given layout.
+    """The writer of a file of that suite.
 
     Raises InputError if queries and rows differ in their components, or `key` is no name.
     """
+    sisap = SISAP_ALL_KNN if queries is None else SISAP
+    layout = ANN_BENCHMARKS if suite == "ann-benchmarks" else sisap
     if key is not None:
         check_key(key, (*(() if ids is None else (ids_beside(key),)), *layout.taken))
-    if queries is not None and queries.shape[1] != shape[1]:
-        raise InputError(f"{queries.where}: has {queries.shape[1]} components, the rows have {shape[1]}")
-    if queries is not None and queries.bits and bits and queries.bits != bits:
-        raise InputError(f"{queries.where}: has sketches of {queries.bits} bits, the rows have {bits}")
-    told_bits = bits or (queries and queries.bits) or 64 * shape[1]
-    booleans = told_bits if layout == ANN_BENCHMARKS and dtype == np.uint64 else None
-    named = key or layout.rows, ids, booleans
-    return SuiteTarget(path, shape, dtype, b"", b"", *named, layout, queries, gold, distance)
+    if queries is not None and queries.shape[1] != rows.shape[1]:
+        raise InputError(f"{queries.where}: has {queries.shape[1]} components, the rows have {rows.shape[1]}")
+    if queries is not None and queries.bits and rows.bits and queries.bits != rows.bits:
+        raise InputError(f"{queries.where}: has sketches of {queries.bits} bits, the rows have {rows.bits}")
+    bits = rows.bits or (queries and queries.bits) or 64 * rows.shape[1]
+    named = key or layout.rows, ids, bits if layout == ANN_BENCHMARKS and rows.dtype == np.uint64 else None
+    return SuiteTarget(path, rows.shape, rows.dtype, b"", b"", *named, layout, queries, gold, distance)

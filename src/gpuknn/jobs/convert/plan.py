@@ -1,6 +1,5 @@
 """What a conversion will write, and from what; nothing is written."""
 
-import dataclasses
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gpuknn.errors import InputError, RunError
-from gpuknn.jobs.convert.choose import Wishes, choose_target
+from gpuknn.jobs.convert.choose import choose_target
 from gpuknn.jobs.convert.formats import Format, choose_dtype, choose_format
 from gpuknn.jobs.convert.job import Job
 from gpuknn.storage.destination import check_destination
@@ -18,7 +17,6 @@ from gpuknn.storage.location import is_url, split_key
 from gpuknn.storage.record import Record
 from gpuknn.vectors import Vectors, open_vectors
 from gpuknn.vectors.converted import Converted, rows_named
-from gpuknn.vectors.ids import RowIds, own_ids, rows_of
 from gpuknn.vectors.target import Target
 from gpuknn.workers.crew import Crew
 
@@ -74,8 +72,7 @@ def plan_convert(
     # Then what is there may be its own.
     going_on = record.begun if is_url(destination) else record.exists and not fresh
     check_destination(destination, [str(source.path), *beside], replace or going_on, stores=True)
-    ids = None if job.ignore_ids else rows_of(own_ids(source.ids), some)
-    target = choose_target(kind, destination, rows.shape, rows.dtype, _wishes(job, ids), rows.bits)
+    target = choose_target(kind, job, destination, rows)
     return Plan(job, destination, kind, rows, target, beside, crew, record, fresh, replace, command)
 
 
@@ -112,11 +109,3 @@ def record_of(destination: str) -> Record:
         return Record.beside(Path(destination))
     url = destination.rstrip("/")
     return Record(Path(f"{url.rpartition('/')[2]}.{digest(url.encode())[:8]}.run"))
-
-
-def _wishes(job: Job, ids: RowIds | None) -> Wishes:
-    queries = open_vectors(job.queries_file, missing=job.missing) if job.queries_file else None
-    if queries is not None and job.ignore_ids:
-        queries = dataclasses.replace(queries, ids=None)
-    how = job.compression, job.zarr_format, job.chunk_rows, job.shard_rows
-    return Wishes(job.dst_key, *how, queries, job.gold, job.distance, ids)
