@@ -23,6 +23,7 @@ from gpuknn.engine.choose import usable_cores
 from gpuknn.errors import InputError, RunError
 from gpuknn.jobs.convert import run as conversion
 from gpuknn.jobs.convert.plan import record_of
+from gpuknn.jobs.pieces import write_receipt
 from gpuknn.storage.location import listing
 from gpuknn.storage.record import Identity
 from gpuknn.vectors import open_vectors
@@ -315,7 +316,7 @@ def test_pieces_of_another_size_are_not_taken(monkeypatch: pytest.MonkeyPatch, v
 @pytest.mark.skipif(not find_spec("pyarrow"), reason="needs pyarrow")
 def test_parquet_is_on_disk_before_its_receipt(monkeypatch: pytest.MonkeyPatch) -> None:
     brought: set[tuple[int, int]] = set()
-    write, fsync = conversion.write_receipt, os.fsync
+    write, fsync = write_receipt, os.fsync
 
     def fsync_and_tell(handle: int) -> None:
         fsync(handle)
@@ -422,7 +423,7 @@ def test_bad_sources_leave_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_source_cut_while_it_is_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    write = conversion.write_receipt
+    write = write_receipt
 
     def write_and_cut(*receipt: Any) -> None:
         write(*receipt)
@@ -435,7 +436,7 @@ def test_a_source_cut_while_it_is_read(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_a_source_changed_while_it_is_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    write = conversion.write_receipt
+    write = write_receipt
 
     def write_and_touch(*receipt: Any) -> None:
         write(*receipt)

@@ -109,7 +109,7 @@ def run(client: Client, folder: Path, shards: int, done: int = 0) -> tuple[list[
         partial_of(None, None, QUERIES, rows, np.full(4, np.inf), folder, None)
     heard: list[dict[str, Any]] = []
     blocks = {QUERIES: Block(np.full(4, np.inf), Tree(SHARD))}
-    feeder = dask_feeder(client, Gpu.resources, lambda: None)  # type: ignore[arg-type]
+    feeder = dask_feeder(client, Gpu.resources, lambda: None)
     it = Feed(feeder, None, "", Gpu(), folder, SHARD, blocks, heard.append)  # type: ignore[arg-type]
     parts = it.run({QUERIES: every[:done]}, [(QUERIES, rows) for rows in every[done:]])[QUERIES]
     sound, damaged = find_partials(folder, QUERIES)

@@ -1,21 +1,23 @@
 """What a job will take, and from which rates that is told."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from gpuknn.cli.plan import Plan, learn
 
+from gpuknn.bench.kept import Rates, keep_rates, rates_for
+from gpuknn.bench.reading import reading_rate
 from gpuknn.cli.main import main
-from gpuknn.cli.rates import CPU, keep_rates, rates_for
 from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.engine.metric import Metric
 from gpuknn.errors import InputError
-from gpuknn.jobs.exact.plan import Job
-from gpuknn.jobs.exact.predict import START_SECONDS, Prediction, Rates, predict, reading_rate
+from gpuknn.jobs.exact import run
+from gpuknn.jobs.exact.job import Job
+from gpuknn.jobs.exact.plan import Plan, Wishes
+from gpuknn.jobs.exact.predict import START_SECONDS, predict
 from gpuknn.vectors import Vectors, open_vectors
+from gpuknn.workers.crew import Crew
 from gpuknn.workers.workers import Workers
 
 
@@ -47,13 +49,13 @@ def test_the_slowest_thing_limits(vectors: Vectors) -> None:
 
 def test_rates_that_were_kept_go_before_measuring_and_those_given_before_both(vectors: Vectors) -> None:
     Path("rates.yaml").write_text("NVIDIA H100: {product: 3.0e+14, upload: 5.0e+10}\ncpu: {product: 7.0}\n")
-    measured = rates_for("cpu (2 threads)", vectors, None)
+    measured = rates_for("cpu", vectors, None)
     assert measured is not None
     assert measured.product > 1e6
     assert rates_for("NVIDIA H100", vectors, None) is None
-    keep_rates(CPU, product=5.0)
-    keep_rates(CPU, reading=2.0)
-    assert rates_for("cpu (2 threads)", vectors, None) == Rates(5.0, 2.0)
+    keep_rates("cpu", product=5.0)
+    keep_rates("cpu", reading=2.0)
+    assert rates_for("cpu", vectors, None) == Rates(5.0, 2.0)
     assert rates_for("cpu", vectors, Path("rates.yaml")) != Rates(5.0, 2.0)
     given = rates_for("NVIDIA H100", vectors, Path("rates.yaml"))
     assert given is not None
@@ -70,23 +72,27 @@ def test_rates_that_were_kept_go_before_measuring_and_those_given_before_both(ve
 
 
 def test_a_long_run_tells_the_rate_for_the_next(vectors: Vectors) -> None:
-    workers, facts = Workers(1, 2, CpuDevice(2)), {"operations": 1e12}
-    told = Plan(1, 1, 2, Prediction(checking=1, reading=2, product=20, upload=0), facts)
-    learn(replace(told, prediction=Prediction(1, 2, 3, 0)), workers, 30)
-    learn(replace(told, prediction=Prediction(1, 21, 20, 0)), workers, 30)
-    learn(replace(told, prediction=None), workers, 30)
-    assert not Path("cache").exists()
-    learn(told, workers, START_SECONDS + 1 + 10)
+    job = Job(vectors, vectors, 10, Metric.L2, "float32")  # 2e8 operations, 200,000 bytes to be read
+    crew = Crew("made up", Workers(1, 2, CpuDevice(2)))
+
+    def learned(rates: Rates | None, seconds: float) -> bool:
+        run._learn(Plan(job, Path("out.h5"), crew, Wishes(), rates, 1000, 1000, 1), seconds)
+        return Path("cache").exists()
+
+    assert not learned(Rates(product=1e8, reading=1e6), 30)  # computing for a second would tell nothing
+    assert not learned(Rates(product=1e7, reading=1e4), 60)  # reading took longer
+    assert not learned(None, 30)
+    assert learned(Rates(product=5e6, reading=2e5), START_SECONDS + 1 + 10)
     known = rates_for("cpu", vectors, None)
     assert known is not None
-    assert known.product == pytest.approx(1e12 / 10 / 2)
+    assert known.product == pytest.approx(2e8 / 10 / 2)
 
 
 def test_reading_is_tried_on_rows_of_all_the_file(vectors: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     monkeypatch.setattr(type(vectors), "read", lambda _, first, out: read.append(first))
-    monkeypatch.setattr("gpuknn.jobs.exact.predict.RUN_BYTES", 2000)
-    monkeypatch.setattr("gpuknn.jobs.exact.predict.TRIED_BYTES", 20_000)
+    monkeypatch.setattr("gpuknn.bench.reading.RUN_BYTES", 2000)
+    monkeypatch.setattr("gpuknn.bench.reading.TRIED_BYTES", 20_000)
     assert reading_rate(vectors) > 0
     assert read == [0, 110, 220, 330, 440, 550, 660, 770, 880, 990]
 

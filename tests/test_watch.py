@@ -172,7 +172,7 @@ def test_shards_that_are_computed_again() -> None:
     run.hear(shard_event("progress", 0, 4, "a"))
     run.hear(shard_event("progress", 0, 3, "b"))  # a has died
     assert run.summary({"b"})["done"]["rows"] == 3
-    run.hear(shard_event("shard", 0, 10, "b") | {"pairs": 7})
+    run.hear({**shard_event("shard", 0, 10, "b"), "pairs": 7})
     run.hear(shard_event("progress", 0, 5, "a"))  # it had not
     run.hear(shard_event("progress", 10, 5, "a"))
     run.hear({"event": "merged", "queries": 0, "rows": [0, 10], "parts": 2, "seconds": 0.25})
