@@ -353,12 +353,15 @@ LOSES_A_CLIENT = """
 import logging
 import sys
 
-from gpuknn.workers.crew import Wanted, hired
+from gpuknn.engine.cpu.device import CpuDevice
+from gpuknn.workers.cluster import connect, local_cluster
+from gpuknn.workers.workers import Workers
 
 if __name__ == "__main__":
     log = logging.getLogger("distributed.scheduler")
     log.critical("before")
-    with hired(Wanted(sys.argv[1], "cpu")) as crew, crew.client(1):
+    where = sys.argv[1]
+    with local_cluster(Workers(1, 1, CpuDevice(1))) if where == "local" else connect(where):
         log.critical("meanwhile")
 """
 
