@@ -107,7 +107,7 @@ EXACT = ["exact", "db.npy", "q.npy", "-o", "out.h5", "-k", "5"]
         ([*EXACT, "-o", "nowhere/out.h5"], "there is no such folder"),
         ([*EXACT, "-o", "taken.h5"], "exists already; --force replaces it"),
         ([*EXACT, "-o", "db.npy", "--force"], "is an input of this very command"),
-        ([*EXACT, "-o", ".", "--force"], "is not a file"),
+        ([*EXACT, "-o", ".", "--force"], "is no name for a file"),
         (["exact", "db.npy", "q.npy"], "name the file to write"),
         (["exact", "db.npy"], "name a database and a file of queries"),
         (["exact", "db.npy", "q.npy", "--subset", "sample"], "--subset sample names the files"),
