@@ -149,7 +149,7 @@ def test_a_violated_bound_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         search_on_gpu(*hostile_rows(), 1, "ip")
 
 
-class Narrow(cuda._Room):
+class Narrow(cuda.Room):
     """None is known to be far before all 200 are scored, so 50 of each query are lost."""
 
     def __init__(self, *sizes: Any) -> None:
@@ -158,7 +158,7 @@ class Narrow(cuda._Room):
 
 
 def test_candidates_without_room_are_noticed(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "_Room", Narrow)
+    monkeypatch.setattr(cuda, "Room", Narrow)
     rows, queries = random_rows(rng, 200, 16, "float16"), random_rows(rng, 5, 16, "float16")
     with cuda.open_cuda().begin(Search(queries, 10, Metric.IP, np.dtype("float32")), rows.dtype) as state:
         state.epochs(range(200))

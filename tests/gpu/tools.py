@@ -59,8 +59,8 @@ def flat_kernels() -> str:
         if "Kept" in types:
             declared = ", ".join(f"{table.c_type(type_)} {each}" for each, type_ in flat_parameters(name))
             given = ", ".join(
-                f"{{{', '.join(f'{type_}_{field}' for field in table.FIELDS[type_])}}}"
-                if type_ in table.FIELDS
+                f"{{{', '.join(f'{type_}_{field}' for field in table.STRUCTS[type_])}}}"
+                if type_ in table.STRUCTS
                 else type_.strip("*")
                 for type_ in types.split()
             )
@@ -73,7 +73,7 @@ def flat_parameters(kernel: str) -> list[tuple[str, str]]:
     return [
         (f"{type_}_{field}" if field else type_.strip("*"), of_field)
         for type_ in table.SIGNATURES[kernel].split()
-        for field, of_field in table.FIELDS.get(type_, {"": type_}).items()
+        for field, of_field in table.STRUCTS.get(type_, {"": type_}).items()
     ]
 
 

@@ -29,13 +29,13 @@ from itertools import pairwise
 from typing import Any
 
 import cupy as cp
-import cupyx
 import numpy as np
 from cupy.cuda import device as cupy_device
 from cupy_backends.cuda.libs import cublas
 
 from gpuknn.engine.bound import ROUNDING, Filter, Halved, filter_for
 from gpuknn.engine.cuda.kernels import THREADS, Kernels, Struct, fill
+from gpuknn.engine.cuda.room import Room, Slot
 from gpuknn.engine.device import Certificate, Search
 from gpuknn.engine.metric import Metric, summation_leaves
 from gpuknn.engine.neighbors import Neighbors
@@ -137,39 +137,6 @@ def open_all() -> list[CudaDevice]:
     return [first, *(open_cuda(number) for number in range(1, cp.cuda.runtime.getDeviceCount()))]
 
 
-class _Slot:
-    """The way of one epoch to the device."""
-
-    def __init__(self, rows: int, components: int, dtype: np.dtype, queries: int) -> None:
-        self.host = cupyx.empty_pinned((rows, components), dtype)
-        self.rows = cp.empty((rows, components), dtype)
-        self.norms = cp.empty(rows, np.float64)
-        self.host_norms = cupyx.empty_pinned(rows, np.float64)
-        self.of_rows = cupyx.empty_pinned((3, rows), np.float32)  # scale, bias, error
-        self.to_score = cupyx.empty_pinned((queries, 3), np.float64)
-        self.slack = cupyx.empty_pinned(queries, np.float32)
-        self.loaded, self.used = (cp.cuda.Event(disable_timing=True) for _ in range(2))
-
-
-class _Room:
-    """What the compute stream works in."""
-
-    def __init__(self, rows: int, tile: int, sweep: int, nq: int, k: int, d: int, low: bool) -> None:
-        self.tile, self.sweep, self.level = tile, sweep, 2 * k + SPARE
-        self.room = self.level + sweep
-        self.scores = cp.empty(nq * tile, np.float32)
-        self.low = cp.empty((tile, d), np.float16) if low else None
-        self.of_rows = cp.empty((3, rows), np.float32)
-        self.to_score, self.slack = cp.empty((nq, 3), np.float64), cp.empty(nq, np.float32)
-        self.threshold, self.held = cp.empty(nq, np.float32), cp.empty(nq, np.int32)
-        self.score, self.row = cp.empty((nq, self.room), np.float32), cp.empty((nq, self.room), np.int32)
-        self.exact = cp.empty((nq, self.room), np.float64)
-        self.dists, self.ids = cp.full((nq, k), np.inf), cp.full((nq, k), -1, np.int64)
-        self.filled = cp.zeros(nq, np.int32)
-        self.spare_dists, self.spare_ids = cp.empty((nq, k)), cp.empty((nq, k), np.int64)
-        self.sums, self.lost = cp.zeros(2, np.uint64), cp.zeros(1, np.uint64)
-
-
 class CudaScan:
     """The exact answer for the rows fed so far, on the device."""
 
@@ -184,9 +151,9 @@ class CudaScan:
         self._halved = Halved(0.0, False)
         self._bound = 0.0
         self._fed = 0
-        self._waiting: tuple[_Slot, Any, int] | None = None
+        self._waiting: tuple[Slot, Any, int] | None = None
         self._runs: list[range] = []
-        self._slots: list[_Slot] = []
+        self._slots: list[Slot] = []
         self._pool: Any = None
         self._row_factor: Any = None
         self._state: tuple[Struct, ...] = ()
@@ -290,8 +257,8 @@ class CudaScan:
         low = not self._hamming and self._row_type != np.float16
         try:
             with self._compute:
-                self._slots = [_Slot(length, d, self._row_type, nq) for _ in range(SLOTS)]
-                self._pool = _Room(length, tile, sweep, nq, k, d, low)
+                self._slots = [Slot(length, d, self._row_type, nq) for _ in range(SLOTS)]
+                self._pool = Room(length, tile, sweep, 2 * k + SPARE, nq, k, d, low)
         except cp.cuda.memory.OutOfMemoryError:
             self._slots, self._pool = [], None
             self._compute.synchronize()
@@ -307,14 +274,14 @@ class CudaScan:
         leaves = self._device_leaves, len(self._leaves)
         self._kernels.launch(f"squared_norms_{rows.dtype.name}", grid, rows, *rows.shape, *leaves, out)
 
-    def _free_slot(self) -> _Slot:
+    def _free_slot(self) -> Slot:
         """The next slot; the copy stream waits until the epoch that it was used for has been searched."""
         slot = self._slots[self._fed % SLOTS]
         self._fed += 1
         self._copy.wait_event(slot.used)
         return slot
 
-    def _take_in(self, slot: _Slot, rows: Any, first: int) -> None:
+    def _take_in(self, slot: Slot, rows: Any, first: int) -> None:
         """Compute the norms of rows on the device, after their upload, and meanwhile search those fed before."""
         m = len(rows)
         if not self._hamming:
@@ -337,7 +304,7 @@ class CudaScan:
             self._search_epoch(slot, rows, first)
         slot.used.record(self._compute)
 
-    def _set_bound(self, slot: _Slot, m: int) -> None:
+    def _set_bound(self, slot: Slot, m: int) -> None:
         """Compute the bound of an epoch and upload it, by way of the slot's pinned memory.
 
         What was uploaded from there the last time has arrived: the slot was not loaded before it was used.
@@ -374,7 +341,7 @@ class CudaScan:
         self._halved = Halved(float(residual), self._row_type.kind == "f" and self._row_type.itemsize > 2)
         self._half_factor = factor
 
-    def _search_epoch(self, slot: _Slot, rows: Any, first: int) -> None:
+    def _search_epoch(self, slot: Slot, rows: Any, first: int) -> None:
         """Score, select and settle all rows (m, d) of an epoch, on the device."""
         pool, (nq, _), k, m = self._pool, self._search.queries.shape, self._search.k, len(rows)
         state = pool.dists, pool.filled, self._floor, pool.to_score
@@ -408,10 +375,10 @@ class CudaScan:
             rows = low
         _product(self._low_queries, rows, out)
 
-    def _settle(self, slot: _Slot, rows: Any, first: int, bias: Any, error: Any, most: int) -> None:
+    def _settle(self, slot: Slot, rows: Any, first: int, bias: Any, error: Any, most: int) -> None:
         of_rows = {"norms": slot.norms, "bias": bias, "error": error, "d": rows.shape[1], "first": first}
         grid = (min(len(self._queries), 2**16),)
-        arguments = None if self._hamming else rows, fill("Epoch", of_rows), *self._state, most
+        arguments = rows, fill("Epoch", of_rows), *self._state, most
         self._kernels.launch(f"settle_{self._row_type.name}", grid, *arguments)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from gpuknn.engine.cuda.table import FIELDS, LAYOUTS, SIGNATURES, source
+from gpuknn.engine.cuda.table import LAYOUTS, SIGNATURES, STRUCTS, source
 
 THREADS = 256
 OPTIONS = ("-std=c++17",)
@@ -34,7 +34,7 @@ def fill(name: str, values: dict[str, Any]) -> Struct:
     """
     here = cp.cuda.runtime.getDevice()
     members, arrays = [], {}
-    for field, type_ in FIELDS[name].items():
+    for field, type_ in STRUCTS[name].items():
         value = values[field]
         if "*" in type_:
             arrays[field] = _array(f"{name}.{field}", np.dtype(type_[1:]), value, here)
@@ -62,14 +62,21 @@ class Kernels:
             self._functions[name] = self._module.get_function(name)
         here = cp.cuda.runtime.getDevice()
         converted = tuple(
-            _array(name, dtype, value, here)
-            if is_array
-            else _struct(name, dtype, value, here)
-            if dtype.fields
-            else dtype.type(value)
+            _argument(name, is_array, dtype, value, here)
             for (is_array, dtype), value in zip(parameters, arguments, strict=True)
         )
         self._functions[name](grid, (THREADS,), converted)
+
+
+def _argument(kernel: str, is_array: bool, dtype: np.dtype, value: Any, here: int) -> Any:
+    if is_array:
+        return _array(kernel, dtype, value, here)
+    if not dtype.names:
+        return dtype.type(value)
+    if not isinstance(value, Struct) or value.value.dtype is not dtype:
+        raise TypeError(f"{kernel}: expected a struct of {', '.join(dtype.names)}")
+    _check_device(kernel, "a struct", value.device, here)
+    return value.value
 
 
 def _array(where: str, dtype: np.dtype, value: Any, here: int) -> Any:
@@ -79,13 +86,6 @@ def _array(where: str, dtype: np.dtype, value: Any, here: int) -> Any:
         raise TypeError(f"{where}: expected a contiguous array of {dtype} on the device")
     _check_device(where, "an array", value.device.id, here)
     return value
-
-
-def _struct(where: str, layout: np.dtype, value: Any, here: int) -> np.void:
-    if not isinstance(value, Struct) or value.value.dtype is not layout:
-        raise TypeError(f"{where}: expected a struct of {', '.join(layout.names or ())}")
-    _check_device(where, "a struct", value.device, here)
-    return value.value
 
 
 def _check_device(where: str, what: str, there: int, here: int) -> None:

@@ -10,17 +10,21 @@ from importlib.resources import files
 import numpy as np
 
 ROWS = {"float16": "*f2", "float32": "*f4", "float64": "*f8", "uint8": "*u1", "int8": "*i1"}
-STRUCTS = {
-    # The rows in hand, without their components.
-    "Epoch": "norms:*f8 bias:*f4 error:*f4 d:i8 first:i8",
-    # All queries with the exact neighbours of the rows searched so far, and room for one answer to be merged in.
-    "Kept": "queries:*f8 norms:*f8 to_score:*f8 slack:*f4 nq:i8 k:i8 dists:*f8 ids:*i8 filled:*i4"
-    " spare_dists:*f8 spare_ids:*i8",
-    # Their candidates, `room` for each; pairs refined, and the largest share of the proven error that was used.
-    "Found": "threshold:*f4 held:*i4 score:*f4 row:*i4 exact:*f8 room:i8 sums:*u8",
-    # How distances are made.
-    "Rule": "leaves:*i8 leaf_count:i4 metric:i4 single:i4 rounding:f8",
+STRUCTS: dict[str, dict[str, str]] = {
+    name: dict(re.findall(r"(\w+):(\S+)", fields))
+    for name, fields in {
+        # The rows in hand, without their components.
+        "Epoch": "norms:*f8 bias:*f4 error:*f4 d:i8 first:i8",
+        # All queries with the exact neighbours of the rows searched so far, and room for one answer to be merged in.
+        "Kept": "queries:*f8 norms:*f8 to_score:*f8 slack:*f4 nq:i8 k:i8 dists:*f8 ids:*i8 filled:*i4"
+        " spare_dists:*f8 spare_ids:*i8",
+        # Their candidates, `room` for each; pairs refined, and the largest share of the proven error that was used.
+        "Found": "threshold:*f4 held:*i4 score:*f4 row:*i4 exact:*f8 room:i8 sums:*u8",
+        # How distances are made.
+        "Rule": "leaves:*i8 leaf_count:i4 metric:i4 single:i4 rounding:f8",
+    }.items()
 }
+"""Names and types of the fields, the types as below."""
 SIGNATURES = {
     "begin_epoch": "*f8 *i4 *f8 *f8 i8 i8 f8 *f4 *i4",
     "select_passing": "*f4 i8 i8 i8 *f4 *f4 *f4 *i8 i8 i8 *i4 *f4 *i4 *u8",
@@ -30,11 +34,9 @@ SIGNATURES = {
 }
 """Parameters by NumPy's names of types; with a star, arrays of them; or structs, passed by value."""
 
-FIELDS: dict[str, dict[str, str]] = {name: dict(re.findall(r"(\w+):(\S+)", fields)) for name, fields in STRUCTS.items()}
-"""Of each struct: names and types."""
 LAYOUTS = {
     name: np.dtype([(field, "u8" if "*" in type_ else type_) for field, type_ in fields.items()], align=True)
-    for name, fields in FIELDS.items()
+    for name, fields in STRUCTS.items()
 }
 """As C++ lays them out; arrays are addresses."""
 C = {"f8": "double", "f4": "float", "i8": "long long", "i4": "int", "u8": "unsigned long long"}
@@ -48,7 +50,7 @@ def source() -> str:
 def structs() -> str:
     """CUDA C++ of the structs, which `kernels.cu` begins with."""
     fields = {
-        name: " ".join(f"{c_type(type_)} {field};" for field, type_ in types.items()) for name, types in FIELDS.items()
+        name: " ".join(f"{c_type(type_)} {field};" for field, type_ in types.items()) for name, types in STRUCTS.items()
     }
     return "".join(f"struct {name} {{ {declared} }};\n" for name, declared in fields.items()) + "#line 1\n"
 
