@@ -8,6 +8,7 @@ import cupy as cp
 import cupyx
 import numpy as np
 
+from gpuknn.bench.kept import keep_rates
 from gpuknn.bench.peers import Peer
 from gpuknn.bench.rate import HOST_BUILD, Rate, Resident
 from gpuknn.engine.cuda.device import EPOCH_BYTES, CudaDevice, CudaScan, _product
@@ -59,14 +60,15 @@ def product_probe(gpu: Device) -> float:
 
 
 def measure_rates(gpu: Device, probed: float) -> list[Rate]:
-    """The rates of all stages, the bare product first."""
+    """The rates of all stages, the bare product first; that of uploading is kept for predictions."""
     with _on(gpu):
         queries = _shrunk(QUERIES, probed)
         watch = _Stopwatch(gpu)
         longest = max((t for t in ROWS_OF_PRODUCTS if queries * t < probed / 5000), default=ROWS_OF_PRODUCTS[0])
         best, rows = _best_product(watch, _make_rows(queries), _make_rows(longest))
         bare = Rate("product", best, "FLOP/s", f"gemmEx, float16 to float32, {queries:,} x {rows:,} x {COMPONENTS}")
-        rates = [bare, *_stages(gpu, watch, queries, probed), _upload(watch, probed)]
+        rates = [bare, *_stages(gpu, watch, queries, probed), upload := _upload(watch, probed)]
+        keep_rates(gpu.kind, upload=upload.value)
         del watch
         cp.get_default_memory_pool().free_all_blocks()
     return rates
@@ -82,8 +84,8 @@ def bare_product(gpu: Device, rows: Vectors, queries: np.ndarray, n: int) -> flo
 def measure_resident(gpu: Device, product: float) -> tuple[list[Resident], cp.ndarray, dict[int, Neighbors]]:
     """The largest search that memory and time allow, for each k, beside a product of `product` operations a second.
 
-    A short one tells the speed first.  Returns the rows and each k's answer, too: the queries are `chosen_rows`.
-    Raises RunError if there is no memory for the rows.
+    A short one tells the speed first.  Keeps the middle k's rate for predictions.  Returns the rows and each
+    k's answer, too: the queries are `chosen_rows`.  Raises RunError if there is no memory for the rows.
     """
     with _on(gpu) as device:
         queries = _shrunk(QUERIES, product)
@@ -95,6 +97,7 @@ def measure_resident(gpu: Device, product: float) -> tuple[list[Resident], cp.nd
         n = min(most, max(n, int(speed * SECONDS / len(KS) / (2 * queries * COMPONENTS))))
         rows = _make_rows(n)
         runs = {k: _run(gpu, rows, queries, k, product) for k in KS}
+        keep_rates(gpu.kind, product=runs[KS[1]][0].operations)
     return [run for run, _ in runs.values()], rows, {k: found for k, (_, found) in runs.items()}
 
 
@@ -200,7 +203,11 @@ def _stages(gpu: Device, watch: "_Stopwatch", queries: int, probed: float) -> li
 
         with state._compute:
             product, selecting = watch.least(score), watch.least(select, before=lambda: pool.held.fill(0))
-            launching = _host_seconds(lambda: [launch() for launch in (score, select)])
+            cp.cuda.get_current_stream().synchronize()
+            started = time.perf_counter()
+            for launch in (score, select) * 20:
+                launch()
+            launching = (time.perf_counter() - started) / 20  # the host's time to start both, not that until their end
             settle = partial(state._settle, state._slots[0], rows, 0, pool.of_rows[1], pool.of_rows[2], 0)
             refining = watch.least(settle, before=fill)
         state.close()
@@ -211,15 +218,6 @@ def _stages(gpu: Device, watch: "_Stopwatch", queries: int, probed: float) -> li
         Rate("refine", nq * held / refining, "pair/s", f"{nq:,} queries x {held} candidates, in float64"),
         Rate("launches of a tile", 1 / launching, "tile/s", f"by the host; the GPU does {together:,.0f}"),
     ]
-
-
-def _host_seconds(launch: Callable[[], object], times: int = 20) -> float:
-    """Seconds that the host takes to start the work, without waiting for its end."""
-    cp.cuda.get_current_stream().synchronize()
-    started = time.perf_counter()
-    for _ in range(times):
-        launch()
-    return (time.perf_counter() - started) / times
 
 
 class _Stopwatch:

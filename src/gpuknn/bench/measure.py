@@ -1,8 +1,9 @@
 """Seconds of the engine, stage by stage, beside the bare matrix product and beside others, in the same run."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from timeit import timeit
 
 import numpy as np
 
@@ -18,8 +19,6 @@ from gpuknn.vectors import ArrayVectors, Vectors
 
 LONG_ENOUGH = 1.0
 """Seconds of a search that tells a rate worth keeping."""
-MACHINE_QUERIES = 1000
-"""At most so many go into the bare product that tells the machine's rate."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,11 @@ class Measurement:
 
 def random_vectors(device: Device, metric: Metric, n: int | None, nq: int, d: int) -> tuple[Vectors, Vectors]:
     """Rows (n, d) float16, the usual number if n is None, and queries (nq, d) float32; uint64 (d / 64) for hamming."""
-    n = n or _usual_rows(device, nq, d)
+    if n is None and device.kind != "cpu":  # a second's product, but no more than are made in seconds
+        from gpuknn.bench.gpu import product_probe
+
+        n = max(2000, min(1_000_000, int(product_probe(device) / (2 * nq * d))))
+    n = n or 200_000
     rng = np.random.default_rng(0)
     if metric is Metric.HAMMING:
         rows, queries = (rng.integers(0, 2**64, (m, max(1, d // 64)), dtype=np.uint64) for m in (n, nq))
@@ -68,13 +71,12 @@ def random_vectors(device: Device, metric: Metric, n: int | None, nq: int, d: in
 
 def measure_machine(rows: Vectors, queries: np.ndarray, device: Device) -> Machine:
     """Rates of this machine on these data."""
-    some = queries[:MACHINE_QUERIES]
+    some = queries[:1000]
     seconds, rates = _bare_product(rows, some, len(rows), device), []
     if device.kind != "cpu":
         from gpuknn.bench import gpu
 
         rates = gpu.measure_rates(device, gpu.product_probe(device))
-        keep_rates(device.kind, upload=next(rate.value for rate in rates if rate.name == "upload"))
     product = 2.0 * len(rows) * some.size / seconds if seconds else 0.0
     return Machine(device.name, processor(), blas(), product, reading_rate(rows), rates)
 
@@ -112,16 +114,10 @@ def _measure(rows: Vectors, search: Search, n: int, device: Device, repeat: int,
     for _ in range(repeat):
         products.append(_bare_product(rows, search.queries, n, device))
         engines.append(_engine(rows, search, n, device))
-        others.append([_seconds(find) for find in prepared.values()])
+        others.append([timeit(find, number=1) for find in prepared.values()])
     seconds, stages, pairs = min(engines, key=lambda run: run[0])
     least = dict(zip(prepared, map(min, zip(*others, strict=True)), strict=True))
     return Measurement(n, search.k, min(products), seconds, stages, pairs, least)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def _engine(rows: Vectors, search: Search, n: int, device: Device) -> tuple[float, dict[str, float], int]:
@@ -147,12 +143,3 @@ def _bare_product(rows: Vectors, queries: np.ndarray, n: int, device: Device) ->
     from gpuknn.bench import gpu
 
     return gpu.bare_product(device, rows, queries, n)
-
-
-def _usual_rows(device: Device, queries: int, components: int) -> int:
-    """Rows that take a processor some seconds; on a GPU a second's product, but no more than are made in seconds."""
-    if device.kind == "cpu":
-        return 200_000
-    from gpuknn.bench.gpu import product_probe
-
-    return max(2000, min(1_000_000, int(product_probe(device) / (2 * queries * components))))

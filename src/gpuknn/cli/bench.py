@@ -20,7 +20,6 @@ EXAMPLES = """examples:
 """
 GROWTH = 5
 """Sizes that --plot measures, each twice the one before."""
-PEERS = "faiss, sklearn, usearch, or '' (default: the installed; none beside a GPU)"
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -44,11 +43,12 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument("-k", default="10,100,1000", metavar="K[,K...]", help="neighbours (default: %(default)s)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="to measure (default: auto)")
     parser.add_argument("--threads", type=int, metavar="N", help="the processor's cores to use (default: all)")
-    parser.add_argument(
-        "--filter", choices=("auto", "float32", "int8"), default="auto", help="of the processor (default: auto)"
-    )
+    filters = "auto", "float32", "int8"
+    parser.add_argument("--filter", choices=filters, default="auto", help="of the processor (default: auto)")
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="runs of each (default: 3)")
-    parser.add_argument("--peers", metavar="NAME,...", help=PEERS)
+    parser.add_argument(
+        "--peers", metavar="NAME,...", help="faiss, sklearn, usearch, or '' (default: all here; of a GPU none)"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also measure fewer rows and draw time over rows")
     parser.add_argument("--json", action="store_true", help="as JSON on standard output")
     parser.set_defaults(run=run)

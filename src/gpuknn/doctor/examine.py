@@ -123,9 +123,6 @@ def _examine_gpu(device: Device, report: Report, say: Say) -> None:
         with _part("resident rows", report, say):
             report.resident, rows, found = rates.measure_resident(device, report.rates[0].value)
             report.checks.append(gpu.check_resident(rows, found))
-            upload = next(rate.value for rate in report.rates if rate.name == "upload")
-            middle = report.resident[len(report.resident) // 2]
-            keep_rates(device.kind, product=middle.operations, upload=upload)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import cupy as cp
 import numpy as np
 
-from gpuknn.bench.gpu import chosen_rows
+from gpuknn.bench.gpu import COMPONENTS, chosen_rows
 from gpuknn.doctor.selftest import Check, compare, distances, make_data
 from gpuknn.engine.bound import Halved
 from gpuknn.engine.cpu.device import CpuDevice
@@ -14,7 +14,6 @@ from gpuknn.engine.neighbors import Neighbors
 from gpuknn.engine.scan import scan
 from gpuknn.vectors import ArrayVectors
 
-COMPONENTS = 768
 SLOW = 1e11
 """Operations a second that every GPU exceeds, and no host build of CuPy."""
 SUMS = ("random", "large first", "large last", "large anywhere", "sorted", "alternating", "cancelling", "whole numbers")
@@ -125,8 +124,8 @@ def check_memory(gpu: CudaDevice, rate: float) -> Check:
             taken.clear()
             cp.get_default_memory_pool().free_all_blocks()
     same = np.array_equal(found.ids, expected.ids) and np.array_equal(found.dists, expected.dists)
-    answer = "the same answer" if same else "another answer"
-    said = f"{size * 3 / 2**21:.3g} MiB left free: {runs} runs of rows instead of {runs_before}, {answer}"
+    said = f"{size * 3 / 2**21:.3g} MiB left free: {runs} runs of rows instead of {runs_before}, "
+    said += "the same answer" if same else "another answer"
     return Check("memory runs out", same and runs > runs_before, said)
 
 

@@ -71,12 +71,10 @@ def choose_device(name: str, number: int | None, gpus: Gpus) -> tuple[Device, st
     except InputError as error:
         if name == "cuda" or number is not None:
             raise
-        if not gpus.found:
-            return open_device("cpu"), None
-        if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-            return open_device("cpu"), "the GPUs are not used: CUDA_VISIBLE_DEVICES hides them"
         why = str(error).removeprefix("--device cuda: ") if find_spec("cupy") else gpus.remedy
-        return open_device("cpu"), f"the GPUs are not used: {why}"
+        if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+            why = "CUDA_VISIBLE_DEVICES hides them"
+        return open_device("cpu"), f"the GPUs are not used: {why}" if gpus.found else None
 
 
 def cuda_libraries() -> dict[str, str]:

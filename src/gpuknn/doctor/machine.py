@@ -46,11 +46,8 @@ class Machine:
     @property
     def warnings(self) -> list[str]:
         """What is set in a way that costs time."""
-        found = [
-            f"{name}={os.environ[name]} is set: it slows the product; unset it"
-            for name in SLOWING
-            if name in os.environ
-        ]
+        slowing = [f"{name}={os.environ[name]}" for name in SLOWING if name in os.environ]
+        found = [f"{setting} is set: it slows the product; unset it" for setting in slowing]
         if self.core_limit is not None and self.core_limit < self.cores:
             threads = max(1, int(self.core_limit))
             found.append(f"the container grants {self.core_limit:g} of {self.cores} cores: use --threads {threads}")

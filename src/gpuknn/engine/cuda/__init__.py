@@ -1,2 +1,3 @@
 """The GPU: `device.py` drives it, `kernels.py` launches what `kernels.cu` holds, `table.py` knows what that takes;
-`room.py` has the memory."""
+`room.py` has the memory.
+"""
