@@ -7,19 +7,8 @@ from gpuknn.cli.main import main
 from gpuknn.laion.catalogue import SAMPLE
 
 SMALL = [
-    "bench",
-    "--rows",
-    "900",
-    "--queries",
-    "20",
-    "--components",
-    "64",
-    "-k",
-    "1,10",
-    "--repeat",
-    "1",
-    "--peers",
-    "",
+    *("bench", "--device", "cpu", "--rows", "900", "--queries", "20", "--components", "64", "-k", "1,10"),
+    *("--repeat", "1", "--peers", ""),
 ]
 
 
@@ -36,7 +25,27 @@ def test_what_is_measured_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_file_and_hamming(capsys: pytest.CaptureFixture[str]) -> None:
     files = [str(SAMPLE / "database.h5"), str(SAMPLE / "queries.h5")]
-    assert main(["bench", *files, "--rows", "500", "--queries", "9", "-k", "3", "--repeat", "1", "--peers", ""]) == 0
+    assert (
+        main(
+            [
+                "bench",
+                "--device",
+                "cpu",
+                *files,
+                "--rows",
+                "500",
+                "--queries",
+                "9",
+                "-k",
+                "3",
+                "--repeat",
+                "1",
+                "--peers",
+                "",
+            ]
+        )
+        == 0
+    )
     assert "product s" in capsys.readouterr().out
     assert main([*SMALL, "--metric", "hamming"]) == 0
     assert "product s" not in capsys.readouterr().out

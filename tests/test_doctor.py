@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpuknn.bench.reading import try_disk
 from gpuknn.cli.main import main
 from gpuknn.doctor import examine, gpus, selftest
 from gpuknn.doctor.gpus import Gpu, Gpus, choose_device
-from gpuknn.doctor.machine import memory_limit, try_disk
+from gpuknn.doctor.machine import memory_limit
 from gpuknn.engine.cpu.device import CpuScan
 from gpuknn.engine.neighbors import Neighbors
 from gpuknn.errors import InputError, RunError

@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.codecs import GzipCodec, ZstdCodec
 
+from gpuknn.bench import reading
 from gpuknn.engine.check import CHECKED_VALUES, check_rows
 from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.engine.metric import Metric
 from gpuknn.engine.scan import read_ahead
 from gpuknn.errors import InputError
-from gpuknn.jobs.exact import predict
 from gpuknn.jobs.exact.plan import PROCESS_BYTES, Job, check_threads, queries_at_once, worker_bytes
 from gpuknn.vectors import ArrayVectors, Vectors, content_fingerprint, decoded, fingerprint, open_vectors, stream
 from gpuknn.vectors import zarr as zarr_vectors
@@ -413,22 +413,22 @@ def test_a_reader_does_not_hold_the_band_before(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_trying_how_fast_rows_are_read_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict, "TRIED_BYTES", 8 * 10)
-    monkeypatch.setattr(predict, "RUN_BYTES", 8 * 4)
+    monkeypatch.setattr(reading, "TRIED_BYTES", 8 * 10)
+    monkeypatch.setattr(reading, "RUN_BYTES", 8 * 4)
     vectors = Sevens("memory", None, (48, 2), np.dtype("f4"))
     seen: list[range] = []
     monkeypatch.setattr(Sevens, "decode", lambda _, rows, out: seen.append(rows))
-    assert predict.reading_rate(vectors) > 0
+    assert reading.reading_rate(vectors) > 0
     assert seen == [range(0, 7), range(7, 14)]  # whole bands: 14 rows are timed, and 14 rows decoded
     assert not vectors.held._bands
 
 
 @pytest.mark.usefixtures("small_bands")
 def test_trying_leaves_no_stream_open(parquet: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict, "TRIED_BYTES", 24 * 100)
+    monkeypatch.setattr(reading, "TRIED_BYTES", 24 * 100)
     vectors, _ = parquet(1000, 6, 1000)
     rows = counted(monkeypatch)
-    assert predict.reading_rate(vectors) > 0
+    assert reading.reading_rate(vectors) > 0
     assert rows[0] == 108  # the first bands, without what lies between samples
     assert not vectors.streams._streams
 

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gpuknn.bench.kept import Rates, keep_rates, rates_for
+from gpuknn.bench.reading import reading_rate
 from gpuknn.cli.main import main
 from gpuknn.cli.plan import Plan, learn
-from gpuknn.cli.rates import CPU, keep_rates, rates_for
 from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.engine.metric import Metric
 from gpuknn.errors import InputError
 from gpuknn.jobs.exact.plan import Job
-from gpuknn.jobs.exact.predict import START_SECONDS, Prediction, Rates, predict, reading_rate
+from gpuknn.jobs.exact.predict import START_SECONDS, Prediction, predict
 from gpuknn.vectors import Vectors, open_vectors
 from gpuknn.workers.workers import Workers
 
@@ -47,13 +48,13 @@ def test_the_slowest_thing_limits(vectors: Vectors) -> None:
 
 def test_rates_that_were_kept_go_before_measuring_and_those_given_before_both(vectors: Vectors) -> None:
     Path("rates.yaml").write_text("NVIDIA H100: {product: 3.0e+14, upload: 5.0e+10}\ncpu: {product: 7.0}\n")
-    measured = rates_for("cpu (2 threads)", vectors, None)
+    measured = rates_for("cpu", vectors, None)
     assert measured is not None
     assert measured.product > 1e6
     assert rates_for("NVIDIA H100", vectors, None) is None
-    keep_rates(CPU, product=5.0)
-    keep_rates(CPU, reading=2.0)
-    assert rates_for("cpu (2 threads)", vectors, None) == Rates(5.0, 2.0)
+    keep_rates("cpu", product=5.0)
+    keep_rates("cpu", reading=2.0)
+    assert rates_for("cpu", vectors, None) == Rates(5.0, 2.0)
     assert rates_for("cpu", vectors, Path("rates.yaml")) != Rates(5.0, 2.0)
     given = rates_for("NVIDIA H100", vectors, Path("rates.yaml"))
     assert given is not None
@@ -67,6 +68,13 @@ def test_rates_that_were_kept_go_before_measuring_and_those_given_before_both(ve
     measured = rates_for("cpu", vectors, None)
     assert measured is not None
     assert measured.product > 1e6
+
+
+def test_rates_that_cannot_be_kept_are_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    keep_rates("cpu", product=1.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_long_run_tells_the_rate_for_the_next(vectors: Vectors) -> None:
@@ -85,8 +93,8 @@ def test_a_long_run_tells_the_rate_for_the_next(vectors: Vectors) -> None:
 def test_reading_is_tried_on_rows_of_all_the_file(vectors: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     monkeypatch.setattr(type(vectors), "read", lambda _, first, out: read.append(first))
-    monkeypatch.setattr("gpuknn.jobs.exact.predict.RUN_BYTES", 2000)
-    monkeypatch.setattr("gpuknn.jobs.exact.predict.TRIED_BYTES", 20_000)
+    monkeypatch.setattr("gpuknn.bench.reading.RUN_BYTES", 2000)
+    monkeypatch.setattr("gpuknn.bench.reading.TRIED_BYTES", 20_000)
     assert reading_rate(vectors) > 0
     assert read == [0, 110, 220, 330, 440, 550, 660, 770, 880, 990]
 

@@ -12,8 +12,9 @@ cp = pytest.importorskip("cupy")
 if not cp.cuda.is_available():
     pytest.skip("no GPU", allow_module_level=True)
 
+from gpuknn.bench import gpu as rates  # noqa: E402
 from gpuknn.cli.main import main  # noqa: E402
-from gpuknn.doctor import examine, gpu, rates, selftest  # noqa: E402
+from gpuknn.doctor import examine, gpu, selftest  # noqa: E402
 from gpuknn.engine.choose import open_device  # noqa: E402
 from gpuknn.engine.cpu.device import CpuDevice  # noqa: E402
 from gpuknn.engine.cuda import device as cuda  # noqa: E402
@@ -53,6 +54,25 @@ def test_in_full(
     assert told["gpus"]["found"]
     assert told["gpus"]["libraries"]["CuPy"] == cp.__version__
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "product_probe", lambda device: 1e6)
+    monkeypatch.setattr(rates, "COMPONENTS", 64)
+    words = ["bench", "--device", "cuda", "--queries", "20", "--components", "64", "--repeat", "1"]
+    assert main([*words, "-k", "3,7", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["machine"]["device"] == open_cuda(0).name
+    assert told["machine"]["product"] > 0
+    assert {"product", "select", "refine", "upload"} <= {rate["name"] for rate in told["machine"]["rates"]}
+    assert [(m["k"], m["rows"], m["stages"], list(m["peers"])) for m in told["measurements"]] == [
+        (k, 2000, {}, ["resident"]) for k in (3, 7)
+    ]
+    assert all(m["product"] > 0 and m["engine"] > 0 and m["peers"]["resident"] > 0 for m in told["measurements"])
+    assert main([*words, "--rows", "300", "-k", "3", "--metric", "hamming"]) == 0
+    assert "resident s" in capsys.readouterr().out
+    assert main([*words, "--filter", "int8"]) == 2
+    assert "--filter int8: is for --device cpu" in capsys.readouterr().err
 
 
 def test_a_product_that_loses_bits(monkeypatch: pytest.MonkeyPatch, device: CudaDevice) -> None:

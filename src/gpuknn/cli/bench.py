@@ -12,6 +12,7 @@ from gpuknn.errors import InputError, pip_install
 
 if TYPE_CHECKING:
     from gpuknn.bench.measure import Machine, Measurement
+    from gpuknn.vectors import Vectors
 
 EXAMPLES = """examples:
   gpuknn bench --rows 20000 --queries 1000
@@ -19,9 +20,6 @@ EXAMPLES = """examples:
 """
 GROWTH = 5
 """Sizes that --plot measures, each twice the one before."""
-
-LONG_ENOUGH = 1.0
-"""Seconds of a search that tells a rate worth keeping."""
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -36,17 +34,21 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument("database", nargs="?", help="HDF5, .npy or Zarr (default: random rows)")
     parser.add_argument("queries_file", nargs="?", metavar="queries")
     add_missing(parser)
-    parser.add_argument("--rows", type=int, metavar="N", help="rows to search (default: all of the file, or 200000)")
+    parser.add_argument(
+        "--rows", type=int, metavar="N", help="rows to search (default: all of the file, or some seconds' worth)"
+    )
     parser.add_argument("--queries", type=int, metavar="N", help="queries (default: all of the file, or 4000)")
     parser.add_argument("--components", type=int, default=768, metavar="D", help="of random rows (default: 768)")
     parser.add_argument("--metric", choices=("cosine", "ip", "l2", "hamming"), default="cosine")
     parser.add_argument("-k", default="10,100,1000", metavar="K[,K...]", help="neighbours (default: %(default)s)")
-    parser.add_argument("--threads", type=int, metavar="N", help="cores to use (default: all)")
-    parser.add_argument(
-        "--filter", choices=("auto", "float32", "int8"), default="auto", help="of the engine (default: auto)"
-    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="to measure (default: auto)")
+    parser.add_argument("--threads", type=int, metavar="N", help="the processor's cores to use (default: all)")
+    filters = "auto", "float32", "int8"
+    parser.add_argument("--filter", choices=filters, default="auto", help="of the processor (default: auto)")
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="runs of each (default: 3)")
-    parser.add_argument("--peers", metavar="NAME,...", help="faiss, sklearn, usearch, or '' (default: the installed)")
+    parser.add_argument(
+        "--peers", metavar="NAME,...", help="faiss, sklearn, usearch, or '' (default: all here; of a GPU none)"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also measure fewer rows and draw time over rows")
     parser.add_argument("--json", action="store_true", help="as JSON on standard output")
     parser.set_defaults(run=run)
@@ -56,12 +58,12 @@ def run(chosen: argparse.Namespace) -> int:
     """Make or open the data, measure, show."""
     import numpy as np
 
-    from gpuknn.bench.measure import measure, measure_machine
+    from gpuknn.bench.measure import measure, measure_machine, random_vectors
     from gpuknn.bench.peers import installed_peers
-    from gpuknn.cli.rates import CPU, keep_rates
     from gpuknn.engine.check import check_content, check_question
-    from gpuknn.engine.choose import usable_cores
+    from gpuknn.engine.choose import open_device, usable_cores
     from gpuknn.engine.cpu.device import CpuDevice
+    from gpuknn.engine.device import Search
     from gpuknn.engine.metric import Metric
 
     metric = Metric(chosen.metric)
@@ -73,92 +75,79 @@ def run(chosen: argparse.Namespace) -> int:
         value = getattr(chosen, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} {value}: must be at least 1")
-    peers = installed_peers(chosen.peers)
+    threads = min(chosen.threads or usable_cores(), usable_cores())
+    device = open_device(chosen.device, threads)
+    if device.kind == "cpu":
+        device = CpuDevice(threads, chosen.filter)
+    elif chosen.filter != "auto":
+        raise InputError(f"--filter {chosen.filter}: is for --device cpu; a GPU chooses by itself")
+    peers = installed_peers(chosen.peers if device.kind == "cpu" else chosen.peers or "")
     if chosen.plot:
         _check_plot(chosen.plot)
-    rows, queries = _data(chosen, metric)
+    if chosen.database:
+        rows, queries = _open(chosen)
+    else:
+        rows, queries = random_vectors(device, metric, chosen.rows, chosen.queries or 4000, chosen.components)
     n = min(chosen.rows or len(rows), len(rows))
     for k in ks:
         check_question(rows, queries, k, chosen.metric, "float32")
-    threads = min(chosen.threads or usable_cores(), usable_cores())
     check_content(rows, queries, metric, "float32", threads)
 
     asked = queries[: chosen.queries]
-    device = CpuDevice(threads, chosen.filter)
-    machine = measure_machine(rows, asked[: min(len(asked), 1000)], metric, threads)
-    measure(rows, asked[:64], metric, min(10, n), min(n, 20_000), device, 1)  # kernels are compiled once, before all
+    machine = measure_machine(rows, asked, device)
     if not chosen.json:
         sys.stdout.write(f"{_describe(machine, rows.nbytes // len(rows))}\n{len(asked):,} queries, {chosen.metric}\n\n")
     sizes = [n >> i for i in range(GROWTH)][::-1] if chosen.plot else [n]
-    found = []
-    for size in sizes:
-        for k in ks:
-            if k <= size:
-                found.append(measure(rows, asked, metric, k, size, device, chosen.repeat, peers if size == n else ()))
-                if not chosen.json:
-                    sys.stdout.write(_line(found[-1], header=len(found) == 1) + "\n")
-                    sys.stdout.flush()
-    middle = found[len(found) // 2]
-    if metric is not Metric.HAMMING and middle.engine > LONG_ENOUGH:
-        operations = 2.0 * middle.rows * len(asked) * rows.shape[1]
-        keep_rates(CPU, product=operations / middle.engine / threads)
+    searches = [Search(asked, k, metric, np.dtype(np.float32)) for k in ks]
+    found: list[Measurement] = []
+    for measured in measure(rows, searches, sizes, device, chosen.repeat, peers):
+        found.append(measured)
+        if not chosen.json:
+            sys.stdout.write(_line(measured, header=len(found) == 1) + "\n")
+            sys.stdout.flush()
     if chosen.plot:
-        _plot(chosen.plot, found, np.asarray(ks))
+        _plot(chosen.plot, found, ks)
     if chosen.json:
         result = {"machine": asdict(machine), "queries": len(asked), "metric": chosen.metric}
         sys.stdout.write(json.dumps(result | {"measurements": [asdict(m) for m in found]}) + "\n")
     return 0
 
 
-def _data(chosen: argparse.Namespace, metric: Any) -> tuple[Any, Any]:
-    """The files' vectors, or random ones."""
-    import numpy as np
-
-    from gpuknn.engine.metric import Metric
+def _open(chosen: argparse.Namespace) -> "list[Vectors]":
+    """The files' rows and queries."""
     from gpuknn.storage.location import split_key
-    from gpuknn.vectors import ArrayVectors, open_vectors
+    from gpuknn.vectors import open_vectors
 
-    if chosen.database:
-        if not chosen.queries_file:
-            raise InputError("name a file of queries, too")
-        files = chosen.database, chosen.queries_file
-        found, sought = (open_vectors(file, missing=chosen.missing) for file in files)
-        refuse_rows_as_queries(found, sought, split_key(chosen.queries_file)[1] is not None)
-        return found, sought
-    rng = np.random.default_rng(0)
-    n, nq, d = chosen.rows or 200_000, chosen.queries or 4_000, chosen.components
-    if metric is Metric.HAMMING:
-        rows, queries = (rng.integers(0, 2**64, (m, max(1, d // 64)), dtype=np.uint64) for m in (n, nq))
-        return ArrayVectors.of(rows, "random rows"), ArrayVectors.of(queries, "random queries")
-    halves = np.empty((n, d), np.float16)
-    for first in range(0, n, 2**14):
-        halves[first : first + 2**14] = rng.standard_normal((min(2**14, n - first), d), np.float32)
-    return ArrayVectors.of(halves, "random rows"), ArrayVectors.of(
-        rng.standard_normal((nq, d), np.float32), "random queries"
-    )
+    if not chosen.queries_file:
+        raise InputError("name a file of queries, too")
+    found, sought = (open_vectors(file, missing=chosen.missing) for file in (chosen.database, chosen.queries_file))
+    refuse_rows_as_queries(found, sought, split_key(chosen.queries_file)[1] is not None)
+    return [found, sought]
 
 
 def _describe(machine: "Machine", row_bytes: int) -> str:
-    product = f"product {machine.product / 1e9:,.0f} GFLOP/s, " if machine.product else ""
-    rows = machine.reading / row_bytes
-    return (
-        f"{machine.processor}, {machine.threads} threads, {machine.blas}\n"
-        f"{product}reading {machine.reading / 1e9:.1f} GB/s ({rows:,.0f} rows/s)"
-    )
+    """Lines on the machine and its rates."""
+    from gpuknn.bench.rate import si
+
+    product = f"product {si(machine.product, 'FLOP/s')}, " if machine.product else ""
+    reading = f"reading {si(machine.reading, 'B/s')} ({machine.reading / row_bytes:,.0f} rows/s)"
+    stages = [f"{rate.name}: {si(rate.value, rate.unit)} ({rate.said})" for rate in machine.rates]
+    return "\n".join([f"{machine.processor}, {machine.device}, {machine.blas}", product + reading, *stages])
 
 
 def _line(found: "Measurement", header: bool) -> str:
     """One measurement: seconds, and ratios to the engine's."""
     against = {"product": found.product} | found.peers
-    times = [f"{found.rows:>11,}", f"{found.k:>6,}", f"{found.engine:>9.2f}"]
+    times = [f"{found.rows:>11,}", f"{found.k:>6,}", f"{found.engine:>9.3g}"]
     heads = [f"{'rows':>11}", f"{'k':>6}", f"{'engine s':>9}"]
     for name, seconds in against.items():
         if seconds:
             heads.append(f"{name + ' s':>10} {'ratio':>6}")
-            times.append(f"{seconds:>10.2f} {found.engine / seconds:>6.3f}")
-    shares = ", ".join(f"{name} {spent / found.engine:.0%}" for name, spent in found.stages.items())
-    line = " ".join(times) + f"   {shares}"
-    return " ".join(heads) + "   where the engine's time goes\n" + line if header else line
+            times.append(f"{seconds:>10.3g} {found.engine / seconds:>6.3f}")
+    if found.stages:
+        heads.append("  where the engine's time goes")
+        times.append("  " + ", ".join(f"{name} {spent / found.engine:.0%}" for name, spent in found.stages.items()))
+    return "\n".join([" ".join(heads), " ".join(times)] if header else [" ".join(times)])
 
 
 def _check_plot(path: Path) -> None:

@@ -19,7 +19,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = commands.add_parser(
         "doctor",
         help="examine this machine",
-        description=f"{__doc__}  Exit code 0 where it does, 1 where not.",
+        description=f"{__doc__}  Exit code 0 if it does, 1 if not.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -39,18 +39,13 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Examine, show, keep."""
-    from gpuknn.cli.rates import CPU, keep_rates
+    """Examine and show."""
     from gpuknn.doctor.examine import examine
     from gpuknn.doctor.page import as_json, page, write_report
 
     if chosen.report is not None and not chosen.report.is_dir():
         raise InputError(f"--report {chosen.report}: there is no such folder")
     report = examine(chosen.device, chosen.gpu, chosen.data_dir, chosen.full, _say)
-    keep_rates(CPU, product=report.machine.product / report.machine.cores)
-    if report.resident:
-        upload = next(rate.value for rate in report.rates if rate.name == "upload")
-        keep_rates(report.device, product=report.resident[len(report.resident) // 2].operations, upload=upload)
     sys.stdout.write(json.dumps(as_json(report)) + "\n" if chosen.json else page(report))
     if chosen.report is not None:
         for path in write_report(report, chosen.report):

@@ -45,7 +45,7 @@ def make_plan(
     output: Path,
 ) -> Plan:
     """Cut the work so that it fits into `memory`; raises InputError where it cannot, or `rates` is no file of rates."""
-    from gpuknn.cli.rates import rates_for
+    from gpuknn.bench.kept import rates_for
     from gpuknn.engine.metric import Metric
     from gpuknn.jobs.exact import plan
     from gpuknn.jobs.exact.predict import predict
@@ -56,7 +56,7 @@ def make_plan(
     block = plan.queries_at_once(job, budget, workers.count if local else 1, device)
     rows = shard_rows or plan.shard_rows(job, workers.count, block)
     passes = -(-len(job.queries) // block)
-    known = None if job.metric is Metric.HAMMING else rates_for(device.name, database, rates)
+    known = None if job.metric is Metric.HAMMING else rates_for(device.kind, database, rates)
     prediction = predict(job, workers, passes, known) if known else None
     facts = {
         "database": database.where,
@@ -99,7 +99,7 @@ def check_space(job: "Job", workers: "Workers", plan: Plan, run_dir: Path, outpu
 
 def learn(plan: Plan, workers: "Workers", seconds: float) -> None:
     """Keep the product's rate that a long run on this machine has had, for the next prediction."""
-    from gpuknn.cli.rates import keep_rates
+    from gpuknn.bench.kept import keep_rates
     from gpuknn.jobs.exact.predict import devices
 
     prediction = plan.prediction

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from gpuknn.bench.kept import keep_rates
+from gpuknn.bench.rate import HOST_BUILD, Rate, Resident
 from gpuknn.doctor import selftest
-from gpuknn.doctor.gpus import HOST_BUILD, Gpus, choose_device, find_gpus
+from gpuknn.doctor.gpus import Gpus, choose_device, find_gpus
 from gpuknn.doctor.machine import Machine, look_around
 from gpuknn.doctor.selftest import Check, Size, check_answers
 from gpuknn.engine.choose import usable_cores
@@ -37,10 +39,8 @@ class Report:
     checks: list[Check] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
     """The largest error of float16 sums of each kind, as a share of the proven error."""
-    rates: list = field(default_factory=list)
-    """`rates.Rate`"""
-    resident: list = field(default_factory=list)
-    """`rates.Resident`"""
+    rates: list[Rate] = field(default_factory=list)
+    resident: list[Resident] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     """That each part of the examination took."""
 
@@ -53,7 +53,8 @@ class Report:
 def examine(device_name: str, number: int | None, folder: Path, full: bool, say: Say) -> Report:
     """Look at the machine, check answers on the device that will be used, and, if `full`, all there is to be tried.
 
-    `say` is told what is done at the moment.  Raises InputError where the device or the folder cannot be had.
+    `say` is told what is done at the moment.  What is measured is kept for predictions.  Raises InputError if the
+    device or the folder cannot be had.
     """
     gpus = find_gpus()
     device, note = choose_device(device_name, number, gpus)
@@ -66,26 +67,21 @@ def examine(device_name: str, number: int | None, folder: Path, full: bool, say:
     report = Report(date, machine, gpus, device.name, machine.warnings)
     report.notes += [note] if note else []
     report.seconds["machine"] = time.perf_counter() - started
+    keep_rates("cpu", product=machine.product / machine.cores)
     cpus = cpu_devices()
-    on_gpu = not isinstance(device, CpuDevice)
+    on_gpu = device.kind != "cpu"
     emulated = HOST_BUILD in device.name
     if emulated:
-        report.notes.append(
-            "this is CuPy's host build: kernels run on the processor, and rates say nothing about a GPU"
-        )
-    devices = {"GPU": device} if on_gpu else cpus
-    if full:
-        devices = cpus | devices
+        report.notes.append("this is CuPy's host build: kernels run on the processor, rates say nothing about a GPU")
+    devices = (cpus if full or not on_gpu else {}) | ({"GPU": device} if on_gpu else {})
     size = ON_HOST_BUILD if emulated else FULL if full else QUICK
     with _part("answers", report, say):
-        for check in check_answers(devices, selftest.ALL if full else selftest.QUICK, size):
-            report.checks.append(check)
+        report.checks += check_answers(devices, selftest.ALL if full else selftest.QUICK, size)
     if full and on_gpu:
         _examine_gpu(device, report, say)
     elif full:
-        report.notes.append(
-            "no GPU was examined: " + ("--device cpu" if device_name == "cpu" else "there is none to use")
-        )
+        why = "--device cpu" if device_name == "cpu" else "there is none to use"
+        report.notes.append(f"no GPU was examined: {why}")
     if full and len(cpus) == 1:
         report.notes.append(
             f"no int8 filter was checked: 8-bit products need ONNX Runtime; install it with: {pip_install('int8')}"
@@ -101,7 +97,8 @@ def cpu_devices() -> dict[str, Device]:
 
 def _examine_gpu(device: Device, report: Report, say: Say) -> None:
     """What only a GPU can get wrong, and its rates."""
-    from gpuknn.doctor import gpu, rates
+    from gpuknn.bench import gpu as rates
+    from gpuknn.doctor import gpu
     from gpuknn.engine.cuda.device import CudaDevice
 
     assert isinstance(device, CudaDevice)
@@ -115,16 +112,15 @@ def _examine_gpu(device: Device, report: Report, say: Say) -> None:
     with _part("float16 sums", report, say):
         check, report.sums = gpu.check_sums(device, probed)
         report.checks.append(check)
-    with _part("races", report, say):
-        report.checks.append(gpu.check_races(device, probed))
-    with _part("memory", report, say):
-        report.checks.append(gpu.check_memory(device, probed))
+    for name, look in {"races": gpu.check_races, "memory": gpu.check_memory}.items():
+        with _part(name, report, say):
+            report.checks.append(look(device, probed))
     with _part("rates", report, say):
         report.rates = rates.measure_rates(device, probed)
     if report.rates:
         with _part("resident rows", report, say):
-            report.resident, check = rates.measure_resident(device, report.rates[0].value)
-            report.checks.append(check)
+            report.resident, rows, found = rates.measure_resident(device, report.rates[0].value)
+            report.checks.append(gpu.check_resident(rows, found))
 
 
 @contextmanager

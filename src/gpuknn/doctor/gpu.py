@@ -3,8 +3,8 @@
 import cupy as cp
 import numpy as np
 
-from gpuknn.doctor.gpus import HOST_BUILD
-from gpuknn.doctor.selftest import Check, compare, make_data
+from gpuknn.bench.gpu import COMPONENTS, chosen_rows
+from gpuknn.doctor.selftest import Check, compare, distances, make_data
 from gpuknn.engine.bound import Halved
 from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.engine.cuda.device import EPOCH_BYTES, CudaDevice, _product
@@ -14,7 +14,8 @@ from gpuknn.engine.neighbors import Neighbors
 from gpuknn.engine.scan import scan
 from gpuknn.vectors import ArrayVectors
 
-COMPONENTS = 768
+SLOW = 1e11
+"""Operations a second that every GPU exceeds, and no host build of CuPy."""
 SUMS = ("random", "large first", "large last", "large anywhere", "sorted", "alternating", "cancelling", "whole numbers")
 SUM_LENGTHS = (16, 64, 768, 4096)
 
@@ -40,7 +41,7 @@ def check_against_cpu(gpu: CudaDevice, cpu: CpuDevice, rate: float) -> Check:
 
 def check_sums(gpu: CudaDevice, rate: float) -> tuple[Check, dict[str, float]]:
     """Errors of the float16 product, and the largest of each kind as a share of what is proven (`bound.py`, step 6)."""
-    nq, t = (64, 512) if rate < 1e11 else (1024, 4096)
+    nq, t = (64, 512) if rate < SLOW else (1024, 4096)
     shares = {}
     rng = np.random.default_rng(0)
     with cp.cuda.Device(gpu.number):
@@ -93,7 +94,7 @@ def _terms(kind: str, nq: int, t: int, d: int, rng: np.random.Generator) -> tupl
 
 def check_races(gpu: CudaDevice, rate: float) -> Check:
     """One search over and over: every run must give the same bytes."""
-    times = 5 if gpu.model == HOST_BUILD else 100
+    times = 5 if rate < SLOW else 100
     nq, n = fitting(rate, 0.02, 256, 50_000)
     rows, queries = make_data("near", "float16", n, nq, COMPONENTS, seed=3)
     search = Search(queries, 100, Metric.L2, np.dtype(np.float32))
@@ -123,9 +124,26 @@ def check_memory(gpu: CudaDevice, rate: float) -> Check:
             taken.clear()
             cp.get_default_memory_pool().free_all_blocks()
     same = np.array_equal(found.ids, expected.ids) and np.array_equal(found.dists, expected.dists)
-    answer = "the same answer" if same else "another answer"
-    said = f"{size * 3 / 2**21:.3g} MiB left free: {runs} runs of rows instead of {runs_before}, {answer}"
+    said = f"{size * 3 / 2**21:.3g} MiB left free: {runs} runs of rows instead of {runs_before}, "
+    said += "the same answer" if same else "another answer"
     return Check("memory runs out", same and runs > runs_before, said)
+
+
+def check_resident(rows: cp.ndarray, found: dict[int, Neighbors]) -> Check:
+    """Whether rows (n, d) on the GPU have these neighbours by k, the queries being `chosen_rows`: as a glance tells."""
+    most, faults = found[max(found)], []
+    itself = chosen_rows(len(rows), len(most.ids))
+    if lost := np.count_nonzero(most.ids[:, 0] != itself):
+        faults.append(f"{lost} queries, which are rows, did not find themselves")
+    for k, answer in found.items():
+        if not (np.array_equal(answer.ids, most.ids[:, :k]) and np.array_equal(answer.dists, most.dists[:, :k])):
+            faults.append(f"the answer for k = {k} is not the beginning of that for k = {max(found)}")
+    for i in (0, len(itself) // 2):
+        query, near = (rows[cp.asarray(numbers)].get() for numbers in (itself[i : i + 1], most.ids[i]))
+        if not np.array_equal(distances(near, query, "cosine")[0].astype("f4"), most.dists[i]):
+            faults.append(f"distances of query {i} are not those that NumPy computes")
+    said = "each query found itself first; distances are as defined; the nearest 10 begin the nearest 1000"
+    return Check("resident rows", not faults, "; ".join(faults) or said)
 
 
 def _fill(left: int) -> list[cp.cuda.MemoryPointer]:

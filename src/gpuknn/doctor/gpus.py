@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,8 +15,6 @@ from gpuknn.errors import InputError, pip_install
 
 CUDA13_DRIVER, CUDA12_DRIVER = 580, 525
 """The lowest driver branches that CUDA 13 and CUDA 12 run on."""
-HOST_BUILD = "cuda-on-cpu"
-"""What the devices of the host build of CuPy are called, which our tests use: kernels run on the processor."""
 
 
 @dataclass(frozen=True)
@@ -72,23 +71,21 @@ def choose_device(name: str, number: int | None, gpus: Gpus) -> tuple[Device, st
     except InputError as error:
         if name == "cuda" or number is not None:
             raise
-        if not gpus.found:
-            return open_device("cpu"), None
-        if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-            return open_device("cpu"), "the GPUs are not used: CUDA_VISIBLE_DEVICES hides them"
         why = str(error).removeprefix("--device cuda: ") if find_spec("cupy") else gpus.remedy
-        return open_device("cpu"), f"the GPUs are not used: {why}"
+        if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+            why = "CUDA_VISIBLE_DEVICES hides them"
+        return open_device("cpu"), f"the GPUs are not used: {why}" if gpus.found else None
 
 
 def cuda_libraries() -> dict[str, str]:
     """Versions by name, of those that can be asked."""
     ways: dict[str, Callable[[], str]] = {
-        "CuPy": _cupy_version,
+        "CuPy": lambda: str(import_module("cupy").__version__),
         "CUDA of the driver": lambda: _dotted(_runtime().driverGetVersion()),
         "CUDA runtime": lambda: _dotted(_runtime().runtimeGetVersion()),
-        "NVRTC": _nvrtc_version,
+        "NVRTC": lambda: ".".join(map(str, import_module("cupy.cuda").nvrtc.getVersion())),
         "cuBLAS": _cublas_version,
-        "compute capability": _compute_capability,
+        "compute capability": lambda: ".".join(import_module("cupy.cuda").Device().compute_capability),
     }
     found = {}
     for name, ask in ways.items():
@@ -99,35 +96,13 @@ def cuda_libraries() -> dict[str, str]:
     return found
 
 
-def _cupy_version() -> str:
-    import cupy
-
-    return str(cupy.__version__)
-
-
 def _runtime() -> Any:
-    from cupy.cuda import runtime
-
-    return runtime
-
-
-def _nvrtc_version() -> str:
-    from cupy.cuda import nvrtc
-
-    return ".".join(map(str, nvrtc.getVersion()))
+    return import_module("cupy.cuda").runtime
 
 
 def _cublas_version() -> str:
-    from cupy.cuda import device
-    from cupy_backends.cuda.libs import cublas
-
-    return str(cublas.getVersion(device.get_cublas_handle()))
-
-
-def _compute_capability() -> str:
-    from cupy.cuda import Device
-
-    return ".".join(Device().compute_capability)
+    handle = import_module("cupy.cuda.device").get_cublas_handle()
+    return str(import_module("cupy_backends.cuda.libs.cublas").getVersion(handle))
 
 
 def _dotted(number: int) -> str:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gpuknn.bench.rate import si
 from gpuknn.doctor.examine import Report
 from gpuknn.errors import pip_install
 
@@ -49,22 +50,18 @@ def _sections(report: Report) -> list[Section]:
         ("Packages", [(name, version or "not installed") for name, version in report.machine.packages.items()]),
         ("GPUs", _gpus(report)),
         ("Note", [(note,) for note in report.notes]),
-        (f"Checks on {report.device}", [(_yes(check.passed), check.name, check.said) for check in report.checks]),
         (
-            "Errors of float16 sums, as a share of what is proven",
-            [(kind, f"{share:.4f}") for kind, share in report.sums.items()],
+            f"Checks on {report.device}",
+            [("yes" if check.passed else "NO", check.name, check.said) for check in report.checks],
         ),
+        ("Errors of float16 sums, as a share of what is proven", [(k, f"{v:.4f}") for k, v in report.sums.items()]),
         (f"Rates of {report.device}", [(r.name, si(r.value, r.unit), r.said) for r in report.rates]),
         (
             "Rows on the GPU already: from the queries to the answer, and the share of the bare product's rate",
             [
                 (
-                    f"k = {r.k}",
-                    f"{r.rows:,} rows x {r.components}, {r.queries:,} queries",
-                    f"{r.seconds:.3g} s",
-                    si(r.operations, "FLOP/s"),
-                    f"{r.share:.1%}",
-                    f"{r.bound_used:.3f} of the proven error used",
+                    *(f"k = {r.k}", f"{r.rows:,} rows x {r.components}, {r.queries:,} queries", f"{r.seconds:.3g} s"),
+                    *(si(r.operations, "FLOP/s"), f"{r.share:.1%}", f"{r.bound_used:.3f} of the proven error used"),
                 )
                 for r in report.resident
             ],
@@ -98,18 +95,6 @@ def _gpus(report: Report) -> list[tuple[str, ...]]:
     else:
         found = [("none", "no NVIDIA GPU or driver was found")]
     return [*found, *gpus.libraries.items()]
-
-
-def si(value: float, unit: str) -> str:
-    """A rate with three digits and a prefix."""
-    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}"
-
-
-def _yes(passed: bool) -> str:
-    return "yes" if passed else "NO"
 
 
 def _as_text(title: str, rows: list[tuple[str, ...]]) -> str:

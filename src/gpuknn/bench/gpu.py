@@ -1,20 +1,23 @@
 """How fast a GPU is: stage by stage, and a search of rows that lie on it already beside the bare product."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 
 import cupy as cp
 import cupyx
 import numpy as np
 
-from gpuknn.doctor.gpus import HOST_BUILD
-from gpuknn.doctor.selftest import Check, distances
+from gpuknn.bench.kept import keep_rates
+from gpuknn.bench.peers import Peer
+from gpuknn.bench.rate import HOST_BUILD, Rate, Resident
 from gpuknn.engine.cuda.device import EPOCH_BYTES, CudaDevice, CudaScan, _product
 from gpuknn.engine.cuda.kernels import THREADS
-from gpuknn.engine.device import Search
+from gpuknn.engine.device import Certificate, Device, Search
 from gpuknn.engine.metric import Metric
 from gpuknn.engine.neighbors import Neighbors
+from gpuknn.errors import RunError
+from gpuknn.vectors import Vectors
 
 QUERIES, COMPONENTS = 10_000, 768
 KS = (10, 100, 1000)
@@ -40,37 +43,9 @@ _random_rows = cp.ElementwiseKernel(
 )
 
 
-@dataclass(frozen=True)
-class Rate:
-    """One figure."""
-
-    name: str
-    value: float
-    unit: str
-    said: str
-
-
-@dataclass(frozen=True)
-class Resident:
-    """A search of rows that lay on the GPU already, from the queries on the host to the answer on the host."""
-
-    rows: int
-    queries: int
-    components: int
-    k: int
-    seconds: float
-    operations: float
-    """Multiplications and additions a second, of the filter's product."""
-    share: float
-    """Of the bare product's rate in this run."""
-    pairs_refined: int
-    bound_used: float
-    """The largest error of a score of a refined pair, as a share of what is proven."""
-
-
-def product_probe(gpu: CudaDevice) -> float:
+def product_probe(gpu: Device) -> float:
     """Operations a second of a product large enough to be timed: the order of magnitude, to choose sizes by."""
-    with cp.cuda.Device(gpu.number):
+    with _on(gpu):
         size, seconds = 128, 0.0
         while seconds < 0.005 and size < 8192:
             size *= 2
@@ -84,41 +59,70 @@ def product_probe(gpu: CudaDevice) -> float:
     return 2.0 * size * size * COMPONENTS / seconds
 
 
-def measure_rates(gpu: CudaDevice, probed: float) -> list[Rate]:
-    """The rates of all stages, the bare product first."""
-    with cp.cuda.Device(gpu.number):
+def measure_rates(gpu: Device, probed: float) -> list[Rate]:
+    """The rates of all stages, the bare product first; that of uploading is kept for predictions."""
+    with _on(gpu):
         queries = _shrunk(QUERIES, probed)
         watch = _Stopwatch(gpu)
-        tried = [rows for rows in ROWS_OF_PRODUCTS if queries * rows < probed / 5000] or ROWS_OF_PRODUCTS[:1]
-        at = {rows: _product_rate(watch, queries, rows) for rows in tried}
-        best = max(at, key=lambda rows: at[rows])
-        bare = Rate("product", at[best], "FLOP/s", f"gemmEx, float16 to float32, {queries:,} x {best:,} x {COMPONENTS}")
-        rates = [bare, *_stages(gpu, watch, queries, probed), _upload(watch, probed)]
+        longest = max((t for t in ROWS_OF_PRODUCTS if queries * t < probed / 5000), default=ROWS_OF_PRODUCTS[0])
+        best, rows = _best_product(watch, _make_rows(queries), _make_rows(longest))
+        bare = Rate("product", best, "FLOP/s", f"gemmEx, float16 to float32, {queries:,} x {rows:,} x {COMPONENTS}")
+        rates = [bare, *_stages(gpu, watch, queries, probed), upload := _upload(watch, probed)]
+        keep_rates(gpu.kind, upload=upload.value)
         del watch
         cp.get_default_memory_pool().free_all_blocks()
     return rates
 
 
-def measure_resident(gpu: CudaDevice, product: float) -> tuple[list[Resident], Check]:
+def bare_product(gpu: Device, rows: Vectors, queries: np.ndarray, n: int) -> float:
+    """Seconds of float16 products of all queries with n rows, at the rate of the best number of rows at once."""
+    with _on(gpu):
+        asked, tile = (cp.asarray(some, np.float16) for some in (queries, rows[: min(n, max(ROWS_OF_PRODUCTS))]))
+        return float(2.0 * asked.size * n / _best_product(_Stopwatch(gpu), asked, tile)[0])
+
+
+def measure_resident(gpu: Device, product: float) -> tuple[list[Resident], cp.ndarray, dict[int, Neighbors]]:
     """The largest search that memory and time allow, for each k, beside a product of `product` operations a second.
 
-    A short one tells the speed first.  Every query is a row; that it is found, and at which distances, is checked.
+    A short one tells the speed first.  Keeps the middle k's rate for predictions.  Returns the rows and each
+    k's answer, too: the queries are `chosen_rows`.  Raises RunError if there is no memory for the rows.
     """
-    with cp.cuda.Device(gpu.number) as device:
+    with _on(gpu) as device:
         queries = _shrunk(QUERIES, product)
         most = int((device.mem_info[0] * 0.95 - RESERVE) / (2 * COMPONENTS))
         if most < max(KS):
-            return [], Check("resident rows", False, "too little free memory on the GPU to keep rows there")
+            raise RunError("too little free memory on the GPU to keep rows there")
         n = min(most, max(2 * max(KS), int(product * SECONDS / 100 / (2 * queries * COMPONENTS))))
         speed = _run(gpu, _make_rows(n), queries, max(KS), product)[0].operations
         n = min(most, max(n, int(speed * SECONDS / len(KS) / (2 * queries * COMPONENTS))))
         rows = _make_rows(n)
         runs = {k: _run(gpu, rows, queries, k, product) for k in KS}
-        wrong = _faults(rows, {k: found for k, (_, found) in runs.items()})
-        del rows
-        cp.get_default_memory_pool().free_all_blocks()
-    said = wrong or "each query found itself first; distances are as defined; the nearest 10 begin the nearest 1000"
-    return [run for run, _ in runs.values()], Check("resident rows", not wrong, said)
+        keep_rates(gpu.kind, product=runs[KS[1]][0].operations)
+    return [run for run, _ in runs.values()], rows, {k: found for k, (_, found) in runs.items()}
+
+
+def chosen_rows(n: int, queries: int) -> np.ndarray:
+    """The numbers of the rows that are queries."""
+    return np.arange(queries) * n // queries
+
+
+def resident(gpu: Device, size: int) -> list[Peer]:
+    """The engine with its rows on the GPU already, to be timed beside itself; nothing if `size` bytes find no room."""
+
+    def prepare(rows: np.ndarray, queries: np.ndarray, metric: Metric, k: int) -> Callable[[], object]:
+        with _on(gpu) as device:
+            here = cp.asarray(rows)
+            device.synchronize()
+        return lambda: _search_resident(gpu, here, Search(queries, k, metric, np.dtype(np.float32)))
+
+    with _on(gpu) as device:
+        return [Peer("resident", "cupy", prepare)] if size < device.mem_info[0] // 2 else []
+
+
+def _on(gpu: Device) -> cp.cuda.Device:
+    """CuPy's name for a device."""
+    assert isinstance(gpu, CudaDevice)
+    return cp.cuda.Device(gpu.number)
 
 
 def _shrunk(queries: int, rate: float) -> int:
@@ -134,18 +138,10 @@ def _make_rows(n: int) -> cp.ndarray:
     return rows
 
 
-def _chosen(n: int, queries: int) -> np.ndarray:
-    """The rows that are queries."""
-    return np.arange(queries) * n // queries
-
-
-def _run(gpu: CudaDevice, rows: cp.ndarray, queries: int, k: int, product: float) -> tuple[Resident, Neighbors]:
-    asked = rows[cp.asarray(_chosen(len(rows), queries))].get()
+def _run(gpu: Device, rows: cp.ndarray, queries: int, k: int, product: float) -> tuple[Resident, Neighbors]:
+    asked = rows[cp.asarray(chosen_rows(len(rows), queries))].get()
     started = time.perf_counter()
-    with gpu.begin(Search(asked, k, Metric.COSINE, np.dtype(np.float32)), rows.dtype) as state:
-        for run in state.epochs(range(len(rows))):
-            state.feed_resident(rows[run.start : run.stop], run.start)
-        found, certificate = state.result()
+    found, certificate = _search_resident(gpu, rows, Search(asked, k, Metric.COSINE, np.dtype(np.float32)))
     seconds = time.perf_counter() - started
     operations = 2.0 * len(rows) * queries * COMPONENTS / seconds
     shape = len(rows), queries, COMPONENTS, k
@@ -153,28 +149,21 @@ def _run(gpu: CudaDevice, rows: cp.ndarray, queries: int, k: int, product: float
     return Resident(*shape, seconds, operations, operations / product, *proof), found
 
 
-def _faults(rows: cp.ndarray, found: dict[int, Neighbors]) -> str:
-    """What is wrong with the answers, as far as a glance tells; nothing if nothing is."""
-    most = found[max(found)]
-    itself = _chosen(len(rows), len(most.ids))
-    if not np.array_equal(most.ids[:, 0], itself):
-        return f"{np.count_nonzero(most.ids[:, 0] != itself)} queries, which are rows, did not find themselves"
-    for k, answer in found.items():
-        if not (np.array_equal(answer.ids, most.ids[:, :k]) and np.array_equal(answer.dists, most.dists[:, :k])):
-            return f"the answer for k = {k} is not the beginning of that for k = {max(found)}"
-    for i in (0, len(itself) // 2):
-        query = rows[int(itself[i])].get()[None]
-        if not np.array_equal(
-            distances(rows[cp.asarray(most.ids[i])].get(), query, "cosine")[0].astype("f4"), most.dists[i]
-        ):
-            return f"distances of query {i} are not those that NumPy computes"
-    return ""
+def _search_resident(gpu: Device, rows: cp.ndarray, search: Search) -> tuple[Neighbors, Certificate]:
+    with gpu.begin(search, rows.dtype) as state:
+        for run in state.epochs(range(len(rows))):
+            state.feed_resident(rows[run.start : run.stop], run.start)
+        return state.result()
 
 
-def _product_rate(watch: "_Stopwatch", queries: int, rows: int) -> float:
-    q, x = (_make_rows(m) for m in (queries, rows))
-    out = cp.empty(queries * rows, np.float32)
-    return 2.0 * queries * rows * COMPONENTS / watch.least(lambda: _product(q, x, out))
+def _best_product(watch: "_Stopwatch", queries: cp.ndarray, rows: cp.ndarray) -> tuple[float, int]:
+    """Operations a second of products of (nq, d) and at most (t, d) float16, and with how many rows they are most."""
+    out = cp.empty(len(queries) * len(rows), np.float32)
+
+    def rate(t: int) -> float:
+        return float(2.0 * queries.size * t / watch.least(lambda: _product(queries, rows[:t], out)))
+
+    return max((rate(t), t) for t in {min(t, len(rows)) for t in ROWS_OF_PRODUCTS})
 
 
 def _upload(watch: "_Stopwatch", probed: float) -> Rate:
@@ -182,12 +171,11 @@ def _upload(watch: "_Stopwatch", probed: float) -> Rate:
     size = min(EPOCH_BYTES, int(probed / 100))
     host, here = cupyx.empty_pinned(size, np.uint8), cp.empty(size, np.uint8)
     host[:] = 1
-    return Rate(
-        "upload", size / watch.least(lambda: here.set(host)), "B/s", f"{size / 2**20:,.0f} MiB of pinned memory"
-    )
+    seconds = watch.least(lambda: here.set(host))
+    return Rate("upload", size / seconds, "B/s", f"{size / 2**20:,.0f} MiB of pinned memory")
 
 
-def _stages(gpu: CudaDevice, watch: "_Stopwatch", queries: int, probed: float) -> list[Rate]:
+def _stages(gpu: Device, watch: "_Stopwatch", queries: int, probed: float) -> list[Rate]:
     """What `CudaScan` does with a tile, each by itself; this knows its inside."""
     rows = _make_rows(max(2048, min(2**16, int(probed / (200 * COMPONENTS * queries)))))
     asked = rows[:queries].get()
@@ -208,41 +196,28 @@ def _stages(gpu: CudaDevice, watch: "_Stopwatch", queries: int, probed: float) -
         def select() -> None:
             state._kernels.launch("select_passing", grid, *of_rows, pool.held, pool.score, pool.row, pool.lost)
 
-        def empty() -> None:
-            pool.held.fill(0)
-
         def fill() -> None:
             pool.held.fill(held)
             pool.score.fill(1e3)  # all are refined
             pool.row[:] = cp.arange(pool.room, dtype=np.int32) * 7919 % len(rows)
 
-        def settle() -> None:
-            state._settle(state._slots[0], rows, 0, pool.of_rows[1], pool.of_rows[2], 0)
-
         with state._compute:
-            product, selecting = watch.least(score), watch.least(select, before=empty)
-            launching = _host_seconds((score, select), 20)
+            product, selecting = watch.least(score), watch.least(select, before=lambda: pool.held.fill(0))
+            cp.cuda.get_current_stream().synchronize()
+            started = time.perf_counter()
+            for launch in (score, select) * 20:
+                launch()
+            launching = (time.perf_counter() - started) / 20  # the host's time to start both, not that until their end
+            settle = partial(state._settle, state._slots[0], rows, 0, pool.of_rows[1], pool.of_rows[2], 0)
             refining = watch.least(settle, before=fill)
         state.close()
-    tile = f"{nq:,} queries x {t:,} rows"
+    tile, together = f"{nq:,} queries x {t:,} rows", 1 / (product + selecting)
     return [
         Rate("product, tile by tile", 2.0 * nq * t * COMPONENTS / product, "FLOP/s", f"{tile}, as the engine does it"),
         Rate("select", nq * t / selecting, "score/s", tile),
         Rate("refine", nq * held / refining, "pair/s", f"{nq:,} queries x {held} candidates, in float64"),
-        Rate(
-            "launches of a tile", 1 / launching, "tile/s", f"by the host; the GPU does {1 / (product + selecting):,.0f}"
-        ),
+        Rate("launches of a tile", 1 / launching, "tile/s", f"by the host; the GPU does {together:,.0f}"),
     ]
-
-
-def _host_seconds(launches: Sequence[Callable[[], None]], times: int) -> float:
-    """Seconds that the host takes to start all of them, without waiting for their end."""
-    cp.cuda.get_current_stream().synchronize()
-    started = time.perf_counter()
-    for _ in range(times):
-        for launch in launches:
-            launch()
-    return (time.perf_counter() - started) / times
 
 
 class _Stopwatch:
@@ -251,15 +226,15 @@ class _Stopwatch:
     Only the GPU's own time counts, not the host's for the launches.
     """
 
-    def __init__(self, gpu: CudaDevice) -> None:
-        self._by_clock = gpu.model == HOST_BUILD
+    def __init__(self, gpu: Device) -> None:
+        self._by_clock = HOST_BUILD in gpu.name
         self._load = cp.empty(0 if self._by_clock else 2**30, np.uint8)
 
-    def least(self, work: Callable[[], None], before: Callable[[], None] = lambda: None) -> float:
+    def least(self, work: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
         """The least of five runs, each after `before`, and after one that is not counted."""
         return min([self._once(work, before) for _ in range(6)][1:])
 
-    def _once(self, work: Callable[[], None], before: Callable[[], None]) -> float:
+    def _once(self, work: Callable[[], object], before: Callable[[], object]) -> float:
         before()
         if self._by_clock:
             cp.cuda.Device().synchronize()

@@ -1,54 +1,57 @@
-"""What `gpuknn doctor` and `gpuknn bench` have measured, kept for `gpuknn exact` to predict with."""
+"""What `gpuknn doctor`, `gpuknn bench` and long runs have measured, kept for predictions."""
 
 import contextlib
-import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import platformdirs
 import yaml
 
+from gpuknn.bench.processor import product_rate
+from gpuknn.bench.reading import reading_rate
+from gpuknn.engine.choose import usable_cores
 from gpuknn.errors import InputError
+from gpuknn.storage.durable import appearing
+from gpuknn.vectors import Vectors
 
-if TYPE_CHECKING:
-    from gpuknn.jobs.exact.predict import Rates
-    from gpuknn.vectors import Vectors
-
-CPU = "cpu"
-"""The name under which a core of this machine's processor is kept; GPUs have their own."""
 NAMES = {"product", "reading", "upload"}
 
 
-def keep_rates(device: str, **rates: float) -> None:
-    """Remember rates of a device of this machine; a folder that cannot be written to is no reason to fail."""
+@dataclass(frozen=True)
+class Rates:
+    """What one device does, of a processor one core; and the storage that all share."""
+
+    product: float
+    """Multiplications and additions a second of the filter's product."""
+    reading: float
+    """Bytes a second of the database's rows."""
+    upload: float | None = None
+    """Bytes a second to a GPU."""
+
+
+def keep_rates(kind: str, **rates: float) -> None:
+    """Remember rates of this machine's devices of a kind; a folder that cannot be written to is no reason to fail."""
     path, found = _kept(), {}
     with contextlib.suppress(InputError):  # missing or damaged: begun anew
         found = _read(path)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f"{path.name}.{os.getpid()}")
-        new.write_text(yaml.safe_dump(found | {device: found.get(device, {}) | rates}))
-        os.replace(new, path)
+        with appearing(path) as file:
+            file.write(yaml.safe_dump(found | {kind: found.get(kind, {}) | rates}).encode())
 
 
-def rates_for(device: str, database: "Vectors", file: Path | None) -> "Rates | None":
+def rates_for(kind: str, database: Vectors, file: Path | None) -> Rates | None:
     """Rates to predict with: those of `file`, else those that were kept, else measured now.
 
-    A GPU's cannot be measured in passing: None where nobody has.  Raises InputError where the file is not one of rates.
+    A GPU's cannot be measured in passing: None if nobody has.  Raises InputError if the file is not one of rates.
     """
-    from gpuknn.engine.choose import usable_cores
-    from gpuknn.jobs.exact.predict import Rates, reading_rate
-
-    device = CPU if device.startswith(CPU) else device
-    known = _read(file).get(device, {}) if file else {}
+    known = _read(file).get(kind, {}) if file else {}
     if not known:
         with contextlib.suppress(InputError):  # missing or damaged: measured again
-            known = _read(_kept()).get(device, {})
+            known = _read(_kept()).get(kind, {})
     if "product" not in known:
-        if device != CPU:
+        if kind != "cpu":
             return None
-        from gpuknn.doctor.machine import product_rate
-
         known = {"product": product_rate(rows=2048) / usable_cores()} | known
     return Rates(**{"reading": reading_rate(database)} | known)
 
