@@ -7,23 +7,8 @@ from gpuknn.cli.main import main
 from gpuknn.laion.catalogue import SAMPLE
 
 SMALL = [
-    *[
-        "bench",
-        "--device",
-        "cpu",
-        "--rows",
-        "900",
-        "--queries",
-        "20",
-        "--components",
-        "64",
-        "-k",
-        "1,10",
-        "--repeat",
-        "1",
-        "--peers",
-    ],
-    "",
+    *("bench", "--device", "cpu", "--rows", "900", "--queries", "20", "--components", "64", "-k", "1,10"),
+    *("--repeat", "1", "--peers", ""),
 ]
 
 

@@ -39,7 +39,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Examine, show, keep."""
+    """Examine and show."""
     from gpuknn.doctor.examine import examine
     from gpuknn.doctor.page import as_json, page, write_report
 

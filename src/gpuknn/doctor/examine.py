@@ -73,9 +73,7 @@ def examine(device_name: str, number: int | None, folder: Path, full: bool, say:
     emulated = HOST_BUILD in device.name
     if emulated:
         report.notes.append("this is CuPy's host build: kernels run on the processor, rates say nothing about a GPU")
-    devices = {"GPU": device} if on_gpu else cpus
-    if full:
-        devices = cpus | devices
+    devices = (cpus if full or not on_gpu else {}) | ({"GPU": device} if on_gpu else {})
     size = ON_HOST_BUILD if emulated else FULL if full else QUICK
     with _part("answers", report, say):
         report.checks += check_answers(devices, selftest.ALL if full else selftest.QUICK, size)
