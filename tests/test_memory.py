@@ -25,12 +25,8 @@ from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.engine.metric import Metric
 from gpuknn.engine.scan import read_ahead
 from gpuknn.errors import InputError
-<<<<<<< HEAD
 from gpuknn.jobs.exact.job import Job
 from gpuknn.jobs.exact.plan import PROCESS_BYTES, check_threads, queries_at_once, worker_bytes
-=======
-from gpuknn.jobs.exact.plan import PROCESS_BYTES, Job, check_threads, queries_at_once, worker_bytes
->>>>>>> bench
 from gpuknn.vectors import ArrayVectors, Vectors, content_fingerprint, decoded, fingerprint, open_vectors, stream
 from gpuknn.vectors import zarr as zarr_vectors
 from gpuknn.vectors.bits import PackedBits

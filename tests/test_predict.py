@@ -9,7 +9,6 @@ import pytest
 from gpuknn.bench.kept import Rates, keep_rates, rates_for
 from gpuknn.bench.reading import reading_rate
 from gpuknn.cli.main import main
-<<<<<<< HEAD
 from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.engine.metric import Metric
 from gpuknn.errors import InputError
@@ -17,14 +16,6 @@ from gpuknn.jobs.exact import run
 from gpuknn.jobs.exact.job import Job
 from gpuknn.jobs.exact.plan import Plan, Wishes
 from gpuknn.jobs.exact.predict import START_SECONDS, predict
-=======
-from gpuknn.cli.plan import Plan, learn
-from gpuknn.engine.cpu.device import CpuDevice
-from gpuknn.engine.metric import Metric
-from gpuknn.errors import InputError
-from gpuknn.jobs.exact.plan import Job
-from gpuknn.jobs.exact.predict import START_SECONDS, Prediction, predict
->>>>>>> bench
 from gpuknn.vectors import Vectors, open_vectors
 from gpuknn.workers.crew import Crew
 from gpuknn.workers.workers import Workers
@@ -78,13 +69,6 @@ def test_rates_that_were_kept_go_before_measuring_and_those_given_before_both(ve
     measured = rates_for("cpu", vectors, None)
     assert measured is not None
     assert measured.product > 1e6
-
-
-def test_rates_that_cannot_be_kept_are_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    keep_rates("cpu", product=1.0)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_long_run_tells_the_rate_for_the_next(vectors: Vectors) -> None:

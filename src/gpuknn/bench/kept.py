@@ -36,13 +36,8 @@ def keep_rates(kind: str, **rates: float) -> None:
         found = _read(path)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-<<<<<<< HEAD
         with appearing(path) as part:
             part.write_text(yaml.safe_dump(found | {kind: found.get(kind, {}) | rates}))
-=======
-        with appearing(path) as file:
-            file.write(yaml.safe_dump(found | {kind: found.get(kind, {}) | rates}).encode())
->>>>>>> bench
 
 
 def rates_for(kind: str, database: Vectors, file: Path | None) -> Rates | None:

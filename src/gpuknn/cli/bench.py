@@ -115,10 +115,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 def _open(chosen: argparse.Namespace) -> "list[Vectors]":
     """The files' rows and queries."""
-<<<<<<< HEAD
     from gpuknn.jobs.exact.job import refuse_rows_as_queries
-=======
->>>>>>> bench
     from gpuknn.storage.location import split_key
     from gpuknn.vectors import open_vectors
 

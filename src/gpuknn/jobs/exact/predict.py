@@ -3,11 +3,7 @@
 from dataclasses import dataclass
 
 from gpuknn.bench.kept import Rates
-<<<<<<< HEAD
 from gpuknn.jobs.exact.job import Job
-=======
-from gpuknn.jobs.exact.plan import Job, operations
->>>>>>> bench
 from gpuknn.workers.workers import Workers
 
 START_SECONDS = 4.0
@@ -44,11 +40,3 @@ def predict(job: Job, workers: Workers, passes: int, rates: Rates) -> Prediction
         product=job.operations(len(job.database)) / (rates.product * each),
         upload=job.database.nbytes * passes / (rates.upload * each) if rates.upload else 0.0,
     )
-<<<<<<< HEAD
-=======
-
-
-def devices(workers: Workers) -> int:
-    """GPUs, or cores."""
-    return workers.count * workers.device.units
->>>>>>> bench
