@@ -47,7 +47,7 @@ def run(*arguments: str) -> int:
 
 
 def gpuknn_process(*arguments: object, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "gpuknn.cli.main", *map(str, arguments)]
+    command = [sys.executable, "-m", "gpuknn", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
 
 
@@ -171,7 +171,7 @@ def test_published_names() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_a_run_whose_reader_goes_away_has_not_succeeded() -> None:
-    words = [sys.executable, "-m", "gpuknn.cli.main", *EXACT, "--log-json"]
+    words = [sys.executable, "-m", "gpuknn", *EXACT, "--log-json"]
     with subprocess.Popen(words, stderr=subprocess.PIPE) as process:
         assert process.stderr
         process.stderr.close()

@@ -175,7 +175,7 @@ def test_a_worker_that_joins_late_is_given_work(
         client.wait_for_workers(1)
         (first,) = client.scheduler_info()["workers"]
         command = [*files, "-o", "x.h5", "--cluster", str(scheduler), "--shard-rows", "1", "--quiet"]
-        run = subprocess.Popen([sys.executable, "-m", "gpuknn.cli.main", *command])
+        run = subprocess.Popen([sys.executable, "-m", "gpuknn", *command])
         while not list(Path().glob("x.h5.run/*/*-*.json")):
             assert run.poll() is None
             time.sleep(0.02)

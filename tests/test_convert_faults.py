@@ -362,7 +362,7 @@ def test_one_client_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", ["a.zarr", "a.h5", "a.npy"])
 def test_no_room(name: str, values: np.ndarray) -> None:
     """The system refuses files larger than a few kilobytes, as a full disk would."""
-    words = [sys.executable, "-m", "gpuknn.cli.main", "convert", "source.npy", name]
+    words = [sys.executable, "-m", "gpuknn", "convert", "source.npy", name]
     small = 2**14
 
     def limit() -> None:
@@ -393,7 +393,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_full_disk(name: str, options: list[str], small_disk: Path, values: np.ndarray) -> None:
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(900_000))
-    words = [sys.executable, "-m", "gpuknn.cli.main", "convert", "source.npy", f"disk/{name}", *options]
+    words = [sys.executable, "-m", "gpuknn", "convert", "source.npy", f"disk/{name}", *options]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 3
     assert done.stderr.count("\n") == 1

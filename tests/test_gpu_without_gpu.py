@@ -91,7 +91,7 @@ def test_the_command_writes_the_same_file(tmp_path: Path, host_build: str) -> No
     written = {}
     for device in ("cpu", "cuda"):
         command = [
-            *(sys.executable, "-m", "gpuknn.cli.main", "exact", "rows.h5", "queries.h5", "-o", f"{device}.h5"),
+            *(sys.executable, "-m", "gpuknn", "exact", "rows.h5", "queries.h5", "-o", f"{device}.h5"),
             *("-k", "10", "--metric", "cosine", "--device", device, "--shard-rows", "1000"),
         ]
         environment = tools.with_paths(host_build, CUDA_ON_CPU_DEVICES="2")

@@ -56,7 +56,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(data: Path, folder: Path, *options: object) -> list[str]:
     words = ["exact", data / "db.npy", data / "q.npy", "-k", K, "-o", folder / "gold.h5", *options]
-    return [sys.executable, "-m", "gpuknn.cli.main", *map(str, words)]
+    return [sys.executable, "-m", "gpuknn", *map(str, words)]
 
 
 def answer(folder: Path) -> tuple[bytes, bytes]:
@@ -103,7 +103,7 @@ def test_self_joins(metric: str, tmp_path: Path) -> None:
     rows = rng.standard_normal((50, 6)).astype(np.float16)[rng.integers(0, 50, 700)]
     np.save(tmp_path / "db.npy", rows)
     expected = oracle.knn(rows, rows, 700, metric, "float32")
-    words = [sys.executable, "-m", "gpuknn.cli.main", "exact", "db.npy", "--metric", metric, "-o", "gold.h5"]
+    words = [sys.executable, "-m", "gpuknn", "exact", "db.npy", "--metric", metric, "-o", "gold.h5"]
     subprocess.run([*words, "--self", "-k", "20", "--shard-rows", "300"], cwd=tmp_path, check=True, timeout=300)
     left_out = read_gold(tmp_path / "gold.h5")
     others = expected[0] != np.arange(700)[:, None]
@@ -182,7 +182,7 @@ def test_unfinished_runs_are_listed_resumed_and_removed(
     said = capsys.readouterr().out
     assert said.startswith(f"{run}: waiting; ")
     assert f"of {ROWS:,} rows done" in said
-    words = [sys.executable, "-m", "gpuknn.cli.main", "runs"]
+    words = [sys.executable, "-m", "gpuknn", "runs"]
     elsewhere = {"cwd": data, "timeout": 300, "check": True}
     subprocess.run([*words, "--resume", str(run)], **elsewhere)  # type: ignore[call-overload]
     assert answer(tmp_path) == expected

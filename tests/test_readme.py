@@ -39,8 +39,7 @@ def readme_commands() -> list[str]:
 def help_commands() -> dict[str, list[str]]:
     """Of the examples at the end of each command's help."""
     commands = argparse.ArgumentParser().add_subparsers()
-    for command in cli.verbs():
-        command.add_parser(commands)
+    cli.add_verbs(commands)
     return {name: re.findall(r"^  (gpuknn .*)$", p.epilog or "", re.MULTILINE) for name, p in commands.choices.items()}
 
 

@@ -205,7 +205,7 @@ def test_the_commands_of_the_manifests_work(data: Path) -> None:
         return text
 
     def words(command: list[str]) -> list[str]:
-        program = {"dask": "dask", "gpuknn": "gpuknn.cli.main"}[command[0]]
+        program = {"dask": "dask", "gpuknn": "gpuknn"}[command[0]]
         return [sys.executable, "-m", program, *map(here, command[1:])]
 
     (settings,) = manifests("ConfigMap")

@@ -135,7 +135,7 @@ def test_what_is_wrong_over_there_is_said(
 
 def test_a_killed_client_takes_its_cluster_along(settings: dict[str, object], words: list[str]) -> None:
     Path("ssh.yaml").write_text(yaml.safe_dump(settings))
-    client = subprocess.Popen([sys.executable, "-m", "gpuknn.cli.main", *words, "x.h5", "--shard-rows", "1"])
+    client = subprocess.Popen([sys.executable, "-m", "gpuknn", *words, "x.h5", "--shard-rows", "1"])
     while not list(Path().glob("x.h5.run/*/*-*.json")):
         assert client.poll() is None
         time.sleep(0.05)

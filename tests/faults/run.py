@@ -96,7 +96,7 @@ class Run:
         """Type the command."""
         errors = self.folder / f"errors-{len(self.attempts) + len(self.others)}"
         words = ["exact", self.database, self.question.queries, "-k", 50, "-o", self.output, "--shard-rows", SHARD]
-        command = [sys.executable, "-m", "gpuknn.cli.main", *map(str, words), *self.place.options]
+        command = [sys.executable, "-m", "gpuknn", *map(str, words), *self.place.options]
         with open(errors, "wb") as file:
             process = subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, stderr=file, env=self.environment, start_new_session=True

@@ -22,15 +22,12 @@ GROWTH = 5
 """Sizes that --plot measures, each twice the one before."""
 
 
-def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Describe the command."""
-    parser = commands.add_parser(
-        "bench",
-        help="measure this machine and the engine",
-        description=f"{__doc__}\n\nBare product, engine and other libraries take turns; the least counts.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+DESCRIPTION = f"{__doc__}\n\nBare product, engine and other libraries take turns; the least counts."
+HELP = "measure this machine and the engine"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
     parser.add_argument("database", nargs="?", help="HDF5, .npy or Zarr (default: random rows)")
     parser.add_argument("queries_file", nargs="?", metavar="queries")
     add_missing(parser)
@@ -51,7 +48,6 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also measure fewer rows and draw time over rows")
     parser.add_argument("--json", action="store_true", help="as JSON on standard output")
-    parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:

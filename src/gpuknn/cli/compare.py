@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpuknn.cli.options import add_missing
 from gpuknn.errors import InputError
@@ -21,17 +21,16 @@ VECTORS_ONLY = ("ignore_ids", "normalize", "scale", "round")
 """Options that a gold standard has no use for."""
 
 
-def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Describe the command."""
-    parser = commands.add_parser(
-        "compare",
-        help="are two files equal",
-        description=f"{__doc__}\n\nExit code 0 if they are, 1 if not.  A alone is checked by the checksums that gpuknn "
-        "convert has written to it.  Of two gold standards the first neighbours of each query are compared if one file "
-        "has more of them, and only the ids if one file has no distances.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+DESCRIPTION = (
+    f"{__doc__}\n\nExit code 0 if they are, 1 if not.  A alone is checked by the checksums that gpuknn "
+    "convert has written to it.  Of two gold standards the first neighbours of each query are compared if one file "
+    "has more of them, and only the ids if one file has no distances."
+)
+HELP = "are two files equal"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
     parser.add_argument("a", metavar="A", help="a gold standard or vectors (FILE:KEY, if there are several)")
     parser.add_argument("b", metavar="B", nargs="?", help="the same, in any format")
     first = parser.add_argument_group("what A becomes first, as gpuknn convert would write it")
@@ -48,7 +47,6 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     add_missing(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--json", action="store_true", help="as JSON on standard output")
-    parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:

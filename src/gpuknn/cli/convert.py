@@ -22,15 +22,11 @@ DISTANCES = ("cosine", "ip", "l2", "euclidean", "hamming", "mean-hamming")
 """Those of `gold.distances`, which would load HDF5 before it is needed."""
 
 
-def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Describe the command."""
-    parser = commands.add_parser(
-        "convert",
-        help="convert between formats",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+HELP = "convert between formats"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
     parser.add_argument(
         "source",
         metavar="SRC",
@@ -68,7 +64,6 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     how.add_argument("--fresh", action="store_true", help="discard what an earlier, unfinished conversion has left")
     add_shown(parser, "the outcome")
-    parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from gpuknn.errors import InputError
 
@@ -14,15 +13,12 @@ EXAMPLES = """examples:
 """
 
 
-def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Describe the command."""
-    parser = commands.add_parser(
-        "doctor",
-        help="examine this machine",
-        description=f"{__doc__}  Exit code 0 if it does, 1 if not.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+DESCRIPTION = f"{__doc__}  Exit code 0 if it does, 1 if not."
+HELP = "examine this machine"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="to examine (default: auto)")
     parser.add_argument("--gpu", type=int, metavar="N", help="which GPU, counted from 0 (default: the first)")
     parser.add_argument(
@@ -35,7 +31,6 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     parser.add_argument("--report", type=Path, metavar="DIR", help="also write HOST-DATE.json and .md to that folder")
     parser.add_argument("--json", action="store_true", help="as JSON on standard output")
-    parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:

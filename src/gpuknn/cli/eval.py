@@ -3,14 +3,14 @@
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpuknn.errors import InputError
 
 if TYPE_CHECKING:
     from gpuknn.gold import Gold, Recall
 
-EXAMPLE = "example:\n  gpuknn eval result.h5 gold.h5 -k 10,30,100\n"
+EXAMPLES = "example:\n  gpuknn eval result.h5 gold.h5 -k 10,30,100\n"
 WAYS = """by ids        the share of the gold's ids that were found, as the SISAP evaluation computes it
 tie-aware     any id of the gold as near as its k-th neighbour counts, too
 by distances  any row whose distance, by the result's own word, is at most that of the gold's k-th neighbour plus
@@ -21,15 +21,12 @@ which it has none counts as answered."""
 TOLD = ("algo", "data", "dataset", "task", "size", "buildtime", "querytime", "params")
 
 
-def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Describe the command."""
-    parser = commands.add_parser(
-        "eval",
-        help="recall of a result",
-        description=f"{__doc__}\n\n{WAYS}",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+DESCRIPTION = f"{__doc__}\n\n{WAYS}"
+HELP = "recall of a result"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
     parser.add_argument("result", help="a result: HDF5 (FILE:GROUP, if it holds several), .ibin, .ivecs, .npy, ...")
     parser.add_argument("gold", help="a gold standard in any of these formats")
     parser.add_argument("-k", default="10", metavar="K[,K...]", help="ranks (default: %(default)s)")
@@ -41,7 +38,6 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         help="how much farther than the k-th neighbour a row may be that counts by distances (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="as JSON on standard output")
-    parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:

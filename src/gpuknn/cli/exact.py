@@ -22,15 +22,11 @@ EXAMPLES = """examples:
 DEFAULT_K = 100
 
 
-def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Describe the command."""
-    parser = commands.add_parser(
-        "exact",
-        help="compute a gold standard",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+HELP = "compute a gold standard"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
     what = parser.add_argument_group("what to search")
     what.add_argument(
         "database",
@@ -95,7 +91,6 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         "--performance-report", type=Path, metavar="FILE.html", help="Dask's performance report (needs Bokeh)"
     )
     add_shown(shown, "the plan or the outcome")
-    parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:

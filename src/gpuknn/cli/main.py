@@ -6,8 +6,7 @@ import signal
 import sys
 from importlib import import_module
 from pkgutil import iter_modules
-from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import gpuknn.cli
 from gpuknn.cli.config import options_from
@@ -34,8 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Parser(prog="gpuknn", description=DESCRIPTION, epilog=EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"gpuknn {gpuknn.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for command in verbs():
-        command.add_parser(commands)
+    add_verbs(commands)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     chosen, code = argparse.Namespace(), 3
     try:
@@ -63,10 +61,16 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
-def verbs() -> list[ModuleType]:
-    """The modules of this room that are a command each; the others are what commands share."""
-    every = (import_module(f"gpuknn.cli.{module.name}") for module in iter_modules(gpuknn.cli.__path__))
-    return [module for module in every if hasattr(module, "add_parser")]
+def add_verbs(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Describe each command: a module of this room that has a `run`; others are what commands share."""
+    for name in (module.name for module in iter_modules(gpuknn.cli.__path__)):
+        verb = import_module(f"gpuknn.cli.{name}")
+        if hasattr(verb, "run"):
+            described = {"description": getattr(verb, "DESCRIPTION", verb.__doc__), "epilog": verb.EXAMPLES}
+            plain = argparse.RawDescriptionHelpFormatter
+            options = commands.add_parser(name, help=verb.HELP, **described, formatter_class=plain)
+            verb.add_options(options)
+            options.set_defaults(run=verb.run)
 
 
 def _say(chosen: argparse.Namespace, line: str, code: int) -> int:
@@ -76,7 +80,3 @@ def _say(chosen: argparse.Namespace, line: str, code: int) -> int:
     else:
         sys.stderr.write(f"gpuknn: {line}\n")
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpuknn.errors import InputError
 
@@ -22,22 +22,17 @@ EXAMPLES = """examples:
 """
 
 
-def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Describe the command."""
-    parser = commands.add_parser(
-        "runs",
-        help="unfinished runs",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+HELP = "unfinished runs"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
     parser.add_argument(
         "folder", nargs="?", type=Path, default=Path(), help="where outputs are written (default: the current folder)"
     )
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with that run, by the command that began it")
     parser.add_argument("--remove", type=Path, metavar="RUN", help="delete what that run has finished")
     parser.add_argument("--json", action="store_true", help="as JSON on standard output")
-    parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
