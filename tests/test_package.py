@@ -9,7 +9,6 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-import gpuknn
 from gpuknn.errors import pip_install
 
 ROOT = Path(__file__).parents[1]

@@ -5,7 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from gpuknn.cli.options import add_cluster, add_missing, add_shown, sayer, wanted
+from gpuknn.cli.options import add_cluster, add_missing, add_shown, crew_of
 from gpuknn.errors import InputError
 from gpuknn.jobs.convert.formats import NAMES
 
@@ -80,9 +80,8 @@ def _convert_vectors(chosen: argparse.Namespace, job: "Job") -> int:
     from gpuknn.cli.progress import shown
     from gpuknn.jobs.convert.plan import plan_convert
     from gpuknn.jobs.convert.run import run_convert
-    from gpuknn.workers.crew import hired
 
-    with hired(wanted(chosen), sayer(chosen)) as crew:
+    with crew_of(chosen) as crew:
         plan = plan_convert(job, chosen.destination, crew, chosen.fresh, chosen.force, chosen.words)
         (n, d), dtype, was = plan.rows.shape, plan.rows.dtype, plan.rows.source.dtype
         facts = {"format": plan.format.name, "rows": n, "components": d, "dtype": dtype.name}

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuknn.cli.options import add_crew, add_missing, add_shown, sayer, wanted
+from gpuknn.cli.options import add_crew, add_missing, add_shown, crew_of, sayer
 from gpuknn.errors import InputError
 from gpuknn.laion import SUBSETS, gold_name, subset_files
 
@@ -100,7 +100,6 @@ def run(chosen: argparse.Namespace) -> int:
     from gpuknn.jobs.exact.plan import Wishes, plan_exact
     from gpuknn.jobs.exact.run import run_exact
     from gpuknn.jobs.watch import check_report
-    from gpuknn.workers.crew import hired
 
     database, queries, output = _files(chosen)
     self_join = SelfJoin.FIRST if chosen.self_first else SelfJoin.LEFT_OUT if chosen.self_join else SelfJoin.NO
@@ -119,7 +118,7 @@ def run(chosen: argparse.Namespace) -> int:
         performance_report=chosen.performance_report,
         command=chosen.words,
     )
-    with hired(wanted(chosen), sayer(chosen)) as crew:
+    with crew_of(chosen) as crew:
         plan = plan_exact(job, output, crew, wishes)
         facts = _facts(plan)
         if chosen.dry_run:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from gpuknn.cli.log import write_event
 
 if TYPE_CHECKING:
-    from gpuknn.workers.crew import Wanted
+    from contextlib import AbstractContextManager
+
+    from gpuknn.workers.crew import Crew
 
 
 def add_missing(group: argparse._ActionsContainer) -> None:
@@ -50,12 +52,12 @@ def add_shown(group: argparse._ActionsContainer, what: str) -> None:
     group.add_argument("--json", action="store_true", help=f"{what} as JSON on standard output")
 
 
-def wanted(chosen: argparse.Namespace) -> "Wanted":
+def crew_of(chosen: argparse.Namespace) -> "AbstractContextManager[Crew]":
     """Who is to do the work; a command without `--device` computes nothing on one."""
-    from gpuknn.workers.crew import Wanted
+    from gpuknn.workers.crew import hired
 
     device, threads = getattr(chosen, "device", None), getattr(chosen, "threads", None)
-    return Wanted(chosen.cluster, device, chosen.workers, threads)
+    return hired(chosen.cluster, device, chosen.workers, threads, sayer(chosen))
 
 
 def sayer(chosen: argparse.Namespace) -> Callable[[str], None]:

@@ -5,10 +5,19 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column
 from rich.text import Text
 
@@ -19,44 +28,14 @@ SECONDS_BETWEEN_LINES = 10
 Event = Mapping[str, Any]
 
 
-@dataclass
-class Step:
-    """A part of a job that goes over rows, and the events that tell how far it is."""
-
-    name: str
-    rows: int
-    events: list[str]
-    fact: str
-    """Of such an event: the rows that are done."""
-    computes: bool
-    task: Any = None
-    """The bar's."""
-    written: float = 0.0
-    """When its last line of JSON was, and at how many rows."""
-    at: int = -1
-
-
-class Shown(Protocol):
-    """What shows a job."""
-
-    def title(self, line: str, plan: Event) -> None:
-        """What is going to be done, in a line for people and in facts for programs."""
-
-    def step(self, name: str, rows: int, events: str, fact: str, computes: bool) -> None:
-        """Say which events, and which fact of them, tell how far a step over so many rows is."""
-
-    def happened(self, event: Event) -> None:
-        """Show an event."""
-
-
 @contextmanager
-def shown(chosen: argparse.Namespace, row_bytes: int, row_operations: float = 0.0) -> Iterator[Shown]:
+def shown(chosen: argparse.Namespace, row_bytes: int, row_operations: float = 0.0) -> Iterator["Shown"]:
     """What `--quiet`, `--json` and `--log-json` ask for, as long as the context lasts.
 
     A row of so many bytes and operations turns rows per second into rates.
     """
     if getattr(chosen, "log_json", False):
-        yield _Log()
+        yield Shown()
         return
     console = Console(stderr=True)
     bar = Progress(
@@ -72,28 +51,74 @@ def shown(chosen: argparse.Namespace, row_bytes: int, row_operations: float = 0.
         yield _Bar(bar)
 
 
-class _Bar:
+@dataclass
+class _Step:
+    """A part of a job that goes over rows, and the events of which a fact tells how many are done."""
+
+    name: str
+    rows: int
+    events: list[str]
+    fact: str
+    computes: bool
+    task: TaskID | None = None
+    """The bar's."""
+    written: float = 0.0
+    """When its last line of JSON was written, and at how many rows."""
+    at: int = -1
+
+
+class Shown:
+    """What shows a job: one JSON object a line on standard error."""
+
+    def __init__(self) -> None:
+        self._steps: list[_Step] = []
+
+    def title(self, line: str, plan: Event) -> None:
+        """What is going to be done, in a line for people and in facts for programs."""
+        write_event({"event": "plan", **plan})
+
+    def step(self, name: str, rows: int, events: str, fact: str, computes: bool) -> None:
+        """Say which events, and which fact of them, tell how far a step over so many rows is."""
+        self._steps.append(_Step(name, rows, events.split(), fact, computes))
+
+    def happened(self, event: Event) -> None:
+        """Show an event."""
+        for step in self._steps:
+            if event["event"] in step.events:
+                self._moved(step, event[step.fact])
+        self._told(event)
+
+    def _moved(self, step: _Step, rows: int) -> None:
+        now = time.monotonic()
+        if rows != step.at and (rows == step.rows or now - step.written > SECONDS_BETWEEN_LINES):
+            step.written, step.at = now, rows
+            write_event({"event": step.name, "rows": rows, "of": step.rows})
+
+    def _told(self, event: Event) -> None:
+        """How far each piece is would be too much; steps tell how far all are."""
+        if event["event"] not in ("progress", "checked", "resumed"):
+            write_event(event)
+
+
+class _Bar(Shown):
     """A progress bar of several steps, one after another; silent if standard error is no terminal."""
 
     def __init__(self, bar: Progress) -> None:
+        super().__init__()
         self._bar = bar
-        self._steps: list[Step] = []
 
     def title(self, line: str, plan: Event) -> None:
         """A line above the bar."""
         if not self._bar.disable:
             self._say(line)
 
-    def step(self, name: str, rows: int, events: str, fact: str, computes: bool) -> None:
-        """A line of the bar."""
-        task = self._bar.add_task(name, total=rows, computes=computes)
-        self._steps.append(Step(name, rows, events.split(), fact, computes, task))
+    def _moved(self, step: _Step, rows: int) -> None:
+        if step.task is None:
+            step.task = self._bar.add_task(step.name, total=step.rows, computes=step.computes)
+        self._bar.update(step.task, completed=rows)
 
-    def happened(self, event: Event) -> None:
-        """Move the bar; what is said is shown also if there is no bar."""
-        for step in self._steps:
-            if event["event"] in step.events:
-                self._bar.update(step.task, completed=event[step.fact])
+    def _told(self, event: Event) -> None:
+        """What is said is shown also if there is no bar."""
         if event["event"] == "said":
             self._say(event["line"])
         elif event["event"] == "watch" and not self._bar.disable:
@@ -101,35 +126,6 @@ class _Bar:
 
     def _say(self, line: str) -> None:
         self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-class _Log:
-    """One JSON object a line on standard error."""
-
-    def __init__(self) -> None:
-        self._steps: list[Step] = []
-
-    def title(self, line: str, plan: Event) -> None:
-        """The plan's facts."""
-        write_event({"event": "plan", **plan})
-
-    def step(self, name: str, rows: int, events: str, fact: str, computes: bool) -> None:
-        """A line now and then."""
-        self._steps.append(Step(name, rows, events.split(), fact, computes))
-
-    def happened(self, event: Event) -> None:
-        """A line; how far each piece is would be too much, steps tell how far all are."""
-        for step in self._steps:
-            if event["event"] in step.events:
-                self._at(step, event[step.fact])
-        if event["event"] not in ("progress", "checked", "resumed"):
-            write_event(event)
-
-    def _at(self, step: Step, rows: int) -> None:
-        now = time.monotonic()
-        if rows != step.at and (rows == step.rows or now - step.written > SECONDS_BETWEEN_LINES):
-            step.written, step.at = now, rows
-            write_event({"event": step.name, "rows": rows, "of": step.rows})
 
 
 class _RateColumn(ProgressColumn):

@@ -20,20 +20,6 @@ THREADS = 2
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Who is to do the work, as the command line's options say it."""
-
-    cluster: str = LOCAL
-    """`--cluster`: local, a scheduler's address or file (.json), or a cluster file (.yaml)."""
-    device: str | None = "auto"
-    """auto, cpu or cuda; None: what is to be done needs neither, as reading and writing."""
-    count: int | None = None
-    """Processes of this machine; None: one, or one for each GPU, or, if no device is needed, threads of this one."""
-    threads: int | None = None
-    """Cores of this machine that are shared; None: all."""
-
-
-@dataclass(frozen=True)
 class Crew:
     """Who does a job's work."""
 
@@ -91,33 +77,40 @@ class Crew:
 
 
 @contextmanager
-def hired(wanted: Wanted, said: Callable[[str], None] = lambda _: None) -> Iterator[Crew]:
-    """The crew that is wanted.  A scheduler that is there is connected to; nothing is started.
+def hired(
+    cluster: str = LOCAL,
+    device: str | None = "auto",
+    workers: int | None = None,
+    threads: int | None = None,
+    said: Callable[[str], None] = lambda _: None,
+) -> Iterator[Crew]:
+    """Those who are to do the work.  A scheduler that is there is connected to; nothing is started.
 
-    Raises InputError if there is no such cluster or device, or its workers do not run what this process runs.
+    `cluster`: local, a scheduler's address or file (.json), or a cluster file (.yaml).  `device`: auto, cpu or cuda;
+    None if none is needed, as to read and write.  `workers`: processes of this machine; None: one, or one for each GPU,
+    or, if no device is needed, threads of this one.  `threads`: cores of this machine that are shared; None: all.
+    Raises InputError if there is no such cluster or device, or workers do not run what this process runs.
     """
-    for option, value in (("--workers", wanted.count), ("--threads", wanted.threads)):
+    for option, value in (("--workers", workers), ("--threads", threads)):
         if value is not None and value < 1:
             raise InputError(f"{option} {value}: must be at least 1")
-        if value is not None and wanted.cluster != LOCAL:
-            raise InputError(f"{option}: the cluster {wanted.cluster} has the workers that it has; leave it out")
-    cores = min(wanted.threads or usable_cores(), usable_cores())
-    device = wanted.device or "cpu"
-    if wanted.cluster == LOCAL:
-        in_process = wanted.device is None and wanted.count is None
-        yield Crew(LOCAL, choose_workers(device, wanted.count, cores), in_process=in_process)
+        if value is not None and cluster != LOCAL:
+            raise InputError(f"{option}: the cluster {cluster} has the workers that it has; leave it out")
+    cores, kind = min(threads or usable_cores(), usable_cores()), device or "cpu"
+    if cluster == LOCAL:
+        yield Crew(LOCAL, choose_workers(kind, workers, cores), in_process=device is None and workers is None)
         return
     from gpuknn.workers.cluster_file import Running, read_cluster
 
-    source = read_cluster(wanted.cluster)
+    source = read_cluster(cluster)
     if not isinstance(source, Running):
-        if device == "cuda" and not source.gpus:
+        if kind == "cuda" and not source.gpus:
             raise InputError(f"{source.name}: gpus: is not set, and --device cuda asks for them")
-        yield Crew(source.name, source.planned(device), None, source, device)
+        yield Crew(source.name, source.planned(kind), None, source, kind)
         return
     from gpuknn.workers.cluster import Expected, connect, workers_of
 
     expected = Expected(source.name, source.workers, source.wait)
     described = source.name != source.where  # by a file: the scheduler, too, may be on its way
     with connect(source.where, max(10, source.wait) if described else 10) as client:
-        yield Crew(source.name, workers_of(client, cores, device, expected, said), client)
+        yield Crew(source.name, workers_of(client, cores, kind, expected, said), client)
