@@ -68,7 +68,7 @@ def add_verbs(commands: "argparse._SubParsersAction[Any]") -> None:
         if hasattr(verb, "run"):
             described = {"description": getattr(verb, "DESCRIPTION", verb.__doc__), "epilog": verb.EXAMPLES}
             plain = argparse.RawDescriptionHelpFormatter
-            options = commands.add_parser(name, help=verb.HELP, **described, formatter_class=plain)
+            options = commands.add_parser(name.replace("_", "-"), help=verb.HELP, **described, formatter_class=plain)
             verb.add_options(options)
             options.set_defaults(run=verb.run)
 
