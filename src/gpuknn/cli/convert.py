@@ -87,8 +87,9 @@ def _convert_vectors(chosen: argparse.Namespace, job: "Job") -> int:
         facts = {"format": plan.format.name, "rows": n, "components": d, "dtype": dtype.name}
         with shown(chosen, row_bytes=d * dtype.itemsize) as bar:
             bar.title(f"gpuknn convert: {n:,} rows x {d} {was} to {plan.format.name}, {dtype}", facts)
-            bar.step("writing", n, "written", "done", computes=False)
+            bar.step("writing", n, "progress", "done", computes=False)
             done = run_convert(plan, bar.happened)
+            bar.happened({"event": "written", "output": chosen.destination, **vars(done)})
     rate = plan.rows.nbytes * done.written / done.pieces / done.seconds / 1e9
     line = f"{chosen.destination}: {n:,} x {d} {dtype}, {done.seconds:.1f} s, {rate:.2f} GB/s"
     _say(chosen, facts | vars(done), f"{line}; {_rounded('components', done.error)}")

@@ -44,7 +44,7 @@ def run_convert(plan: Plan, on_event: Callable[[Event], None] = lambda _: None) 
     `on_event` is told what happens:
 
         said        line: for the person at the terminal
-        written     done: rows that are on disk
+        progress    done: rows that are on disk
 
     Raises InputError if the source cannot be converted, and then leaves nothing behind; RunError or OSError if the same
     plan goes on later.
@@ -105,7 +105,7 @@ def _finish(
             target.create()
         there, n, size = len(done), target.shape[0], target.piece_rows
         todo = [piece for a in range(0, n, size) if (piece := range(a, min(a + size, n))) not in done]
-        on_event({"event": "written", "done": sum(map(len, done))})
+        on_event({"event": "progress", "done": sum(map(len, done))})
         if todo:
             with (
                 plan.crew.started(say) as crew,
@@ -115,7 +115,7 @@ def _finish(
                 for piece, receipt in written:
                     write_receipt(claim.folder, piece, asdict(receipt))
                     done[piece] = receipt
-                    on_event({"event": "written", "done": sum(map(len, done))})
+                    on_event({"event": "progress", "done": sum(map(len, done))})
         _check_unchanged(plan, sample, beside)
         pieces = sorted(done.values(), key=lambda piece: piece.first)
         target.finish(_notes(plan, sample, pieces))
