@@ -1,2 +1,4 @@
-"""The GPU: `device.py` drives it, `kernels.py` launches what `kernels.cu` holds, `table.py` knows what that takes;
-`room.py` has the memory."""
+"""The GPU: `device.py` drives it, `room.py` has its memory, `kernels.py` launches what `kernels.cu` holds.
+
+`table.py` knows what that takes.
+"""
