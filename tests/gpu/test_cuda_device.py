@@ -15,7 +15,7 @@ from gpuknn.engine.scan import scan
 from gpuknn.errors import InputError, RunError
 from gpuknn.vectors import ArrayVectors
 from tests import oracle
-from tests.gpu.support import assert_exact, cp, cuda, cuda_kernels, random_rows, search_on_gpu
+from tests.gpu.support import Room, assert_exact, cp, cuda, cuda_kernels, random_rows, search_on_gpu
 
 Pieces = Callable[..., None]
 
@@ -149,7 +149,7 @@ def test_a_violated_bound_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         search_on_gpu(*hostile_rows(), 1, "ip")
 
 
-class Narrow(cuda.Room):
+class Narrow(Room):
     """None is known to be far before all 200 are scored, so 50 of each query are lost."""
 
     def __init__(self, *sizes: Any) -> None:
