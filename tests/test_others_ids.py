@@ -210,7 +210,7 @@ def test_a_resumed_run_keeps_to_what_it_began_with(capsys: pytest.CaptureFixture
         patch.setattr("gpuknn.jobs.exact.run.written", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
         assert main(words) == 3
     assert main([*words, "--ignore-ids"]) == 2
-    assert "holds another job's partial results (other: ids)" in capsys.readouterr().err
+    assert "holds what another job has left (other: ids)" in capsys.readouterr().err
 
 
 def test_ids_in_a_zarr_group(capsys: pytest.CaptureFixture[str]) -> None:
