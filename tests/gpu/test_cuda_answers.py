@@ -42,6 +42,20 @@ def test_all_types_and_metrics(metric: str, dtype: str, rng: np.random.Generator
         assert_exact(rows, queries, int(rng.integers(1, n + 1)), metric, dists)
 
 
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_float32_subnormals(metric: str, rng: np.random.Generator) -> None:
+    """Rows that hold them, and distances that are stored as them: CuPy has kernels compiled to make them zero."""
+    rows = (rng.integers(-9, 10, (500, 6)) * 1e-45).astype(np.float32)
+    queries = rng.standard_normal((4, 6)).astype(np.float32)
+    assert_exact(rows, queries, 400, metric)
+    assert_exact(rows, queries, 400, metric, "float64")
+    rows, queries = (rng.integers(-9, 10, (m, 6)).astype(np.float32) * np.float32(2**-73) for m in (500, 4))
+    assert_exact(rows, queries, 400, metric)  # distances are multiples of 2^-146
+    rows = np.repeat(random_rows(rng, 1, 6, "float64"), 300, axis=0)
+    rows[np.arange(300), rng.integers(0, 6, 300)] *= 1 + 2.0**-52
+    assert_exact(rows * 1e-6, rows[:3] * 1e-6, 200, metric)  # squares of differences are some 1e-44
+
+
 @pytest.mark.usefixtures("small_pieces", "allocator")
 @pytest.mark.parametrize("metric", FLOAT_METRICS)
 def test_ties_at_rank_k(metric: str, rng: np.random.Generator) -> None:

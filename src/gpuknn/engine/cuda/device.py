@@ -36,6 +36,7 @@ from cupy_backends.cuda.libs import cublas
 from gpuknn.engine.bound import ROUNDING, Filter, Halved, filter_for
 from gpuknn.engine.cuda.kernels import THREADS, Kernels, Struct, fill
 from gpuknn.engine.cuda.room import Room, Slot
+from gpuknn.engine.cuda.table import WIDEN
 from gpuknn.engine.device import Certificate, Search
 from gpuknn.engine.metric import Metric, summation_leaves
 from gpuknn.engine.neighbors import Neighbors
@@ -57,7 +58,7 @@ MEMORY_SHARE = 0.9
 
 # float32(x * factor), then float16: the rounding that bound.py, step 6, speaks of.
 _halve = cp.ElementwiseKernel(
-    "T x, float64 factor", "float16 out", "out = float16((float)((double)x * factor))", "halve"
+    "T x, float64 factor", "float16 out", "out = float16((float)(widen(x) * factor))", "halve", preamble=WIDEN
 )
 
 

@@ -4,7 +4,7 @@
 // metric.py documents, with operations that the compiler may not contract.  device.py says how they are launched; the
 // reasons behind thresholds, bias and slack are in bound.py.  No #include: NVRTC needs no CUDA headers then.
 //
-// table.py puts the structs Epoch, Kept, Found and Rule before this file.
+// table.py puts the structs Epoch, Kept, Found and Rule before this file, and `widen`.
 //
 // A kernel may be launched with any grid and any whole number of warps.  Where atomics decide an order, what comes of it
 // is sorted by (distance, row) before it counts.
@@ -26,7 +26,12 @@ __device__ __forceinline__ double value(Half x) {
   return wide;
 }
 #endif
-template <class T> __device__ __forceinline__ double value(T x) { return (double)x; }
+template <class T> __device__ __forceinline__ double value(T x) { return widen(x); }
+
+// The float32 number that is nearest to x; the conversion would make one that is subnormal zero (table.py).
+__device__ __forceinline__ double as_float32(double x) {
+  return fabs(x) < 0x1p-126 ? rint(x * 0x1p149) * 0x1p-149 : (double)(float)x;
+}
 
 // A term of a sum: a product, or a squared difference.
 template <class T>
@@ -299,7 +304,7 @@ __device__ void settle(const T* rows, Epoch epoch, Kept kept, Found found, Rule 
           double off = fabs(query.score[c] - (query.to_score[0] - dist) * query.to_score[1] - epoch.error[j]);
           most_used = fmax(most_used, (off - query.to_score[2]) / epoch.error[j]);
         }
-        if (rule.single) dist = (float)dist;
+        if (rule.single) dist = as_float32(dist);
         if (lane == 0) query.exact[c] = __dadd_rn(dist, 0.0);  // -0.0 and 0.0 are one distance, stored as 0.0
       }
       atomicMax(&used, (u64)__double_as_longlong(most_used));

@@ -41,10 +41,24 @@ LAYOUTS = {
 """As C++ lays them out; arrays are addresses."""
 C = {"f8": "double", "f4": "float", "i8": "long long", "i4": "int", "u8": "unsigned long long"}
 
+WIDEN = """
+__device__ __forceinline__ double widen(float x) {
+  unsigned bits = __float_as_uint(x);
+  if (bits & 0x7f800000u) return (double)x;
+  double tiny = (double)(bits & 0x7fffffu) * 0x1p-149;
+  return bits >> 31 ? -tiny : tiny;
+}
+template <class T> __device__ __forceinline__ double widen(T x) { return (double)x; }
+"""
+"""CUDA C++ that makes a double of any component.
+
+CuPy has kernels compiled with -ftz=true, whatever options it is given.  Conversions from and to float32 then make
+subnormal numbers zero; rows may hold some, and some distances are."""
+
 
 def source() -> str:
     """CUDA C++ of all kernels."""
-    return structs() + (files("gpuknn.engine.cuda") / "kernels.cu").read_text()
+    return WIDEN + structs() + (files("gpuknn.engine.cuda") / "kernels.cu").read_text()
 
 
 def structs() -> str:
