@@ -3,12 +3,14 @@
 import json
 import os
 import resource
+import shutil
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from contextlib import nullcontext
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Semaphore
@@ -25,6 +27,7 @@ from gpuknn.jobs.convert import run as conversion
 from gpuknn.jobs.convert.plan import record_of
 from gpuknn.jobs.pieces import write_receipt
 from gpuknn.storage.location import listing
+from gpuknn.storage.lock import Owner
 from gpuknn.storage.record import Identity
 from gpuknn.vectors import open_vectors
 from gpuknn.vectors import target as target_module
@@ -134,6 +137,54 @@ def test_killed_when_only_the_record_was_left(options: list[str], values: np.nda
     assert (refused.returncode, "exists already" in refused.stderr) == (2, True)
     finish("a.zarr", PIECES, values)
     assert convert("a.zarr").returncode == 2
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.zarr"])
+def test_what_is_left_of_a_finished_conversion_is_not_taken_for_another(name: str, values: np.ndarray) -> None:
+    """Killed before its record is removed, or meanwhile."""
+    for stop in ("gpuknn.storage.record.Record.remove", "shutil.rmtree"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stop, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+            assert main(["convert", "source.npy", name, "--quiet"]) == 130
+        np.save("other.npy", -values)
+        for options in ([], ["--force"], ["--force", "--fresh"]):
+            code = main(["convert", "other.npy", name, "--quiet", *options])
+            assert code in (0, 2)
+            kept = values if code else -values
+            assert open_vectors(name)[:].tobytes() == kept.tobytes()
+        assert code == 0
+        assert not record_of(name).exists
+        shutil.rmtree(name) if name == "a.zarr" else os.unlink(name)
+
+
+def test_a_cluster_that_does_not_start_costs_no_finished_piece(values: np.ndarray) -> None:
+    assert convert("a.h5", ends_after=8).returncode == -9
+    Path("ssh.yaml").write_text("kind: ssh\nhosts: [nowhere.invalid, nowhere.invalid]\n")
+    refused = convert("a.h5", "--cluster", "ssh.yaml")
+    assert refused.returncode == 2
+    assert "ssh.yaml: " in refused.stderr
+    Path("ssh.yaml").unlink()
+    finish("a.h5", 7, values)
+
+
+def test_a_record_that_another_client_has_taken_over_is_left_to_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Noticed before the first receipt, or only when all is written."""
+    lock = record_of("a.npy").path / "gpuknn.lock"
+
+    def take_over(*_: object) -> None:
+        lock.write_text(json.dumps(asdict(Owner("other", 1, "another kernel", "token"))))
+
+    for module, name in ((conversion, "write_receipt"), (conversion, "_check_unchanged")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, take_over)
+            assert main(["convert", "source.npy", "a.npy", "--quiet"]) == 3
+        assert "was taken over by process 1 on other" in capsys.readouterr().err
+        assert "other" in lock.read_text()
+        assert list(record_of("a.npy").path.glob("*/target"))
+        assert not Path("a.npy").exists()
+        shutil.rmtree(record_of("a.npy").path)
 
 
 def test_killed_between_the_two_renames(values: np.ndarray) -> None:

@@ -12,9 +12,9 @@ from gpuknn.engine.neighbors import Neighbors
 from gpuknn.errors import RunError
 from gpuknn.jobs.exact import feed, merge
 from gpuknn.jobs.exact.feed import Block, Feed
-from gpuknn.jobs.exact.merge import FAN_IN, Tree
 from gpuknn.jobs.exact.partial import find_partials, write_partial
 from gpuknn.jobs.exact.shard import ShardDone
+from gpuknn.jobs.exact.tree import FAN_IN, Tree
 from gpuknn.workers import feed as workers_feed
 from gpuknn.workers.feed import dask_feeder
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from gpuknn.engine.device import Certificate
 from gpuknn.engine.neighbors import Neighbors
 from gpuknn.jobs.exact import merge
-from gpuknn.jobs.exact.merge import FAN_IN, Tree, merge_partials, merge_some
+from gpuknn.jobs.exact.merge import merge_partials, merge_some
 from gpuknn.jobs.exact.partial import find_partial, find_partials, remove_partial, write_partial
+from gpuknn.jobs.exact.tree import FAN_IN, Tree
 
 QUERIES = range(20, 50)
 K = 6

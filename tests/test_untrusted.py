@@ -15,6 +15,7 @@ import zarr
 from gpuknn.cli.main import main
 from gpuknn.errors import InputError
 from gpuknn.gold import Gold, distances, read_gold
+from gpuknn.storage.durable import read_sealed, write_sealed
 from gpuknn.vectors import open_vectors
 
 ROWS = np.random.default_rng(0).standard_normal((300, 8)).astype("f4")
@@ -236,3 +237,104 @@ def test_a_conversion_killed_while_it_is_cleared_away_is_known_again() -> None:
     assert main(["convert", "db.npy", "o.h5", "--quiet"]) == 0
     assert Path("o.h5").read_bytes() == content
     assert not Path("o.h5.run").exists()
+
+
+def unfinished(words: list[str], patched: str) -> Path:
+    """The record of a job that was stopped just before its end."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(patched, stop)
+        assert main(words) == 3
+    return next(Path().glob("*.run"))
+
+
+EXACT = ["exact", "db.npy", "q.npy", "-k", "3", "--metric", "l2", "-o", "g.h5", "--quiet"]
+CONVERT = ["convert", "db.npy", "o.npy", "--quiet"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"certificate": {}},
+        {"certificate": {"method": "", "bound": "1", "pairs_refined": 0, "smallest_margin": 1}},
+        {"dists": "int32"},
+        {"dists": "foo"},
+        {"stripe": 0},
+        {"k": "x"},
+        {"digests": []},
+        {"device": 3},
+    ],
+)
+def test_receipts_of_partial_results_that_somebody_made(odd: dict[str, object]) -> None:
+    record = unfinished(EXACT, "gpuknn.jobs.exact.run.written")
+    receipt = next(record.glob("*/*.json"))
+    write_sealed(receipt, read_sealed(receipt) | odd)
+    assert main(EXACT) == 0
+    answer = read_gold("g.h5")
+    assert main([*EXACT, "--force"]) == 0
+    assert np.array_equal(answer.ids, read_gold("g.h5").ids)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"error": "x"}, {"error": None}, {"first": "a"}, {"crc32c": 7}, {"stop": 5}, {"more": 1}]
+)
+def test_receipts_of_pieces_that_somebody_made(odd: dict[str, object]) -> None:
+    record = unfinished(CONVERT, "gpuknn.storage.record.Record.publish")
+    receipt = next(record.glob("*/*-*.json"))
+    said = read_sealed(receipt)
+    write_sealed(receipt, said | odd)
+    write_sealed(receipt.with_name("000000900000-000000900700.json"), said | {"first": 900000, "stop": 900700})
+    assert main(CONVERT) == 0
+    assert np.array_equal(np.load("o.npy"), np.load("db.npy"))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"command": [1]}, {"settings": {"queries_at_once": 0}}, {"settings": {"queries_at_once": "x"}}, {"rows": "x"}],
+)
+def test_manifests_that_somebody_made(odd: dict[str, object], capsys: pytest.CaptureFixture[str]) -> None:
+    record = unfinished(EXACT, "gpuknn.jobs.exact.run.written")
+    for name in ("manifest.json", "manifest.copy.json"):
+        write_sealed(record / name, read_sealed(record / name) | odd)
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    assert main(EXACT) == 2
+    assert "was left by another version of gpuknn" in capsys.readouterr().err
+    assert list(record.glob("*/*.bin"))
+    assert main(["runs", "--remove", str(record)]) == 0
+    assert not record.exists()
+
+
+def test_a_title_that_somebody_made_does_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    record = unfinished(EXACT, "gpuknn.jobs.exact.run.written")
+    for name in ("manifest.json", "manifest.copy.json"):
+        write_sealed(record / name, read_sealed(record / name) | {"title": "x\n\x1b[31m\ud800"})
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    assert "  x??[31m?\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [EXACT, CONVERT])
+def test_what_comes_to_the_destination_meanwhile_is_left_alone(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = Path("g.h5" if words is EXACT else "o.npy")
+    module, name = ("exact", "_write") if words is EXACT else ("convert", "_check_unchanged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"gpuknn.jobs.{module}.run.{name}", lambda *_: output.write_text("precious"))
+        assert main(words) == 2
+    assert "exists already; --force replaces it" in capsys.readouterr().err
+    assert output.read_text() == "precious"
+    assert main([*words, "--force"]) == 0
+    assert output.stat().st_size > 100
+
+
+@pytest.mark.parametrize("words", [EXACT, CONVERT])
+def test_a_link_to_itself_is_no_destination(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    output = "g.h5" if words is EXACT else "o.npy"
+    os.symlink(output, output)
+    assert main(words) == 2
+    assert capsys.readouterr().err.count("\n") == 1

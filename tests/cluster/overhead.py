@@ -24,9 +24,9 @@ from gpuknn.gold.writer import Outline, written
 from gpuknn.jobs.exact import feed
 from gpuknn.jobs.exact import run as exact
 from gpuknn.jobs.exact.job import Job
-from gpuknn.jobs.exact.merge import Tree
 from gpuknn.jobs.exact.partial import find_partial, write_partial
 from gpuknn.jobs.exact.shard import ShardDone
+from gpuknn.jobs.exact.tree import Tree
 from gpuknn.jobs.tally import Event
 from gpuknn.storage.lock import lock
 from gpuknn.vectors import open_vectors

@@ -5,6 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from gpuknn.cli.log import write_event
 from gpuknn.cli.options import add_cluster, add_missing, add_shown, crew_of
 from gpuknn.errors import InputError
 from gpuknn.jobs.convert.formats import NAMES
@@ -99,10 +100,14 @@ def _convert_vectors(chosen: argparse.Namespace, job: "Job") -> int:
 def _convert_gold(chosen: argparse.Namespace, job: "Job") -> int:
     from gpuknn.jobs.convert.gold import convert_gold
 
-    if chosen.cluster != "local" or chosen.workers:
-        option = "workers" if chosen.workers else "cluster"
-        raise InputError(f"--{option}: a gold standard is converted by this process alone; leave it out")
+    if chosen.cluster != "local" or chosen.workers is not None:
+        option = "cluster" if chosen.workers is None else "workers"
+        raise InputError(
+            f"--{option}: {job.source} is a gold standard, which this process converts alone; leave it out"
+        )
     done = convert_gold(job, chosen.destination, chosen.force)
+    if chosen.log_json:
+        write_event({"event": "written", "output": chosen.destination})
     gold, (nq, k) = done.gold, done.gold.shape
     facts = {"format": done.format, "queries": nq, "k": k, "error": done.error, "similarities": gold.were_similarities}
     dists = _rounded("distances", done.error) if done.holds_dists else "distances are left out"

@@ -98,8 +98,6 @@ def run(chosen: argparse.Namespace) -> int:
     from gpuknn.cli.progress import shown
     from gpuknn.jobs.exact.job import SelfJoin, ask
     from gpuknn.jobs.exact.plan import Wishes, plan_exact
-    from gpuknn.jobs.exact.run import run_exact
-    from gpuknn.jobs.watch import check_report
 
     database, queries, output = _files(chosen)
     self_join = SelfJoin.FIRST if chosen.self_first else SelfJoin.LEFT_OUT if chosen.self_join else SelfJoin.NO
@@ -107,6 +105,8 @@ def run(chosen: argparse.Namespace) -> int:
     kind = chosen.metric, chosen.dists
     job = ask(database, asked, chosen.k, *kind, self_join, chosen.missing, chosen.ignore_ids)
     if chosen.performance_report:
+        from gpuknn.jobs.watch import check_report
+
         check_report(chosen.performance_report)
     wishes = Wishes(
         memory=chosen.memory,
@@ -129,6 +129,8 @@ def run(chosen: argparse.Namespace) -> int:
                 )
             _show(facts, chosen.json)
             return 0
+        from gpuknn.jobs.exact.run import run_exact  # which loads Dask
+
         with shown(chosen, row_bytes=job.database.nbytes // len(job.database), row_operations=job.operations(1)) as bar:
             bar.title(_title(plan), facts)
             bar.step("checking", len(job.database), "checked", "rows", computes=False)

@@ -13,6 +13,8 @@ from gpuknn.cli.config import options_from
 from gpuknn.cli.log import write_event
 from gpuknn.errors import InputError, RunError
 
+SHARED = {"config", "log", "main", "options", "progress"}
+"""Modules of this room that are no command."""
 DESCRIPTION = "Exact nearest neighbours for gold standards, the same to the last bit on any device."
 EXIT_CODES = (
     "exit codes: 0 done; 1 the check said no; 2 the input or the command line is wrong; "
@@ -62,10 +64,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def add_verbs(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Describe each command: a module of this room that has a `run`; others are what commands share."""
+    """Describe each command: a module of this room that is not SHARED."""
     for name in (module.name for module in iter_modules(gpuknn.cli.__path__)):
-        verb = import_module(f"gpuknn.cli.{name}")
-        if hasattr(verb, "run"):
+        if name not in SHARED:
+            verb = import_module(f"gpuknn.cli.{name}")
             described = {"description": getattr(verb, "DESCRIPTION", verb.__doc__), "epilog": verb.EXAMPLES}
             plain = argparse.RawDescriptionHelpFormatter
             options = commands.add_parser(name.replace("_", "-"), help=verb.HELP, **described, formatter_class=plain)

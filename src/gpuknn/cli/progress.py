@@ -59,7 +59,6 @@ class _Step:
     rows: int
     events: list[str]
     fact: str
-    computes: bool
     task: TaskID | None = None
     """The bar's."""
     written: float = 0.0
@@ -79,7 +78,7 @@ class Shown:
 
     def step(self, name: str, rows: int, events: str, fact: str, computes: bool) -> None:
         """Say which events, and which fact of them, tell how far a step over so many rows is."""
-        self._steps.append(_Step(name, rows, events.split(), fact, computes))
+        self._steps.append(_Step(name, rows, events.split(), fact))
 
     def happened(self, event: Event) -> None:
         """Show an event."""
@@ -112,10 +111,14 @@ class _Bar(Shown):
         if not self._bar.disable:
             self._say(line)
 
+    def step(self, name: str, rows: int, events: str, fact: str, computes: bool) -> None:
+        """A line of the bar."""
+        super().step(name, rows, events, fact, computes)
+        self._steps[-1].task = self._bar.add_task(name, total=rows, computes=computes)
+
     def _moved(self, step: _Step, rows: int) -> None:
-        if step.task is None:
-            step.task = self._bar.add_task(step.name, total=step.rows, computes=step.computes)
-        self._bar.update(step.task, completed=rows)
+        if step.task is not None:
+            self._bar.update(step.task, completed=rows)
 
     def _told(self, event: Event) -> None:
         """What is said is shown also if there is no bar."""

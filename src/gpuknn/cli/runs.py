@@ -31,7 +31,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "folder", nargs="?", type=Path, default=Path(), help="where outputs are written (default: the current folder)"
     )
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with that run, by the command that began it")
-    parser.add_argument("--remove", type=Path, metavar="RUN", help="delete what that run has finished")
+    parser.add_argument(
+        "--remove", type=Path, metavar="RUN", help="delete what that run has finished (objects in a store stay)"
+    )
     parser.add_argument("--json", action="store_true", help="as JSON on standard output")
 
 
@@ -40,7 +42,10 @@ def run(chosen: argparse.Namespace) -> int:
     from gpuknn.storage.record import Record, find_runs
 
     if chosen.remove:
-        Record(_only(chosen.remove).path).discard()
+        record = Record(chosen.remove)
+        if not record.exists:
+            raise InputError(f"{chosen.remove}: is not a run directory; gpuknn runs lists those of a folder")
+        record.discard()
         return 0
     if chosen.resume:
         return _resume(_only(chosen.resume), chosen.again)
@@ -66,7 +71,7 @@ def _only(path: Path) -> "RunFound":
 
 
 def _resume(found: "RunFound", again: Callable[[list[str]], int]) -> int:
-    if not found.command or found.command[0] == "runs" or not Path(found.folder).is_dir():
+    if not found.command or found.command[0] == "runs" or not found.folder or not Path(found.folder).is_dir():
         raise InputError(f"{found.path}: does not say by which command it was begun; give that command again")
     os.chdir(found.folder)
     return again(found.command)
@@ -74,10 +79,11 @@ def _resume(found: "RunFound", again: Callable[[list[str]], int]) -> int:
 
 def _describe(found: "RunFound") -> str:
     state = "at work" if found.at_work else "waiting"
+    title = "".join(letter if letter.isprintable() else "?" for letter in found.title)
     command = f"cd {shlex.quote(found.folder)} && gpuknn {shlex.join(found.command)}"
     return (
-        f"{found.path}: {state}; {found.results} results, {found.rows_done:,} of {found.rows:,} rows done, "
+        f"{found.path}: {state}; {found.shards} shards, {found.rows:,} of {found.rows_in_all:,} rows done, "
         f"{found.bytes / 2**20:,.1f} MiB\n"
-        f"  {found.title}\n"
+        f"  {title}\n"
         f"  {command}\n"
     )

@@ -37,7 +37,7 @@ class Machine:
     memory_limit: int | None
     blas: str
     int8_levels: int | None
-    """127 or 63 where 8-bit products are exact (`exact.int8`), None where there are none."""
+    """127 or 63 where 8-bit products are exact (`engine.cpu.int8`), None where there are none."""
     product: float
     """Multiplications and additions a second of a float32 product on all cores."""
     packages: dict[str, str | None]

@@ -3,8 +3,9 @@
 In: neighbours, or files of them.  Out: files laid out as the published ones or as other tools want them, recall,
 differences.  Row numbers begin at 0 in Python; each format counts in its own way.  `gold.py` says what a gold standard
 is, `distances.py` which distance its numbers are.  `hdf5.py`, `ibin.py`, `ivecs.py`, `parquet.py` and `npy.py` are the
-formats, among which `formats.py` chooses; `writer.py` writes each of them whole.  `match.py` brings two answers side by
-side.  May import `exact` (for what neighbours are) and `vectors`.
+formats, among which `formats.py` chooses; `writer.py` writes each of them whole, `rounding.py` gives distances another
+type.  `match.py` brings two answers side by side, `recall.py` and `compare.py` compare them.  May import `engine`, for
+what neighbours are, and those below.
 """
 
 from gpuknn.gold.compare import Comparison, compare_gold

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpuknn.errors import InputError
 from gpuknn.gold.gold import Gold
-from gpuknn.storage.durable import appearing, sweep
+from gpuknn.storage.durable import appearing
 
 Attributes = Mapping[str, str | int | float]
 
@@ -79,7 +79,6 @@ def written(
     `whole` is called with the unfinished name when all is on disk.  If it raises an error, the file does not appear.
     """
     check_outline(path, kind, outline)
-    sweep(path)
     with appearing(path, whole) as part:
         writer = kind(part, outline, **more)
         try:

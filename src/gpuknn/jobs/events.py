@@ -12,7 +12,8 @@ from gpuknn.jobs.tally import Event
 TOPIC = "gpuknn"
 """Of all events, those of all runs; each says which run it is of.
 
-An event (`tally.Event`) is a mapping of plain JSON values; `event` is its name, `run` its record's folder.
+An event (`tally.Event`) is a mapping of plain JSON values.  `event` is its name, `run` the job's
+own folder in its record.
 
     progress    queries, shard, device, rows, bytes, operations, seconds: of a shard, so far
     shard       the same of a shard that is finished, and pairs: those refined

@@ -29,7 +29,7 @@ def check_destination(destination: str, sources: Sequence[str], replace: bool, s
         return
     path = Path(destination)
     if not path.name:
-        raise InputError(f"{destination or 'DST'}: is no name for a file")
+        raise InputError(f"{destination or 'the destination'}: is no name for a file")
     if re.match(r"[a-z0-9]+:/", destination):
         raise InputError(f"{destination}: is written to a file of this machine, not to a URL; name a file")
     if not Path(place.parent).is_dir():
@@ -57,7 +57,7 @@ def _place(path: str) -> PurePath:
     try:
         Path(path).exists()
         return Path(path).resolve()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last of links in a circle
         raise InputError(f"{path}: is no name for a file ({getattr(error, 'strerror', error)})") from error
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, RunError
 from gpuknn.storage.durable import read_sealed, remove, sync, write_sealed
 from gpuknn.storage.lock import LOCK, Held, is_held, lock
 
@@ -60,6 +60,8 @@ class Identity:
     """What a job that is gone on with must keep, though the answer does not depend on it."""
     command: Sequence[str] = ()
     """Words of the command line that go on with it."""
+    elsewhere: str = ""
+    """What to do if the record is another job's, beside discarding that."""
 
 
 @dataclass(frozen=True)
@@ -105,21 +107,29 @@ class Record:
                 self._remove_files()
             yield Claim(self._claim(job), self.path / job.fingerprint, held)
 
-    def note(self, part: Path, said: Mapping[str, Any]) -> None:
-        """Keep what is said of an answer or target, which is whole in `part` and gets its name next."""
-        write_sealed(self.path / FINISHED, {**said, "file": _look(part)})
+    def note(self, part: Path | None, said: Mapping[str, Any]) -> None:
+        """Keep what is said of an answer or target, which is whole in `part` and gets its name next.
 
-    def noted(self, output: Path) -> dict[str, Any]:
-        """What was said of the answer or target, if `output` is what was noted; empty if not."""
+        None: it is in an object store, at its place.
+        """
+        write_sealed(self.path / FINISHED, {**said, "file": part and _look(part)})
+
+    def noted(self, output: Path | None) -> dict[str, Any]:
+        """What was said of the answer or target, whichever job's, if `output` is what was noted; empty if not."""
         with contextlib.suppress(OSError):
             said = read_sealed(self.path / FINISHED)
-            return said if said.get("file") == _look(output) else {}
+            return said if said.get("file", "") == (output and _look(output)) else {}
         return {}
 
-    def publish(self, target: Path, said: Mapping[str, Any]) -> None:
-        """Give a finished target the name that the record is named after; what had the name before goes."""
-        destination, aside = self._destination, target.with_name(REPLACED)
+    def publish(self, claim: Claim, said: Mapping[str, Any]) -> None:
+        """Give the finished target the name that the record is named after; what had the name before goes.
+
+        Raises RunError if another client has taken the record over.
+        """
+        target, destination = claim.folder / TARGET, self._destination
+        aside = target.with_name(REPLACED)
         sync(target)
+        claim.held.check()
         self.note(target, said)
         if os.path.lexists(destination) and (destination.is_dir() or target.is_dir()):
             remove(aside)
@@ -142,6 +152,12 @@ class Record:
         """Whether something was finished."""
         return any(self.path.glob("*/*-*.json"))
 
+    def give_up(self, claim: Claim) -> None:
+        """The same as `remove`, unless another client has taken the record over."""
+        with contextlib.suppress(RunError):
+            claim.held.check()
+            self.remove()
+
     def discard(self) -> None:
         """The same as `remove`, unless another client is at work there (RunError) or it is no record (InputError)."""
         self._refuse_strangers()
@@ -162,9 +178,9 @@ class Record:
 
     def _refuse_strangers(self) -> None:
         """Raise InputError if the folder holds files that no job has left there."""
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"{self.path}: is in the way and no run directory; remove it, or name another output")
-        for file in self.path.iterdir() if self.path.is_dir() else ():
+        if os.path.exists(self.path) and not self.exists:
+            raise InputError(f"{self.path}: is in the way and no run directory; remove it, or name another")
+        for file in self.path.iterdir() if self.exists else ():
             inside = file.iterdir() if file.is_dir() else ()
             if not OURS.fullmatch(file.name) or not all(RESULTS.fullmatch(one.name) for one in inside):
                 raise InputError(f"{self.path}: is not a run directory, it holds {file.name}; name an empty one")
@@ -172,8 +188,9 @@ class Record:
     def _remove_files(self, keep: str | None = None) -> None:
         """Remove everything but the lock."""
         self._put_back()
-        # The manifest goes first: without one nothing else is believed.
-        for file in sorted(self.path.iterdir(), key=lambda file: file.name not in MANIFESTS):
+        # Without a manifest nothing is believed.  It goes first, or last if the job is finished: it then knows itself.
+        finished = keep == FINISHED and (self.path / FINISHED).exists()
+        for file in sorted(self.path.iterdir(), key=lambda file: (file.name in MANIFESTS) == finished):
             if file.name == keep:
                 continue
             if file.is_dir() and OURS.fullmatch(file.name):
@@ -199,7 +216,12 @@ class Record:
             changed = [name for name, value in job.description.items() if earlier.get(name) != value]
             what = ", ".join(changed) or "the files were changed since"
             raise InputError(
-                f"{self.path}: holds what another job has left (other: {what}); --fresh discards it{_elsewhere(job)}"
+                f"{self.path}: holds what another job has left (other: {what}); --fresh discards it{job.elsewhere}"
+            )
+        elif any(_sealed(self.path / name) for name in MANIFESTS):
+            raise InputError(
+                f"{self.path}: was left by another version of gpuknn, which goes on with it; --fresh discards "
+                f"it{job.elsewhere}"
             )
         else:
             self._remove_files(keep=FINISHED)
@@ -231,11 +253,11 @@ class RunFound:
     """Words of the command line that began it."""
     folder: str
     """Where that was."""
-    results: int
-    """Results there are."""
-    rows_done: int
-    """Rows that they cover, each pass counting."""
+    shards: int
+    """That are finished, merged ones counting as one; of a conversion, pieces."""
     rows: int
+    """Rows that they cover; those of several passes count each time."""
+    rows_in_all: int
     bytes: int
     at_work: bool
     """Whether a client holds it at the moment."""
@@ -243,14 +265,15 @@ class RunFound:
 
 def find_runs(folder: Path) -> list[RunFound]:
     """The unfinished jobs in a folder, or the one that it is itself, by name."""
-    found = (_found(path) for path in sorted({path.parent for path in [*folder.glob(LOCK), *folder.glob(f"*/{LOCK}")]}))
-    return [run for run in found if run is not None]
+    found = []
+    for path in sorted({path.parent for path in [*folder.glob(LOCK), *folder.glob(f"*/{LOCK}")]}):
+        with contextlib.suppress(OSError):  # one that cannot be read hides no other
+            if manifest := _read_manifest(path):
+                found.append(_found(path, manifest))
+    return found
 
 
-def _found(path: Path) -> RunFound | None:
-    manifest = _read_manifest(path)
-    if not manifest:
-        return None
+def _found(path: Path, manifest: dict[str, Any]) -> RunFound:
     names = [file.stem for file in path.glob("*/*-*.json") if RESULTS.fullmatch(file.name)]
     ends = [tuple(map(int, name.split(".")[-1].split("-"))) for name in names]
     size = 0
@@ -263,16 +286,12 @@ def _found(path: Path) -> RunFound | None:
         job=manifest["job"],
         command=manifest["command"],
         folder=manifest["folder"],
-        results=len(names),
-        rows_done=sum(stop - start for start, stop in ends),
-        rows=manifest["rows"],
+        shards=len(names),
+        rows=sum(stop - start for start, stop in ends),
+        rows_in_all=manifest["rows"],
         bytes=size,
         at_work=is_held(path / LOCK),
     )
-
-
-def _elsewhere(job: Identity) -> str:
-    return ", --run-dir names another folder" if "queries_at_once" in job.settings else ""
 
 
 def _look(path: Path) -> list[int]:
@@ -288,8 +307,15 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _sound_manifest(path: Path) -> dict[str, Any]:
+    """What a manifest says, if it says all that one says."""
+    found = _sealed(path)
+    sound = all(isinstance(found.get(name), kind) for name, kind in MANIFEST.items())
+    sound = sound and all(type(value) is int and value > 0 for value in [found["rows"], *found["settings"].values()])
+    return found if sound and all(isinstance(word, str) for word in found["command"]) else {}
+
+
+def _sealed(path: Path) -> dict[str, Any]:
     try:
-        found = read_sealed(path)
+        return read_sealed(path)
     except FileNotFoundError:
         return {}
-    return found if all(isinstance(found.get(name), kind) for name, kind in MANIFEST.items()) else {}

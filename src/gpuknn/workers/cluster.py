@@ -152,7 +152,7 @@ def local_cluster(workers: Workers) -> Iterator[Client]:
     """An embedded cluster on this machine, one task each at a time; gone when left.
 
     Workers die with the process that started them.  Nothing listens beyond loopback.  A worker's GPU is the first that
-    it sees where dask-cuda has arranged that, else the one of the worker's number (`shard.gpu_number`).
+    it sees where dask-cuda has arranged that, else the one of the worker's number (`Device.here`).
     """
     with dask.config.set(SETTINGS):
         with _interrupts_held_back() as heard:

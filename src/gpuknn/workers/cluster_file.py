@@ -28,7 +28,7 @@ def read_cluster(where: str) -> "Running | Ssh | Slurm":
         return Running(where, where)
     raise InputError(
         f"--cluster {where}: is none of local, a scheduler's address (tcp://HOST:PORT), "
-        "its file (.json) or a cluster file (.yaml)"
+        "its file (.json) or a cluster file (.yaml); --device cuda takes this machine's GPUs"
     )
 
 

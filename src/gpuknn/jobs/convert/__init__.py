@@ -1,8 +1,8 @@
-"""Vectors and gold standards into the field's other formats: bundles to Zarr and back, and what other tools read.
+"""`gpuknn convert`: vectors and gold standards into the field's other formats.
 
-In: `Vectors` and what shall become of them (rows, dtype, length), or neighbours.  Out: a file, or a Zarr store in a
-folder or an object store, written in pieces that can be taken up in any order by several processes.  `formats.py` knows
-the formats' names, `choose.py` chooses the writer: one of `vectors`, or of `layouts.py` if queries and a gold standard
-stand beside the rows.  `run.py` has the pieces written, `conversion_record.py` is what survives.  `gold.py` prepares
-gold standards, which the room `gold` writes.  May import `workers`, `gold`, `vectors` and those below.
+job.py              what is to be converted;  formats.py  the names of formats
+plan.py             what will be written;  choose.py  by which writer of `vectors`
+run.py              a plan at work: pieces to workers, the finished target to its name
+layouts.py          files that hold queries and a gold standard beside the rows
+gold.py             gold standards alone, which are small enough to be written at once
 """

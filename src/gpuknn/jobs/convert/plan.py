@@ -42,6 +42,11 @@ class Plan:
     command: Sequence[str]
     """Words of a command line that go on with the conversion."""
 
+    @property
+    def sources(self) -> list[str]:
+        """All that is read, which must not be written to."""
+        return [str(self.rows.source.path), *self.beside]
+
 
 def plan_convert(
     job: Job, destination: str, crew: Crew, fresh: bool = False, replace: bool = False, command: Sequence[str] = ()

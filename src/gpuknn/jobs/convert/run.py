@@ -15,13 +15,16 @@ from gpuknn.errors import InputError, RunError
 from gpuknn.jobs.convert.plan import Plan, check_room
 from gpuknn.jobs.pieces import read_receipts, work_through, write_receipt
 from gpuknn.jobs.tally import Event
+from gpuknn.storage.destination import check_destination
 from gpuknn.storage.durable import digest
 from gpuknn.storage.location import absolute, is_url, listing
 from gpuknn.storage.record import TARGET, Claim, Identity
 from gpuknn.vectors import Sampled, file_state, sampled
 from gpuknn.vectors.target import Piece, Target, write_piece
-from gpuknn.workers.crew import THREADS
+from gpuknn.workers.crew import THREADS, Crew
 
+JOB = "fingerprint"
+"""Of what is noted of a finished target: the conversion's."""
 VERSION = 2
 """Raised when the same options come to write other bytes."""
 
@@ -60,18 +63,30 @@ def run_convert(plan: Plan, on_event: Callable[[Event], None] = lambda _: None) 
     fingerprint = _fingerprint(plan, sample, beside)
     identity = Identity(fingerprint, asdict(plan.job), title, len(plan.rows), {}, plan.command)
     with record.held(identity, plan.fresh, say) as claim:
-        found = record.noted(Path(plan.destination)) if local else {}  # killed as only the record was left to remove
-        if not found and local and os.path.exists(plan.destination) and not plan.replace:
-            if not record.has_results():
-                record.remove()
-            raise InputError(f"{plan.destination}: exists already; --force replaces it")
-        written = 0
-        if not found:
-            there, pieces = _finish(plan, claim, sample, beside, on_event, say)
+        found, written = record.noted(Path(plan.destination) if local else None), 0
+        if not (
+            found.get(JOB) == fingerprint and isinstance(found.get("pieces"), int)
+        ):  # else killed as only the record was left to remove
+            if local and os.path.exists(plan.destination) and not plan.replace:
+                if not record.has_results():
+                    record.remove()
+                raise InputError(f"{plan.destination}: exists already; --force replaces it")
+            try:
+                if not record.has_results():
+                    check_room(plan.target, claim.folder)
+                with plan.crew.started(say) as crew:
+                    there, pieces = _finish(plan, crew, claim, sample, beside, on_event)
+            except BaseException:
+                if not record.has_results():
+                    record.give_up(claim)
+                raise
             written = len(pieces) - there
-            found = {"pieces": len(pieces), "error": max(piece.error for piece in pieces)}
-            if local:
-                record.publish(claim.folder / TARGET, found)
+            found = {JOB: fingerprint, "pieces": len(pieces), "error": max(piece.error for piece in pieces)}
+            if local:  # and somebody may have written there meanwhile
+                check_destination(plan.destination, plan.sources, plan.replace, stores=True)
+                record.publish(claim, found)
+            else:
+                record.note(None, found)
         record.remove()
     return Outcome(found["pieces"], written, found["error"], time.monotonic() - started)
 
@@ -86,29 +101,23 @@ def _fingerprint(plan: Plan, sample: Sampled, beside: dict[str, str]) -> str:
 
 
 def _finish(
-    plan: Plan,
-    claim: Claim,
-    sample: Sampled,
-    beside: dict[str, str],
-    on_event: Callable[[Event], None],
-    say: Callable[[str], None],
+    plan: Plan, crew: Crew, claim: Claim, sample: Sampled, beside: dict[str, str], on_event: Callable[[Event], None]
 ) -> tuple[int, list[Piece]]:
     """Have all pieces written and the target completed; how many pieces were there, and all of them."""
     path = plan.destination if is_url(plan.destination) else str(claim.folder / TARGET)
     target = replace(plan.target, path=path)
-    done = _receipts(claim.folder)
+    n, size = target.shape[0], target.piece_rows
+    pieces = [range(a, min(a + size, n)) for a in range(0, n, size)]
+    done = {rows: piece for rows, piece in _receipts(claim.folder).items() if rows in pieces}
     try:
         if not done or not (is_url(path) or os.path.exists(path)):
             done.clear()
             plan.record.forget(claim)
-            check_room(target, claim.folder)
             target.create()
-        there, n, size = len(done), target.shape[0], target.piece_rows
-        todo = [piece for a in range(0, n, size) if (piece := range(a, min(a + size, n))) not in done]
+        there, todo = len(done), [piece for piece in pieces if piece not in done]
         on_event({"event": "progress", "done": sum(map(len, done))})
         if todo:
             with (
-                plan.crew.started(say) as crew,
                 crew.feeder(min(len(todo), _fitting(plan)), claim.held.check) as feeder,
                 closing(work_through(feeder, todo, write_piece, *_everywhere(plan, target))) as written,
             ):
@@ -117,23 +126,27 @@ def _finish(
                     done[piece] = receipt
                     on_event({"event": "progress", "done": sum(map(len, done))})
         _check_unchanged(plan, sample, beside)
-        pieces = sorted(done.values(), key=lambda piece: piece.first)
-        target.finish(_notes(plan, sample, pieces))
+        written_all = [done[piece] for piece in pieces]
+        target.finish(_notes(plan, sample, written_all))
     except BaseException as error:
         if isinstance(error, InputError) or not done:
             with suppress(InputError, RunError):
+                claim.held.check()
                 target.discard()
-            plan.record.remove()
+            plan.record.give_up(claim)
         raise
-    return there, pieces
+    return there, written_all
 
 
 def _receipts(folder: Path) -> dict[range, Piece]:
     """The pieces that are on disk."""
     found = {}
-    for piece, said in read_receipts(folder).items():
-        with suppress(TypeError):  # of another make
-            found[piece] = Piece(**said)
+    for rows, said in read_receipts(folder).items():
+        with suppress(TypeError, ValueError):  # of somebody else's making
+            piece = Piece(**said)
+            crc, error = int(piece.crc32c, 16), float(piece.error)
+            if (piece.first, piece.stop, f"{crc:08x}", error) == (rows.start, rows.stop, piece.crc32c, piece.error):
+                found[rows] = piece
     return found
 
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from gpuknn.engine.device import Device
 from gpuknn.jobs.exact.job import Job
-from gpuknn.jobs.exact.merge import Tree, merge_partials
+from gpuknn.jobs.exact.merge import merge_partials
 from gpuknn.jobs.exact.plan import cut
 from gpuknn.jobs.exact.shard import scan_shard
+from gpuknn.jobs.exact.tree import Tree
 from gpuknn.jobs.tally import Event
 from gpuknn.workers.feed import Feeder, result_of
 

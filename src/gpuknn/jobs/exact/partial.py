@@ -108,10 +108,18 @@ def find_partial(folder: Path, queries: range, rows: range) -> Partial:
     except FileNotFoundError as error:
         raise Damaged(rows) from error
     named = [queries.start, queries.stop], [rows.start, rows.stop]
-    if (said.get("queries"), said.get("rows")) != named:  # also where it is damaged, or another's under this name
+    if (said.get("queries"), said.get("rows")) != named:  # also if it is damaged, or another's under this name
         raise Damaged(rows)
-    certificate, dists = Certificate(**said["certificate"]), np.dtype(said["dists"])
-    return Partial(path, queries, rows, said["k"], dists, certificate, said["device"], said["stripe"], said["digests"])
+    try:
+        proof, dists, k, stripe = Certificate(**said["certificate"]), np.dtype(said["dists"]), said["k"], said["stripe"]
+        numbers = proof.bound, proof.pairs_refined, proof.smallest_margin, k, stripe
+        sound = dists in (np.float32, np.float64) and all(type(number) in (int, float) for number in numbers)
+        sound = sound and isinstance(proof.method, str) and isinstance(said["device"], str) and k > 0
+        if sound and len(range(0, len(queries), stripe)) == len(said["digests"]):
+            return Partial(path, queries, rows, k, dists, proof, said["device"], stripe, said["digests"])
+    except (TypeError, ValueError, KeyError):  # of somebody else's making
+        pass
+    raise Damaged(rows)
 
 
 def find_partials(folder: Path, queries: range) -> tuple[dict[range, np.ndarray], list[range]]:

@@ -17,8 +17,8 @@ from gpuknn.errors import InputError
 from gpuknn.gold.formats import WRITERS, gold_format
 from gpuknn.gold.writer import Outline, check_outline
 from gpuknn.jobs.exact.job import Job
-from gpuknn.jobs.exact.merge import most_parts
 from gpuknn.jobs.exact.predict import Prediction, predict
+from gpuknn.jobs.exact.tree import most_parts
 from gpuknn.storage.destination import check_destination
 from gpuknn.storage.record import Record
 from gpuknn.workers.crew import Crew

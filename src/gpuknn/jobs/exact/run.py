@@ -27,12 +27,14 @@ from gpuknn.gold.writer import GoldWriter, written
 from gpuknn.jobs.events import listen
 from gpuknn.jobs.exact.feed import Block, Feed
 from gpuknn.jobs.exact.job import Job, SelfJoin
-from gpuknn.jobs.exact.merge import Tree, merge_some, queries_at_once
+from gpuknn.jobs.exact.merge import merge_some, queries_at_once
 from gpuknn.jobs.exact.partial import Damaged, Partial, find_partial, find_partials
 from gpuknn.jobs.exact.plan import Plan, blocks, check_room, cut, outline, replanned
 from gpuknn.jobs.exact.shard import changed
+from gpuknn.jobs.exact.tree import Tree
 from gpuknn.jobs.tally import Event, Tally
 from gpuknn.jobs.watch import page_address, watched
+from gpuknn.storage.durable import sweep
 from gpuknn.storage.record import Claim, Identity
 from gpuknn.vectors import Sampled
 from gpuknn.workers.feed import dask_feeder
@@ -94,12 +96,16 @@ def _run(plan: Plan, started: float, tell: Callable[[Event], None], say: Callabl
     fingerprint = job.fingerprint(files)
     passes = {"queries_at_once": plan.block}
     rows = plan.passes * len(job.database)
-    identity = Identity(fingerprint, job.description(), job.title, rows, passes, wishes.command)
+    identity = Identity(
+        fingerprint, job.description(), job.title, rows, passes, wishes.command, ", --run-dir names another folder"
+    )
     with record.held(identity, wishes.fresh, say) as claim:
-        if output.exists() and not wishes.replace:  # looked at before, but another client may have been at work since
+        # Looked at before, but another client may have been at work since.
+        if output.exists() and (not wishes.replace or record.noted(output).get(JOB) == fingerprint):
             return _finished(plan, fingerprint)
+        sweep(output)
         if not record.has_results():
-            _check(plan, tell)
+            _check(plan, claim, tell)
         every, shards, resumed = _partials(plan, claim, state, tell, say)
         if job.file_state() != state:
             raise RunError(changed(job))
@@ -108,6 +114,8 @@ def _run(plan: Plan, started: float, tell: Callable[[Event], None], say: Callabl
         said: dict[str, str | int | float] = {JOB: fingerprint}
 
         def whole(part: Path) -> None:
+            if output.exists() and not wishes.replace:
+                raise InputError(f"{output}: exists already; --force replaces it")
             record.note(part, said)
             claim.held.check()
 
@@ -134,7 +142,7 @@ def _finished(plan: Plan, fingerprint: str) -> Outcome:
     return Outcome(Certificate(*proof), said["device"], 0, len(plan.job.database), said["seconds"])
 
 
-def _check(plan: Plan, tell: Callable[[Event], None]) -> None:
+def _check(plan: Plan, claim: Claim, tell: Callable[[Event], None]) -> None:
     """Read all rows once before hours are spent on them; a run that has finished shards has passed."""
     job = plan.job
 
@@ -144,7 +152,7 @@ def _check(plan: Plan, tell: Callable[[Event], None]) -> None:
     try:
         check_content(job.database, job.queries, job.metric, job.dists, plan.check_threads, checked)
     except InputError:
-        plan.record.remove()
+        plan.record.give_up(claim)
         raise
 
 
@@ -152,7 +160,7 @@ def _partials(
     plan: Plan, claim: Claim, state: str, tell: Callable[[Event], None], say: Callable[[str], None]
 ) -> tuple[dict[range, list[Partial]], int, int]:
     """Partial results that cover all rows, by their queries; how many shards that took, and the rows found done."""
-    job, n, size = plan.job, len(plan.job.database), claim.settings["queries_at_once"]
+    job, n, size = plan.job, len(plan.job.database), claim.settings.get("queries_at_once", plan.block)
     if size > plan.block:
         raise InputError(
             f"{plan.record.path}: was begun with {size:,} queries at once, and there is memory for {plan.block:,} now; "
@@ -168,11 +176,16 @@ def _partials(
     resumed = tally.rows // len(found)
     tell({"event": "resumed", "done": resumed})
 
+    hearing = threading.Lock()  # workers are heard by a thread of Dask's, ends of tasks by this one
+
     def hear(event: Event) -> None:
-        tally.hear(event)
-        if event["event"] == "damaged":
-            say(str(Damaged(range(*event["rows"]))))
-        tell({**event, "done": tally.rows // len(found)})
+        if event["event"] in ("begun", "ended"):  # for the page
+            return
+        with hearing:
+            tally.hear(event)
+            if event["event"] == "damaged":
+                say(str(Damaged(range(*event["rows"]))))
+            tell({**event, "done": tally.rows // len(found)})
 
     parts = {block: list(done) for block, done in found.items()}
     shards = [(block, rows) for block, done in parts.items() for rows in cut(n, done, plan.shard_rows)]

@@ -21,7 +21,7 @@ SECONDS_BETWEEN_REPORTS = 0.25
 
 @dataclass(frozen=True)
 class ShardDone:
-    """What comes back of a shard; its neighbours are in the run directory."""
+    """What comes back of a shard; its neighbours are in the run's record."""
 
     queries: range
     rows: range
@@ -32,7 +32,7 @@ class ShardDone:
 def scan_shard(
     job: Job, state: str, queries: range, rows: range, floor: np.ndarray, folder: Path, device: Device
 ) -> ShardDone:
-    """Find the neighbours of `queries` among `rows` and write the partial result to the run directory `folder`.
+    """Find the neighbours of `queries` among `rows` and write the partial result to the record's `folder`.
 
     `state` of the job's files as they were checked; `floor` (nq,) float64: distances that the k-th neighbours are known
     not to exceed.  Raises RunError where the files have changed: nothing is kept of what was found in them.
@@ -105,7 +105,7 @@ class Report:
         self._count("scan")
 
     def finished(self, pairs: int) -> None:
-        """The shard is in the run directory."""
+        """The shard is in the record."""
         self._count("write", pairs=pairs, shards=1)
         self._tell("shard", pairs=pairs)
 
