@@ -26,6 +26,8 @@ class Machine:
     """What the figures were measured on, and what it does at best."""
 
     device: str
+    threads: int
+    """Of the device: cores of a processor; 1 for a GPU."""
     processor: str
     blas: str
     product: float
@@ -78,7 +80,7 @@ def measure_machine(rows: Vectors, queries: np.ndarray, device: Device) -> Machi
 
         rates = gpu.measure_rates(device, gpu.product_probe(device))
     product = 2.0 * len(rows) * some.size / seconds if seconds else 0.0
-    return Machine(device.name, processor(), blas(), product, reading_rate(rows), rates)
+    return Machine(device.name, device.units, processor(), blas(), product, reading_rate(rows), rates)
 
 
 def measure(

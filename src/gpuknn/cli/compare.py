@@ -155,6 +155,9 @@ def _told(pair: "Matched", found: "Comparison") -> str:
         f"not equal{of}: of {found.entries:,} entries {what}{by}",
         f"first: query {i}, rank {j} (both counted from 0): {_entry(pair.a, i, j, rows)}, {_entry(pair.b, i, j, rows)}",
     ]
+    types = [gold.dists.dtype for gold in (pair.a, pair.b) if gold.dists is not None]
+    if found.rounding and len(set(types)) == 2:
+        lines.append(f"the distances are {types[0]} and {types[1]}; --dtype {types[1]} compares after rounding A's")
     if found.real and one_kind(pair.a, pair.b) is False:
         lines.append("distances of the same neighbours differ: the two may be of two kinds, as roots and squares")
     return "".join(f"{line}\n" for line in lines)

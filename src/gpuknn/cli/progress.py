@@ -2,10 +2,9 @@
 
 import argparse
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -22,10 +21,10 @@ from rich.table import Column
 from rich.text import Text
 
 from gpuknn.cli.log import write_event
+from gpuknn.jobs.tally import Event
 
 SECONDS_BETWEEN_LINES = 10
 """Of a step under way, as JSON."""
-Event = Mapping[str, Any]
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
@@ -22,6 +21,7 @@ from distributed.comm.addressing import parse_host_port
 from gpuknn.engine.choose import open_device
 from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.errors import InputError, RunError
+from gpuknn.workers.cluster_file import Running, Slurm, Ssh
 from gpuknn.workers.workers import Workers
 
 HUSHED = logging.CRITICAL + 1
@@ -40,20 +40,6 @@ SETTINGS = {
     # A floor of a million queries is worth its 8 MB in a task; Dask would warn.
     "distributed.admin.large-graph-warning-threshold": "1 GiB",
 }
-
-
-@dataclass(frozen=True)
-class Expected:
-    """The workers that a running cluster should have."""
-
-    name: str
-    """The cluster's, as the person at the terminal calls it."""
-    workers: int
-    """How many to wait for; others may join later."""
-    seconds: float
-    """How long to wait; then those that are there must do, at least one."""
-    otherwise: str = ""
-    """What to do where there is none; by default, to start some."""
 
 
 @contextmanager
@@ -95,29 +81,31 @@ def _address_in(scheduler_file: Path) -> str:
     return str(found["address"])
 
 
-def workers_of(client: Client, cores: int, device: str, expected: Expected, said: Callable[[str], None]) -> Workers:
-    """What the workers of a scheduler compute on; `cores` are those of this machine.
+def workers_of(
+    client: Client, cores: int, device: str, source: Running | Ssh | Slurm, said: Callable[[str], None]
+) -> Workers:
+    """What the workers of a scheduler compute on, once as many as the source says are there, or it has waited enough.
 
-    auto takes the workers that have a GPU (resource GPU=1) if there are any.  Raises InputError if no worker fits, or
-    if the Python, Dask or gpuknn of scheduler and workers are not this process's.
+    `cores` are those of this machine.  auto takes the workers that have a GPU (resource GPU=1) if there are any.  Raises
+    InputError if no worker fits, or if the Python, Dask or gpuknn of scheduler and workers are not this process's.
     """
-    deadline = time.monotonic() + expected.seconds
+    deadline = time.monotonic() + source.wait
     while True:
         every = client.scheduler_info(n_workers=-1)["workers"]
         with_gpu = {address: worker for address, worker in every.items() if worker["resources"].get("GPU")}
         fitting = with_gpu if device == "cuda" or (device == "auto" and with_gpu) else every
-        if len(fitting) >= expected.workers:
+        if len(fitting) >= source.workers:
             break
         if time.monotonic() > deadline:
             if not fitting:
-                raise InputError(_nobody(expected, len(every), device))
+                raise InputError(_nobody(source, len(every), device))
             said(
-                f"{expected.name}: {len(fitting)} of {expected.workers} workers are there; "
+                f"{source.name}: {len(fitting)} of {source.workers} workers are there; "
                 "others are given work when they come"
             )
             break
         time.sleep(0.2)
-    _check_versions(client, expected.name)
+    _check_versions(client, source.name)
     if fitting is with_gpu:
         found = client.run(open_device, "cuda", workers=list(with_gpu)).values()
         return Workers(len(with_gpu), cores, min(found, key=lambda gpu: gpu.most_queries(1, 1)))
@@ -125,12 +113,12 @@ def workers_of(client: Client, cores: int, device: str, expected: Expected, said
     return Workers(len(every), cores, CpuDevice(threads))
 
 
-def _nobody(expected: Expected, there: int, device: str) -> str:
+def _nobody(source: Running | Ssh | Slurm, there: int, device: str) -> str:
     worker = "cuda worker ADDRESS --resources GPU=1" if device == "cuda" else "worker ADDRESS --nthreads CORES"
     return (
-        f"--cluster {expected.name}: {expected.workers} worker(s) for --device {device} were waited for, "
-        f"{expected.seconds:g} s; {there} are there and none of them fits; "
-        + (expected.otherwise or f"start some, as with: dask {worker} --memory-limit 0")
+        f"--cluster {source.name}: {source.workers} worker(s) for --device {device} were waited for, "
+        f"{source.wait:g} s; {there} are there and none of them fits; "
+        + (source.hint or f"start some, as with: dask {worker} --memory-limit 0")
     )
 
 

@@ -45,6 +45,9 @@ class Running:
     wait: float = 30
     """Seconds to wait for them; the run begins with those that are there by then, and needs one."""
 
+    hint = ""
+    """What to do if there is none; by default, to start some."""
+
 
 @dataclass(frozen=True)
 class Address:
@@ -102,6 +105,7 @@ class Ssh:
     """Options of asyncssh.connect (username, port, client_keys, known_hosts), beside those of ~/.ssh/config."""
     wait: float = 30
 
+    hint = ""
     planned_memory = None
 
     @property
@@ -146,6 +150,8 @@ class Slurm:
     """The folder for the jobs' output; by default SLURM's choice, the working folder."""
     wait: float = 300
     """Seconds to wait for all of them; the run begins with those that are there by then, and needs one."""
+
+    hint = "squeue tells what jobs wait for, their output why they ended"
 
     @property
     def workers(self) -> int:

@@ -108,9 +108,8 @@ def hired(
             raise InputError(f"{source.name}: gpus: is not set, and --device cuda asks for them")
         yield Crew(source.name, source.planned(kind), None, source, kind)
         return
-    from gpuknn.workers.cluster import Expected, connect, workers_of
+    from gpuknn.workers.cluster import connect, workers_of
 
-    expected = Expected(source.name, source.workers, source.wait)
     described = source.name != source.where  # by a file: the scheduler, too, may be on its way
     with connect(source.where, max(10, source.wait) if described else 10) as client:
-        yield Crew(source.name, workers_of(client, cores, kind, expected, said), client)
+        yield Crew(source.name, workers_of(client, cores, kind, source, said), client)

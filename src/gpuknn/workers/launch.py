@@ -13,7 +13,7 @@ import dask
 from distributed import Client, SpecCluster, SSHCluster
 
 from gpuknn.errors import InputError, pip_install
-from gpuknn.workers.cluster import HUSHED, SETTINGS, Expected, connect, workers_of
+from gpuknn.workers.cluster import HUSHED, SETTINGS, connect, workers_of
 from gpuknn.workers.cluster_file import Slurm, Ssh
 from gpuknn.workers.workers import Workers
 
@@ -31,12 +31,10 @@ def launched(
     `wanted` is auto, cpu or cuda; `cores` are those of this machine.  Raises InputError if the cluster does not start
     or has no workers that fit.
     """
-    hint = "squeue tells what jobs wait for, their output why they ended" if isinstance(source, Slurm) else ""
-    expected = Expected(source.name, source.workers, source.wait, hint)
     with _started(source) as address:
         said(f"{source.name}: started; waiting for {source.workers} workers")
         with connect(address, max(10, source.wait)) as client:
-            workers = workers_of(client, cores, wanted, expected, said)
+            workers = workers_of(client, cores, wanted, source, said)
             yield client, replace(workers, memory=source.planned_memory)
 
 
