@@ -84,10 +84,10 @@ def _address_in(scheduler_file: Path) -> str:
 def workers_of(
     client: Client, cores: int, device: str, source: Running | Ssh | Slurm, said: Callable[[str], None]
 ) -> Workers:
-    """What the workers of a scheduler compute on, once as many as the source says are there, or it has waited enough.
+    """What the workers of a scheduler compute on, once as many as the source says are there, or after its wait.
 
-    `cores` are those of this machine.  auto takes the workers that have a GPU (resource GPU=1) if there are any.  Raises
-    InputError if no worker fits, or if the Python, Dask or gpuknn of scheduler and workers are not this process's.
+    `cores` are those of this machine.  auto takes the workers that have a GPU (resource GPU=1) if there are any.
+    Raises InputError if no worker fits, or the Python, Dask or gpuknn of scheduler and workers are not this process's.
     """
     deadline = time.monotonic() + source.wait
     while True:

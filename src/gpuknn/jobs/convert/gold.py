@@ -1,11 +1,11 @@
 """A gold standard into another format: small enough to be read and written whole."""
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-import gpuknn
 from gpuknn.errors import InputError
 from gpuknn.gold import Gold, read_gold, save_gold
 from gpuknn.gold.distances import told
@@ -59,7 +59,7 @@ def convert_gold(job: Job, destination: str, replace: bool) -> Written:
     source = str(split_key(job.source)[0])
     check_destination(destination, [source], replace, stores=False)
     plain = {name: value for name, value in gold.said.items() if isinstance(value, str | int | float)}
-    notes = plain | {"gpuknn": gpuknn.__version__, "converted_from": Path(source).name}
+    notes = plain | {"gpuknn": version("gpuknn"), "converted_from": Path(source).name}
     gold = for_target(gold, target.name, job.source)
     save_gold(gold, target.name, Path(destination), job.dst_key, notes)
     return Written(target.name, gold, error, kind.HOLDS_DISTS, kind.HOLDS_OWN_IDS)

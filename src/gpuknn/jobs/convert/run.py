@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import gpuknn
 from gpuknn.engine.choose import usable_cores
 from gpuknn.errors import InputError, RunError
 from gpuknn.jobs.convert.plan import Plan, check_room
@@ -183,7 +183,7 @@ def _notes(plan: Plan, sample: Sampled, pieces: list[Piece]) -> dict[str, Any]:
     """What the target says of itself: where it comes from, and a checksum of each piece's rows."""
     rows, source = plan.rows, plan.rows.source
     return {
-        "version": gpuknn.__version__,
+        "version": version("gpuknn"),
         "source": Path(source.path).name,
         "source_key": source.key or "",
         "source_shape": list(source.shape),

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
+from importlib.metadata import version
 from itertools import pairwise
 from operator import add
 from pathlib import Path
 
 import numpy as np
 
-import gpuknn
 from gpuknn.bench.kept import keep_rates
 from gpuknn.engine.check import check_content
 from gpuknn.engine.device import Certificate
@@ -244,7 +244,7 @@ def _attributes(
 ) -> dict[str, str | int | float]:
     """What a gold-standard file says of itself."""
     said: dict[str, str | int | float] = {
-        "gpuknn": gpuknn.__version__,
+        "gpuknn": version("gpuknn"),
         "metric": job.metric.value,
         "k": job.k,
         "self_join": job.self_join.value,
