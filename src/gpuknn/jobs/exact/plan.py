@@ -114,14 +114,12 @@ def plan_exact(job: Job, output: Path, crew: Crew, wishes: Wishes) -> Plan:
     resumes = _record(output, wishes).exists and not wishes.fresh  # then the output may be that run's own
     check_destination(str(output), [job.database.path, job.queries.path], wishes.replace or resumes, stores=False)
     check_outline(output, WRITERS[gold_format(output)], outline(job))
-    kind = crew.workers.device.kind
-    rates = None if job.metric is Metric.HAMMING else rates_for(kind, job.database, wishes.rates)
-    return _cut_for(crew, job, output, wishes, rates)
+    return _cut_for(crew, job, output, wishes)
 
 
 def replanned(plan: Plan, crew: Crew) -> Plan:
     """The same for the workers that came, if they are not those that were counted on."""
-    return plan if crew is plan.crew else _cut_for(crew, plan.job, plan.output, plan.wishes, plan.rates)
+    return plan if crew is plan.crew else _cut_for(crew, plan.job, plan.output, plan.wishes)
 
 
 def check_room(plan: Plan) -> None:
@@ -148,8 +146,10 @@ def _record(output: Path, wishes: Wishes) -> Record:
     return Record(wishes.run_dir) if wishes.run_dir else Record.beside(output)
 
 
-def _cut_for(crew: Crew, job: Job, output: Path, wishes: Wishes, rates: Rates | None) -> Plan:
+def _cut_for(crew: Crew, job: Job, output: Path, wishes: Wishes) -> Plan:
     workers = crew.workers
+    kind = workers.device.kind
+    rates = None if job.metric is Metric.HAMMING else rates_for(kind, job.database, wishes.rates)
     budget = workers.memory if workers.memory and not wishes.memory else memory_budget(wishes.memory)
     block = queries_at_once(job, budget, workers.count if crew.local else 1, workers.device)
     rows = wishes.shard_rows or shard_rows(job, workers.count, block)

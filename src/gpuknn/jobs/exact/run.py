@@ -82,7 +82,10 @@ def run_exact(plan: Plan, on_event: Callable[[Event], None] = lambda _: None) ->
         tell({"event": "said", "line": line})
 
     with plan.crew.started(say) as crew:
-        outcome = _run(replanned(plan, crew), started, tell, say)
+        fitted = replanned(plan, crew)
+        if fitted is not plan:
+            say(f"{crew.name}: {crew.workers.count} x {crew.workers.device.name}; {fitted.shards} shards a pass")
+        outcome = _run(fitted, started, tell, say)
     if plan.crew.local and not outcome.resumed_rows:
         _learn(plan, outcome.seconds)
     return outcome
