@@ -63,32 +63,18 @@ def run_convert(plan: Plan, on_event: Callable[[Event], None] = lambda _: None) 
     fingerprint = _fingerprint(plan, sample, beside)
     identity = Identity(fingerprint, asdict(plan.job), title, len(plan.rows), {}, plan.command)
     with record.held(identity, plan.fresh, say) as claim:
-        found, written = record.noted(Path(plan.destination) if local else None), 0
-        if not (
-            found.get(JOB) == fingerprint and isinstance(found.get("pieces"), int)
-        ):  # else killed as only the record was left to remove
-            if local and os.path.exists(plan.destination) and not plan.replace:
-                if not record.has_results():
-                    record.remove()
-                raise InputError(f"{plan.destination}: exists already; --force replaces it")
-            try:
-                if not record.has_results():
-                    check_room(plan.target, claim.folder)
-                with plan.crew.started(say) as crew:
-                    there, pieces = _finish(plan, crew, claim, sample, beside, on_event)
-            except BaseException:
-                if not record.has_results():
-                    record.give_up(claim)
-                raise
-            written = len(pieces) - there
-            found = {JOB: fingerprint, "pieces": len(pieces), "error": max(piece.error for piece in pieces)}
+        said, there = record.noted(Path(plan.destination) if local else None), None
+        if said.get(JOB) != fingerprint or not isinstance(said.get("pieces"), int):
+            there, pieces = _write(plan, claim, sample, beside, on_event, say)
+            said = {JOB: fingerprint, "pieces": len(pieces), "error": max(piece.error for piece in pieces)}
             if local:  # and somebody may have written there meanwhile
                 check_destination(plan.destination, plan.sources, plan.replace, stores=True)
-                record.publish(claim, found)
+                record.publish(claim, said)
             else:
-                record.note(None, found)
-        record.remove()
-    return Outcome(found["pieces"], written, found["error"], time.monotonic() - started)
+                record.note(None, said)
+        record.remove()  # also if an earlier call was killed when only that was left to do
+    written = 0 if there is None else said["pieces"] - there
+    return Outcome(said["pieces"], written, said["error"], time.monotonic() - started)
 
 
 def _fingerprint(plan: Plan, sample: Sampled, beside: dict[str, str]) -> str:
@@ -100,22 +86,47 @@ def _fingerprint(plan: Plan, sample: Sampled, beside: dict[str, str]) -> str:
     return digest(repr((VERSION, sources, rows, target, sorted(asdict(plan.job).items()))).encode())
 
 
+def _write(
+    plan: Plan,
+    claim: Claim,
+    sample: Sampled,
+    beside: dict[str, str],
+    on_event: Callable[[Event], None],
+    say: Callable[[str], None],
+) -> tuple[int, list[Piece]]:
+    """Have all pieces written and the target completed; how many pieces were there, and all of them."""
+    record = plan.record
+    try:
+        if not is_url(plan.destination) and os.path.exists(plan.destination) and not plan.replace:
+            raise InputError(f"{plan.destination}: exists already; --force replaces it")
+        if not record.has_results():
+            check_room(plan.target, claim.folder)
+        with plan.crew.started(say) as crew:
+            return _finish(plan, crew, claim, sample, beside, on_event)
+    except BaseException:
+        if not record.has_results():
+            record.give_up(claim)
+        raise
+
+
 def _finish(
     plan: Plan, crew: Crew, claim: Claim, sample: Sampled, beside: dict[str, str], on_event: Callable[[Event], None]
 ) -> tuple[int, list[Piece]]:
-    """Have all pieces written and the target completed; how many pieces were there, and all of them."""
+    """The same with the workers that are there."""
     path = plan.destination if is_url(plan.destination) else str(claim.folder / TARGET)
     target = replace(plan.target, path=path)
     n, size = target.shape[0], target.piece_rows
     pieces = [range(a, min(a + size, n)) for a in range(0, n, size)]
-    done = {rows: piece for rows, piece in _receipts(claim.folder).items() if rows in pieces}
+    known = set(pieces)
+    done = {rows: piece for rows, piece in _receipts(claim.folder).items() if rows in known}
     try:
         if not done or not (is_url(path) or os.path.exists(path)):
             done.clear()
             plan.record.forget(claim)
             target.create()
         there, todo = len(done), [piece for piece in pieces if piece not in done]
-        on_event({"event": "progress", "done": sum(map(len, done))})
+        rows = sum(map(len, done))
+        on_event({"event": "progress", "done": rows})
         if todo:
             with (
                 crew.feeder(min(len(todo), _fitting(plan)), claim.held.check) as feeder,
@@ -124,10 +135,11 @@ def _finish(
                 for piece, receipt in written:
                     write_receipt(claim.folder, piece, asdict(receipt))
                     done[piece] = receipt
-                    on_event({"event": "progress", "done": sum(map(len, done))})
+                    rows += len(piece)
+                    on_event({"event": "progress", "done": rows})
         _check_unchanged(plan, sample, beside)
-        written_all = [done[piece] for piece in pieces]
-        target.finish(_notes(plan, sample, written_all))
+        receipts = [done[piece] for piece in pieces]
+        target.finish(_notes(plan, sample, receipts))
     except BaseException as error:
         if isinstance(error, InputError) or not done:
             with suppress(InputError, RunError):
@@ -135,7 +147,7 @@ def _finish(
                 target.discard()
             plan.record.give_up(claim)
         raise
-    return there, written_all
+    return there, receipts
 
 
 def _receipts(folder: Path) -> dict[range, Piece]:
