@@ -42,11 +42,9 @@ def check_against_cpu(gpu: CudaDevice, cpu: CpuDevice, rate: float) -> Check:
 def check_sums(gpu: CudaDevice, rate: float) -> tuple[Check, dict[str, float]]:
     """Errors of the float16 product, and the largest of each kind as a share of what is proven (`bound.py`, step 6)."""
     nq, t = (64, 512) if rate < SLOW else (1024, 4096)
-    shares = {}
     rng = np.random.default_rng(0)
     with cp.cuda.Device(gpu.number):
-        for kind in SUMS:
-            shares[kind] = max(_share_of_bound(*_terms(kind, nq, t, d, rng)) for d in SUM_LENGTHS)
+        shares = {kind: max(_share_of_bound(*_terms(kind, nq, t, d, rng)) for d in SUM_LENGTHS) for kind in SUMS}
     worst = max(shares, key=lambda kind: shares[kind])
     exact = shares["whole numbers"] == 0
     said = f"at most {shares[worst]:.3f} of the proven error, with {worst!r} terms"
