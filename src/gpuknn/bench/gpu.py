@@ -116,7 +116,7 @@ def resident(gpu: Device, size: int) -> list[Peer]:
         return lambda: _search_resident(gpu, here, Search(queries, k, metric, np.dtype(np.float32)))
 
     with _on(gpu) as device:
-        return [Peer("resident", "cupy", prepare)] if size < device.mem_info[0] // 2 else []
+        return [Peer("resident", prepare)] if size < device.mem_info[0] // 2 else []
 
 
 def _on(gpu: Device) -> cp.cuda.Device:
