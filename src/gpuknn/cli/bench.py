@@ -20,8 +20,6 @@ EXAMPLES = """examples:
 """
 GROWTH = 5
 """Sizes that --plot measures, each twice the one before."""
-
-
 DESCRIPTION = f"{__doc__}\n\nBare product, engine and other libraries take turns; the least counts."
 HELP = "measure this machine and the engine"
 
@@ -134,17 +132,16 @@ def _describe(machine: "Machine", row_bytes: int) -> str:
 
 def _line(found: "Measurement", header: bool) -> str:
     """One measurement: seconds, and ratios to the engine's."""
-    against = {"product": found.product} | found.peers
-    times = [f"{found.rows:>11,}", f"{found.k:>6,}", f"{found.engine:>9.3g}"]
-    heads = [f"{'rows':>11}", f"{'k':>6}", f"{'engine s':>9}"]
-    for name, seconds in against.items():
+    head = f"{'rows':>11} {'k':>6} {'engine s':>9}"
+    line = f"{found.rows:>11,} {found.k:>6,} {found.engine:>9.3g}"
+    for name, seconds in ({"product": found.product} | found.peers).items():
         if seconds:
-            heads.append(f"{name + ' s':>10} {'ratio':>6}")
-            times.append(f"{seconds:>10.3g} {found.engine / seconds:>6.3f}")
+            head += f" {name + ' s':>10} {'ratio':>6}"
+            line += f" {seconds:>10.3g} {found.engine / seconds:>6.3f}"
     if found.stages:
-        heads.append("  where the engine's time goes")
-        times.append("  " + ", ".join(f"{name} {spent / found.engine:.0%}" for name, spent in found.stages.items()))
-    return "\n".join([" ".join(heads), " ".join(times)] if header else [" ".join(times)])
+        head += "   where the engine's time goes"
+        line += "   " + ", ".join(f"{name} {spent / found.engine:.0%}" for name, spent in found.stages.items())
+    return f"{head}\n{line}" if header else line
 
 
 def _check_plot(path: Path) -> None:

@@ -1,5 +1,7 @@
 """What only a GPU can get wrong: sums that lose more than was proven, races, memory that runs out."""
 
+from contextlib import suppress
+
 import cupy as cp
 import numpy as np
 
@@ -147,16 +149,11 @@ def check_resident(rows: cp.ndarray, found: dict[int, Neighbors]) -> Check:
 def _fill(left: int) -> list[cp.cuda.MemoryPointer]:
     """Take memory of the current device until about `left` bytes are free."""
     cp.get_default_memory_pool().free_all_blocks()
-    taken = []
-    piece = 2**34
-    while piece >= 2**20:
-        if cp.cuda.Device().mem_info[0] - piece < left:
-            piece //= 2
-            continue
-        try:
-            taken.append(cp.cuda.alloc(piece))
-        except cp.cuda.memory.OutOfMemoryError:
-            piece //= 2
+    taken: list[cp.cuda.MemoryPointer] = []
+    for piece in (2**bits for bits in range(34, 19, -1)):
+        with suppress(cp.cuda.memory.OutOfMemoryError):
+            while cp.cuda.Device().mem_info[0] - piece >= left:
+                taken.append(cp.cuda.alloc(piece))
     return taken
 
 
