@@ -98,13 +98,9 @@ def check_races(gpu: CudaDevice, rate: float) -> Check:
     nq, n = fitting(rate, 0.02, 256, 50_000)
     rows, queries = make_data("near", "float16", n, nq, COMPONENTS, seed=3)
     search = Search(queries, 100, Metric.L2, np.dtype(np.float32))
-
-    def bytes_found() -> bytes:
-        found = _find(gpu, rows, search)[0]
-        return found.ids.tobytes() + found.dists.tobytes()
-
-    first = bytes_found()
-    differing = sum(bytes_found() != first for _ in range(times - 1))
+    answers = (_find(gpu, rows, search)[0] for _ in range(times))
+    first, *others = (found.ids.tobytes() + found.dists.tobytes() for found in answers)
+    differing = sum(other != first for other in others)
     said = f"{differing} runs differ from the first" if differing else "all bytes equal"
     return Check("races", not differing, f"{n:,} nearly equal rows, {nq} queries, {times} times: {said}")
 
