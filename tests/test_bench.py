@@ -25,27 +25,8 @@ def test_what_is_measured_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_file_and_hamming(capsys: pytest.CaptureFixture[str]) -> None:
     files = [str(SAMPLE / "database.h5"), str(SAMPLE / "queries.h5")]
-    assert (
-        main(
-            [
-                "bench",
-                "--device",
-                "cpu",
-                *files,
-                "--rows",
-                "500",
-                "--queries",
-                "9",
-                "-k",
-                "3",
-                "--repeat",
-                "1",
-                "--peers",
-                "",
-            ]
-        )
-        == 0
-    )
+    words = ["--rows", "500", "--queries", "9", "-k", "3", "--repeat", "1", "--peers", ""]
+    assert main(["bench", "--device", "cpu", *files, *words]) == 0
     assert "product s" in capsys.readouterr().out
     assert main([*SMALL, "--metric", "hamming"]) == 0
     assert "product s" not in capsys.readouterr().out

@@ -62,7 +62,7 @@ def product_probe(gpu: Device) -> float:
 def measure_rates(gpu: Device, probed: float) -> list[Rate]:
     """The rates of all stages, the bare product first; that of uploading is kept for predictions."""
     with _on(gpu):
-        queries = _shrunk(QUERIES, probed)
+        queries = _queries(probed)
         watch = _Stopwatch(gpu)
         longest = max((t for t in ROWS_OF_PRODUCTS if queries * t < probed / 5000), default=ROWS_OF_PRODUCTS[0])
         best, rows = _best_product(watch, _make_rows(queries), _make_rows(longest))
@@ -88,7 +88,7 @@ def measure_resident(gpu: Device, product: float) -> tuple[list[Resident], cp.nd
     k's answer, too: the queries are `chosen_rows`.  Raises RunError if there is no memory for the rows.
     """
     with _on(gpu) as device:
-        queries = _shrunk(QUERIES, product)
+        queries = _queries(product)
         most = int((device.mem_info[0] * 0.95 - RESERVE) / (2 * COMPONENTS))
         if most < max(KS):
             raise RunError("too little free memory on the GPU to keep rows there")
@@ -116,7 +116,7 @@ def resident(gpu: Device, size: int) -> list[Peer]:
         return lambda: _search_resident(gpu, here, Search(queries, k, metric, np.dtype(np.float32)))
 
     with _on(gpu) as device:
-        return [Peer("resident", "cupy", prepare)] if size < device.mem_info[0] // 2 else []
+        return [Peer("resident", prepare)] if size < device.mem_info[0] // 2 else []
 
 
 def _on(gpu: Device) -> cp.cuda.Device:
@@ -125,9 +125,9 @@ def _on(gpu: Device) -> cp.cuda.Device:
     return cp.cuda.Device(gpu.number)
 
 
-def _shrunk(queries: int, rate: float) -> int:
-    """Fewer queries for a device that is slower than GPUs are."""
-    return max(32, min(queries, int(rate / 5e8)))
+def _queries(rate: float) -> int:
+    """How many; fewer for a device that is slower than GPUs are."""
+    return max(32, min(QUERIES, int(rate / 5e8)))
 
 
 def _make_rows(n: int) -> cp.ndarray:

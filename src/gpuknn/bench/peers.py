@@ -18,7 +18,6 @@ class Peer:
     """A library beside which the engine is timed."""
 
     name: str
-    module: str
     prepare: Callable[[np.ndarray, np.ndarray, Metric, int], Search]
     """Rows, queries, metric and k to a search; what is done here is not timed."""
 
@@ -29,13 +28,13 @@ def installed_peers(names: str | None) -> list[Peer]:
     Raises InputError where one is unknown or not installed.
     """
     if names is None:
-        return [peer for peer in PEERS if find_spec(peer.module)]
+        return [peer for peer in PEERS if find_spec(peer.name)]
     known = {peer.name: peer for peer in PEERS}
     chosen = [name for name in names.split(",") if name]
     for name in chosen:
         if name not in known:
             raise InputError(f"--peers {name}: there are {', '.join(known)}")
-        if not find_spec(known[name].module):
+        if not find_spec(name):
             raise InputError(f"--peers {name}: is not installed; install it with: {pip_install('bench')}")
     return [known[name] for name in chosen]
 
@@ -81,4 +80,4 @@ def _wide(rows: np.ndarray, metric: Metric) -> np.ndarray:
     return wide
 
 
-PEERS = (Peer("faiss", "faiss", _faiss), Peer("sklearn", "sklearn", _sklearn), Peer("usearch", "usearch", _usearch))
+PEERS = Peer("faiss", _faiss), Peer("sklearn", _sklearn), Peer("usearch", _usearch)  # named as their modules are

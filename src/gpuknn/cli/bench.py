@@ -20,8 +20,6 @@ EXAMPLES = """examples:
 """
 GROWTH = 5
 """Sizes that --plot measures, each twice the one before."""
-
-
 DESCRIPTION = f"{__doc__}\n\nBare product, engine and other libraries take turns; the least counts."
 HELP = "measure this machine and the engine"
 
@@ -31,27 +29,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("database", nargs="?", help="HDF5, .npy or Zarr (default: random rows)")
     parser.add_argument("queries_file", nargs="?", metavar="queries")
     add_missing(parser)
-    parser.add_argument(
-        "--rows",
-        type=int,
-        metavar="N",
-        help="rows to search (default: all of the file, or 200000; for a GPU, up to 1000000)",
-    )
+    of_rows = "rows to search (default: all of the file, or 200000; for a GPU, up to 1000000)"
+    parser.add_argument("--rows", type=int, metavar="N", help=of_rows)
     parser.add_argument("--queries", type=int, metavar="N", help="queries (default: all of the file, or 4000)")
     parser.add_argument("--components", type=int, default=768, metavar="D", help="of random rows (default: 768)")
     parser.add_argument("--metric", choices=("cosine", "ip", "l2", "hamming"), default="cosine")
     parser.add_argument("-k", default="10,100,1000", metavar="K[,K...]", help="neighbours (default: %(default)s)")
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="what to measure (default: auto, a GPU if there is one)",
-    )
+    of_device = "what to measure (default: auto, a GPU if there is one)"
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=of_device)
     parser.add_argument("--threads", type=int, metavar="N", help="the processor's cores to use (default: all)")
-    filters = "auto", "float32", "int8"
-    parser.add_argument(
-        "--filter", choices=filters, default="auto", help="of the engine, on a processor (default: auto)"
-    )
+    of_filter = "of the engine, on a processor (default: auto)"
+    parser.add_argument("--filter", choices=("auto", "float32", "int8"), default="auto", help=of_filter)
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="runs of each (default: 3)")
     parser.add_argument(
         "--peers", metavar="NAME,...", help="faiss, sklearn, usearch, or '' (default: the installed; beside a GPU none)"
@@ -144,17 +132,16 @@ def _describe(machine: "Machine", row_bytes: int) -> str:
 
 def _line(found: "Measurement", header: bool) -> str:
     """One measurement: seconds, and ratios to the engine's."""
-    against = {"product": found.product} | found.peers
-    times = [f"{found.rows:>11,}", f"{found.k:>6,}", f"{found.engine:>9.3g}"]
-    heads = [f"{'rows':>11}", f"{'k':>6}", f"{'engine s':>9}"]
-    for name, seconds in against.items():
+    head = f"{'rows':>11} {'k':>6} {'engine s':>9}"
+    line = f"{found.rows:>11,} {found.k:>6,} {found.engine:>9.3g}"
+    for name, seconds in ({"product": found.product} | found.peers).items():
         if seconds:
-            heads.append(f"{name + ' s':>10} {'ratio':>6}")
-            times.append(f"{seconds:>10.3g} {found.engine / seconds:>6.3f}")
+            head += f" {name + ' s':>10} {'ratio':>6}"
+            line += f" {seconds:>10.3g} {found.engine / seconds:>6.3f}"
     if found.stages:
-        heads.append("  where the engine's time goes")
-        times.append("  " + ", ".join(f"{name} {spent / found.engine:.0%}" for name, spent in found.stages.items()))
-    return "\n".join([" ".join(heads), " ".join(times)] if header else [" ".join(times)])
+        head += "   where the engine's time goes"
+        line += "   " + ", ".join(f"{name} {spent / found.engine:.0%}" for name, spent in found.stages.items())
+    return f"{head}\n{line}" if header else line
 
 
 def _check_plot(path: Path) -> None:

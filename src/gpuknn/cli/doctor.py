@@ -11,8 +11,6 @@ EXAMPLES = """examples:
   gpuknn doctor
   gpuknn doctor --full --report .
 """
-
-
 DESCRIPTION = f"{__doc__}  Exit code 0 if it does, 1 if not."
 HELP = "examine this machine"
 

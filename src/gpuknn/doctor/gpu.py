@@ -1,5 +1,7 @@
 """What only a GPU can get wrong: sums that lose more than was proven, races, memory that runs out."""
 
+from contextlib import suppress
+
 import cupy as cp
 import numpy as np
 
@@ -42,11 +44,9 @@ def check_against_cpu(gpu: CudaDevice, cpu: CpuDevice, rate: float) -> Check:
 def check_sums(gpu: CudaDevice, rate: float) -> tuple[Check, dict[str, float]]:
     """Errors of the float16 product, and the largest of each kind as a share of what is proven (`bound.py`, step 6)."""
     nq, t = (64, 512) if rate < SLOW else (1024, 4096)
-    shares = {}
     rng = np.random.default_rng(0)
     with cp.cuda.Device(gpu.number):
-        for kind in SUMS:
-            shares[kind] = max(_share_of_bound(*_terms(kind, nq, t, d, rng)) for d in SUM_LENGTHS)
+        shares = {kind: max(_share_of_bound(*_terms(kind, nq, t, d, rng)) for d in SUM_LENGTHS) for kind in SUMS}
     worst = max(shares, key=lambda kind: shares[kind])
     exact = shares["whole numbers"] == 0
     said = f"at most {shares[worst]:.3f} of the proven error, with {worst!r} terms"
@@ -98,13 +98,9 @@ def check_races(gpu: CudaDevice, rate: float) -> Check:
     nq, n = fitting(rate, 0.02, 256, 50_000)
     rows, queries = make_data("near", "float16", n, nq, COMPONENTS, seed=3)
     search = Search(queries, 100, Metric.L2, np.dtype(np.float32))
-
-    def bytes_found() -> bytes:
-        found = _find(gpu, rows, search)[0]
-        return found.ids.tobytes() + found.dists.tobytes()
-
-    first = bytes_found()
-    differing = sum(bytes_found() != first for _ in range(times - 1))
+    answers = (_find(gpu, rows, search)[0] for _ in range(times))
+    first, *others = (found.ids.tobytes() + found.dists.tobytes() for found in answers)
+    differing = sum(other != first for other in others)
     said = f"{differing} runs differ from the first" if differing else "all bytes equal"
     return Check("races", not differing, f"{n:,} nearly equal rows, {nq} queries, {times} times: {said}")
 
@@ -149,16 +145,11 @@ def check_resident(rows: cp.ndarray, found: dict[int, Neighbors]) -> Check:
 def _fill(left: int) -> list[cp.cuda.MemoryPointer]:
     """Take memory of the current device until about `left` bytes are free."""
     cp.get_default_memory_pool().free_all_blocks()
-    taken = []
-    piece = 2**34
-    while piece >= 2**20:
-        if cp.cuda.Device().mem_info[0] - piece < left:
-            piece //= 2
-            continue
-        try:
-            taken.append(cp.cuda.alloc(piece))
-        except cp.cuda.memory.OutOfMemoryError:
-            piece //= 2
+    taken: list[cp.cuda.MemoryPointer] = []
+    for piece in (2**bits for bits in range(34, 19, -1)):
+        with suppress(cp.cuda.memory.OutOfMemoryError):
+            while cp.cuda.Device().mem_info[0] - piece >= left:
+                taken.append(cp.cuda.alloc(piece))
     return taken
 
 

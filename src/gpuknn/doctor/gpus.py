@@ -1,9 +1,9 @@
 """The GPUs, as the driver tells, and the device that will be used."""
 
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -46,12 +46,12 @@ class Gpus:
 
 def find_gpus() -> Gpus:
     """All GPUs of this machine: by NVML, which the cuda extras bring, else by nvidia-smi, else by CuPy."""
-    ways = {"NVML": _by_nvml, "nvidia-smi": _by_nvidia_smi, "CuPy": _by_cupy}
     libraries = cuda_libraries() if find_spec("cupy") else {}
-    for way, look in ways.items():
-        found, driver = look()
-        if found:
-            return Gpus(found, driver, way, libraries)
+    for way, look in {"NVML": _by_nvml, "nvidia-smi": _by_nvidia_smi, "CuPy": _by_cupy}.items():
+        with suppress(Exception):  # what is missing, or badly installed, shows in many ways; another may work
+            found, driver = look()
+            if found:
+                return Gpus(found, driver, way, libraries)
     return Gpus([], None, "", libraries)
 
 
@@ -110,34 +110,21 @@ def _dotted(number: int) -> str:
 
 
 def _by_nvml() -> tuple[list[Gpu], str | None]:
-    if not find_spec("pynvml"):
-        return [], None
     import pynvml
 
-    try:
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        found = [Gpu(pynvml.nvmlDeviceGetName(h), pynvml.nvmlDeviceGetMemoryInfo(h).total) for h in handles]
-        return found, pynvml.nvmlSystemGetDriverVersion()
-    except pynvml.NVMLError:
-        return [], None
+    pynvml.nvmlInit()
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+    found = [Gpu(pynvml.nvmlDeviceGetName(h), pynvml.nvmlDeviceGetMemoryInfo(h).total) for h in handles]
+    return found, pynvml.nvmlSystemGetDriverVersion()
 
 
 def _by_nvidia_smi() -> tuple[list[Gpu], str | None]:
-    if not shutil.which("nvidia-smi"):
-        return [], None
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=30)
-        lines = [line.rsplit(", ", 2) for line in done.stdout.splitlines() if done.returncode == 0]
-        return [Gpu(name, int(memory) * 2**20) for name, memory, _ in lines], lines[0][2] if lines else None
-    except (OSError, subprocess.TimeoutExpired, ValueError):
-        return [], None
+    done = subprocess.run(query, capture_output=True, text=True, timeout=30)
+    lines = [line.rsplit(", ", 2) for line in done.stdout.splitlines() if done.returncode == 0]
+    return [Gpu(name, int(memory) * 2**20) for name, memory, _ in lines], lines[0][2] if lines else None
 
 
 def _by_cupy() -> tuple[list[Gpu], str | None]:
-    try:
-        properties = [_runtime().getDeviceProperties(i) for i in range(count_gpus())]
-    except Exception:  # CuPy may be installed so badly that it cannot be imported
-        return [], None
+    properties = [_runtime().getDeviceProperties(i) for i in range(count_gpus())]
     return [Gpu(p["name"].decode(), p["totalGlobalMem"]) for p in properties], None

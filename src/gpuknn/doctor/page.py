@@ -9,17 +9,14 @@ from gpuknn.bench.rate import si
 from gpuknn.doctor.examine import Report
 from gpuknn.errors import pip_install
 
-Section = tuple[str, list[tuple[str, ...]]]
-"""Title and rows."""
+Rows = list[tuple[str, ...]]
 
 
 def page(report: Report, markdown: bool = False) -> str:
     """All of the report, for people."""
-    sections = [section for section in _sections(report) if section[1]]
-    if markdown:
-        title = f"# gpuknn doctor: {report.machine.host}, {report.date}\n"
-        return "\n".join([title, *(_as_markdown(*section) for section in sections), verdict(report) + "\n"])
-    return "\n".join([*(_as_text(*section) for section in sections), verdict(report) + "\n"])
+    head = [f"# gpuknn doctor: {report.machine.host}, {report.date}\n"] if markdown else []
+    show = _as_markdown if markdown else _as_text
+    return "\n".join([*head, *(show(title, rows) for title, rows in _sections(report) if rows), verdict(report) + "\n"])
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -44,16 +41,14 @@ def verdict(report: Report) -> str:
     return f"all right: {len(report.checks)} checks passed on {report.device}"
 
 
-def _sections(report: Report) -> list[Section]:
+def _sections(report: Report) -> list[tuple[str, Rows]]:
+    checks: Rows = [("yes" if check.passed else "NO", check.name, check.said) for check in report.checks]
     return [
         ("Machine", _machine(report)),
         ("Packages", [(name, version or "not installed") for name, version in report.machine.packages.items()]),
         ("GPUs", _gpus(report)),
         ("Note", [(note,) for note in report.notes]),
-        (
-            f"Checks on {report.device}",
-            [("yes" if check.passed else "NO", check.name, check.said) for check in report.checks],
-        ),
+        (f"Checks on {report.device}", checks),
         ("Errors of float16 sums, as a share of what is proven", [(k, f"{v:.4f}") for k, v in report.sums.items()]),
         (f"Rates of {report.device}", [(r.name, si(r.value, r.unit), r.said) for r in report.rates]),
         (
@@ -69,7 +64,7 @@ def _sections(report: Report) -> list[Section]:
     ]
 
 
-def _machine(report: Report) -> list[tuple[str, ...]]:
+def _machine(report: Report) -> Rows:
     m = report.machine
     levels = f"{m.int8_levels} levels" if m.int8_levels else f"none; install them with: {pip_install('int8')}"
     limit = f", the container may use {m.memory_limit / 2**30:.1f} GiB" if m.memory_limit else ""
@@ -87,25 +82,22 @@ def _machine(report: Report) -> list[tuple[str, ...]]:
     ]
 
 
-def _gpus(report: Report) -> list[tuple[str, ...]]:
+def _gpus(report: Report) -> Rows:
     gpus = report.gpus
-    if gpus.found:
-        found = [(f"{i}", f"{gpu.name}, {gpu.memory / 2**30:.1f} GiB") for i, gpu in enumerate(gpus.found)]
-        found.append(("driver", f"{gpus.driver or 'version unknown'} (told by {gpus.told_by})"))
-    else:
-        found = [("none", "no NVIDIA GPU or driver was found")]
-    return [*found, *gpus.libraries.items()]
+    if not gpus.found:
+        return [("none", "no NVIDIA GPU or driver was found"), *gpus.libraries.items()]
+    found = [(f"{i}", f"{gpu.name}, {gpu.memory / 2**30:.1f} GiB") for i, gpu in enumerate(gpus.found)]
+    driver = f"{gpus.driver or 'version unknown'} (told by {gpus.told_by})"
+    return [*found, ("driver", driver), *gpus.libraries.items()]
 
 
-def _as_text(title: str, rows: list[tuple[str, ...]]) -> str:
+def _as_text(title: str, rows: Rows) -> str:
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = [
-        "  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    lines = ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return "\n".join([title, *lines, ""])
 
 
-def _as_markdown(title: str, rows: list[tuple[str, ...]]) -> str:
+def _as_markdown(title: str, rows: Rows) -> str:
     head = "| " + " | ".join([""] * len(rows[0])) + " |"
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join([f"## {title}", "", head, "|---" * len(rows[0]) + "|", *lines, ""])
