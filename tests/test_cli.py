@@ -268,3 +268,17 @@ def test_compare_and_eval_tell_programs(tmp_path: Path, capsys: pytest.CaptureFi
     told = json.loads(capsys.readouterr().out)
     assert told["algo"] == "brute"
     assert told["recall"][0]["by_ids"] == pytest.approx(1 - 1 / 2000)
+
+
+def test_a_signal_after_the_outcome_changes_nothing(tmp_path: Path) -> None:
+    """Not even while Python ends, which takes a while if Dask has threads."""
+    program = """
+import atexit, os, signal, sys
+from gpuknn.cli import main
+atexit.register(lambda: [os.kill(os.getpid(), number) for number in (signal.SIGINT, signal.SIGTERM)])
+sys.argv = ["gpuknn", "eval", "nothing.h5", "nothing.h5"]
+main.command()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1

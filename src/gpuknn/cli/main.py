@@ -30,6 +30,16 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
+def command() -> NoReturn:
+    """Run the command that the process was started with, and end; once its outcome is told, no signal changes that."""
+    code = main()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # Python's end would let them kill the process: Dask's threads take a while
+    sys.exit(code)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code."""
     parser = Parser(prog="gpuknn", description=DESCRIPTION, epilog=EXIT_CODES)
