@@ -1,12 +1,11 @@
 """Row groups of a Parquet file, decoded by Arrow from their first row on, a batch at a time."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
-from gpuknn.errors import InputError, one_line
+from gpuknn.errors import InputError, in_our_words
 
 BATCH_BYTES = 2**22
 """Of rows that Arrow decodes at once."""
@@ -79,13 +78,8 @@ class RowGroups:
         found: np.ndarray = values.to_numpy().reshape(len(lists), d)
         return found
 
-    @contextmanager
-    def _in_our_words(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # of a damaged file Arrow raises what it likes
-            rows = f"rows {self._rows.start} to {self._rows.stop}"
-            raise InputError(f"{self._where}: {rows} cannot be read ({one_line(error)})") from error
+    def _in_our_words(self) -> AbstractContextManager[None]:
+        return in_our_words(f"{self._where}: rows {self._rows.start} to {self._rows.stop} cannot be read")
 
     @property
     def _where(self) -> str:
@@ -105,7 +99,7 @@ def page_bytes(path: str, column: str, group: int) -> int:
     """
     import pyarrow.parquet
 
-    try:
+    with in_our_words(f"{path}:{column}: cannot be read"):
         with pyarrow.parquet.ParquetFile(path) as file:
             chunks = file.metadata.row_group(group)
             every = (chunks.column(number) for number in range(chunks.num_columns))
@@ -114,8 +108,6 @@ def page_bytes(path: str, column: str, group: int) -> int:
         with open(path, "rb") as opened:
             opened.seek(start)
             head = opened.read(16)
-    except Exception as error:  # of a damaged file Arrow raises what it likes
-        raise InputError(f"{path}:{column}: cannot be read ({one_line(error)})") from error
     numbers = _numbers(head)
     return min(most, max(ASSUMED_PAGE, numbers[1] if len(numbers) > 1 else 0))
 
