@@ -55,7 +55,8 @@ def run(chosen: argparse.Namespace) -> int:
     recalls = [recall_at(pair.a, pair.b, k, chosen.epsilon) for k in ranks]
     told = {name: result.said[name] for name in TOLD if name in result.said}
     lines = [f"{name}: {value}" for name, value in told.items()]
-    lines += _similarities(chosen, result, gold)
+    files = ((chosen.result, result), (chosen.gold, gold))
+    lines += [f"{path}: holds similarities, the largest first" for path, read in files if read.were_similarities]
     lines += [] if pair.by == ROWS else [f"rows are told by {pair.by}"]
     lines += [f"recall@{r.k}: {_figures(r)}{_remarks(r, pair.a, pair.b)}" for r in recalls]
     facts = told | {"rows_by": pair.by, "recall": [vars(r) for r in recalls]}
@@ -88,8 +89,3 @@ def _remarks(r: "Recall", result: "Gold", gold: "Gold") -> str:
     if r.undecided:
         remarks.append(f"{r.undecided} queries' ties may go on past the gold's last column")
     return f"  ({'; '.join(remarks)})" if remarks else ""
-
-
-def _similarities(chosen: argparse.Namespace, result: "Gold", gold: "Gold") -> list[str]:
-    files = ((chosen.result, result), (chosen.gold, gold))
-    return [f"{path}: holds similarities, the largest first" for path, read in files if read.were_similarities]

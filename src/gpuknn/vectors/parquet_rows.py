@@ -26,7 +26,7 @@ class RowGroups:
         """Open them; `rows` are theirs, `shape` is that of all rows.  Raises InputError if they cannot be read."""
         import pyarrow.parquet
 
-        self._path, self._column, self._rows, self._components = path, column, rows, shape[1]
+        self._where, self._rows, self._components = f"{path}:{column}", rows, shape[1]
         self._here = rows.start
         self._lists: Any = ()
         batch_rows = max(1, BATCH_BYTES // (shape[1] * itemsize))
@@ -80,10 +80,6 @@ class RowGroups:
 
     def _in_our_words(self) -> AbstractContextManager[None]:
         return in_our_words(f"{self._where}: rows {self._rows.start} to {self._rows.stop} cannot be read")
-
-    @property
-    def _where(self) -> str:
-        return f"{self._path}:{self._column}"
 
 
 def arrow_bytes(row_bytes: int, page: int) -> int:

@@ -27,7 +27,7 @@ from gpuknn.storage.location import is_url, listing, object_store
 from gpuknn.vectors.bits import PackedBits
 from gpuknn.vectors.decoded import DecodedVectors
 from gpuknn.vectors.ids import ADVICE as ID_ADVICE
-from gpuknn.vectors.ids import IDS_AT_ONCE, RowIds, choose_ids
+from gpuknn.vectors.ids import IDS_AT_ONCE, RowIds, choose_ids, regrouped
 from gpuknn.vectors.target import Target
 from gpuknn.vectors.vectors import Vectors, check_layout, choose_key
 from gpuknn.vectors.written import Missing
@@ -264,13 +264,9 @@ class ZarrTarget(Target):
             chunk_bytes = self.chunk_rows * self.shape[1] * self.dtype.itemsize
             write_shard(Path(self.path, f"c/{piece.start // self.shard_rows}/0"), blocks, used, chunks, chunk_bytes)
             return
-        rows = np.empty((len(piece), self.shape[1]), self.dtype)
-        first = 0
-        for block in blocks:
-            rows[first : first + len(block)] = block
-            first += len(block)
         array = self._array()
-        array[piece.start : piece.stop] = rows
+        for rows in regrouped(blocks, len(piece), (len(piece), self.shape[1]), self.dtype):
+            array[piece.start : piece.stop] = rows
         if not is_url(self.path):
             step = self.shard_rows if self.version == 3 else self.chunk_rows
             for row in piece[::step]:

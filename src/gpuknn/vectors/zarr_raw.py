@@ -54,11 +54,6 @@ class RawZarrVectors(Vectors):
         rows = min(self.file_rows, len(self) - number * self.file_rows)
         return RawVectors(str(path), None, (rows, self.shape[1]), self.dtype, 0)
 
-    @property
-    def files(self) -> int:
-        """How many there are."""
-        return -(-len(self) // self.file_rows)
-
 
 def raw_zarr(array: zarr.Array, path: Path, key: str | None) -> RawZarrVectors | None:
     """The array's rows past the library; None where its files are not simply rows.
@@ -76,8 +71,8 @@ def raw_zarr(array: zarr.Array, path: Path, key: str | None) -> RawZarrVectors |
     # The name of a file is the metadata's to say; the number 7 occurs in no other part of it.
     names = array.metadata.encode_chunk_key((7, 0)).replace("7", "{}")
     vectors = RawZarrVectors(str(path), key, (n, d), dtype.newbyteorder("="), names, file_rows)
-    plain = (_is_rows(array, vectors.file(number), file_rows) for number in range(vectors.files))
-    return vectors if all(plain) else None
+    files = map(vectors.file, range(-(-n // file_rows)))
+    return vectors if all(_is_rows(array, file, file_rows) for file in files) else None
 
 
 def write_shard(path: Path, blocks: Iterator[np.ndarray], used: int, chunks: int, chunk_bytes: int) -> None:
