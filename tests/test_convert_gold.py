@@ -159,7 +159,7 @@ def test_bad_files_are_refused(gold: Gold, capsys: pytest.CaptureFixture[str]) -
     for options, line in (
         (["out2.ibin", "--dst-key", "x"], "--dst-key: ibin files have a place"),
         (["out2.h5", "--to", "sisap", "--dst-key", "/"], "--dst-key '/': is no name"),
-        (["out2.ibin", "--cluster", "tcp://nowhere:1"], "--cluster: a gold standard"),
+        (["out2.ibin", "--cluster", "tcp://nowhere:1"], "--cluster: gold.h5 is a gold standard"),
         (["out2.ibin", "--dtype", "float64"], "ibin holds float32 only"),
         (["out2.ivecs", "--dtype", "float32"], "ivecs holds no distances"),
         (["s3://bucket/out2.ibin"], "into an object store only Zarr is written"),

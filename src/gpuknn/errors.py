@@ -5,6 +5,8 @@ The command line turns the errors into exit codes.
 
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import requires
 
 
@@ -19,6 +21,17 @@ class RunError(RuntimeError):
 def one_line(error: Exception) -> str:
     """What a library says went wrong, without the lines on its inside that may follow."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+@contextmanager
+def in_our_words(what: str) -> Iterator[None]:
+    """Raises InputError for all that a library raises of damaged files and stores: `what`, and what it says."""
+    try:
+        yield
+    except (InputError, RunError):
+        raise
+    except Exception as error:  # there is no end of kinds
+        raise InputError(f"{what} ({one_line(error)})") from error
 
 
 def pip_install(extra: str) -> str:

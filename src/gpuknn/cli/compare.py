@@ -1,12 +1,9 @@
 """`gpuknn compare`: are two files equal, gold standards or vectors, and if not, in what way?"""
 
 import argparse
-import json
-import sys
 from typing import TYPE_CHECKING
 
-from gpuknn.cli.options import add_missing
-from gpuknn.errors import InputError
+from gpuknn.cli.options import add_changes, add_missing, write_outcome
 
 if TYPE_CHECKING:
     from gpuknn.gold import Comparison, Gold
@@ -17,9 +14,6 @@ EXAMPLES = """examples:
   gpuknn compare database.h5 database.zarr
   gpuknn compare database.zarr
 """
-VECTORS_ONLY = ("ignore_ids", "normalize", "scale", "round")
-"""Options that a gold standard has no use for."""
-
 
 DESCRIPTION = (
     f"{__doc__}\n\nExit code 0 if they are, 1 if not.  A alone is checked by the checksums that gpuknn "
@@ -34,15 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", metavar="A", help="a gold standard or vectors (FILE:KEY, if there are several)")
     parser.add_argument("b", metavar="B", nargs="?", help="the same, in any format")
     first = parser.add_argument_group("what A becomes first, as gpuknn convert would write it")
-    first.add_argument("--rows", metavar="A:B", help="rows A to B-1, counted from 0; of a gold standard, queries")
-    first.add_argument(
-        "--dtype",
-        choices=("float16", "float32", "float64", "uint8", "int8"),
-        help="of vectors (default: B's), of a gold standard's distances",
-    )
-    first.add_argument("--normalize", action="store_true", help="each row divided by its length")
-    first.add_argument("--scale", type=float, metavar="S", help="each component multiplied by S")
-    first.add_argument("--round", action="store_true", help="rounded to whole numbers")
+    add_changes(first, "of vectors (default: B's), of a gold standard's distances")
     parser.add_argument("--ignore-ids", action="store_true", help="leave out the ids that files give their rows")
     add_missing(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress")
@@ -51,24 +37,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Read, compare, show."""
-    if chosen.b is None:
-        _refuse(chosen, ("rows", "dtype", *VECTORS_ONLY), f"there is nothing to compare {chosen.a} with")
-        return _compare_with_checksums(chosen)
     from gpuknn.gold import holds_gold
+    from gpuknn.jobs.convert.gold import VECTORS_ONLY
+    from gpuknn.jobs.convert.job import Job
 
+    job = Job.of(vars(chosen) | {"source": chosen.a})
+    if chosen.b is None:
+        job.refuse(["--rows", "--dtype", *VECTORS_ONLY], f"there is nothing to compare {chosen.a} with")
+        return _compare_with_checksums(chosen)
     files = chosen.a, chosen.b
     if any(map(holds_gold, files)) or all(holds_gold(file, beside_rows=True) for file in files):
         gold = next((file for file in files if holds_gold(file)), chosen.a)
-        _refuse(chosen, VECTORS_ONLY, f"{gold} is a gold standard, not vectors")
+        job.refuse(VECTORS_ONLY, f"{gold} is a gold standard, not vectors")
         return _compare_gold(chosen)
     return _compare_vectors(chosen)
-
-
-def _refuse(chosen: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
-    for name in names:
-        value = getattr(chosen, name)
-        if value is not None and value is not False:
-            raise InputError(f"--{name.replace('_', '-')}: {why}; leave it out")
 
 
 def _compare_with_checksums(chosen: argparse.Namespace) -> int:
@@ -104,31 +86,21 @@ def _compare_vectors(chosen: argparse.Namespace) -> int:
 
 
 def _say(chosen: argparse.Namespace, difference: str | None, equal: str) -> int:
-    if chosen.json:
-        sys.stdout.write(json.dumps({"equal": difference is None, "difference": difference}) + "\n")
-    else:
-        sys.stdout.write(f"not equal: {difference}\n" if difference else f"equal: {equal}\n")
+    words = f"not equal: {difference}\n" if difference else f"equal: {equal}\n"
+    write_outcome(chosen, {"equal": difference is None, "difference": difference}, words)
     return 1 if difference else 0
 
 
 def _compare_gold(chosen: argparse.Namespace) -> int:
-    import numpy as np
-
     from gpuknn.gold import compare_gold, matched, read_gold
     from gpuknn.gold.distances import alike
     from gpuknn.gold.rounding import cut_gold
-    from gpuknn.vectors.converted import rows_named
 
-    if chosen.dtype not in (None, "float32", "float64"):
-        raise InputError(f"--dtype {chosen.dtype}: distances are float32 or float64")
-    a, b, where = read_gold(chosen.a), read_gold(chosen.b), (chosen.a, chosen.b)
-    a, _ = cut_gold(a, rows_named(chosen.rows, len(a)), np.dtype(chosen.dtype) if chosen.dtype else None)
-    pair = matched(*alike(a, b, where), where)
+    where = chosen.a, chosen.b
+    a, _ = cut_gold(read_gold(chosen.a), chosen.rows, chosen.dtype)
+    pair = matched(*alike(a, read_gold(chosen.b), where), where)
     found = compare_gold(pair.a, pair.b)
-    if chosen.json:
-        sys.stdout.write(json.dumps(vars(found) | {"equal": found.equal, "rows_by": pair.by}) + "\n")
-    else:
-        sys.stdout.write(_told(pair, found))
+    write_outcome(chosen, vars(found) | {"equal": found.equal, "rows_by": pair.by}, _told(pair, found))
     return 0 if found.equal else 1
 
 

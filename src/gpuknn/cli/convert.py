@@ -1,12 +1,10 @@
 """`gpuknn convert`: vectors and gold standards from one format to another."""
 
 import argparse
-import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from gpuknn.cli.log import write_event
-from gpuknn.cli.options import add_cluster, add_missing, add_shown, crew_of
+from gpuknn.cli.options import add_changes, add_cluster, add_missing, add_shown, crew_of, write_outcome
 from gpuknn.errors import InputError
 from gpuknn.jobs.convert.formats import NAMES
 
@@ -39,13 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--ignore-ids", action="store_true", help="leave out the ids that SRC gives its rows")
     what.add_argument("--to", choices=NAMES, metavar="FORMAT", help=f"{', '.join(NAMES)} (default: by DST's name)")
     what.add_argument("--dst-key", metavar="KEY", help="the array's name in an HDF5 file, the column's in Parquet")
-    what.add_argument("--rows", metavar="A:B", help="rows A to B-1, counted from 0; of a gold standard, queries")
-    what.add_argument("--dtype", choices=("float16", "float32", "float64", "uint8", "int8"), help="of what is written")
-    what.add_argument("--normalize", action="store_true", help="divide each row by its length")
-    what.add_argument("--scale", type=float, metavar="S", help="then multiply each component by S")
-    what.add_argument(
-        "--round", action="store_true", help="round to whole numbers for uint8 and int8, which refuse fractions else"
-    )
+    add_changes(what, "of what is written")
     what.add_argument("--queries-file", metavar="FILE", help="ann-benchmarks and SISAP: put these beside the rows")
     what.add_argument("--gold", metavar="FILE", help="ann-benchmarks and SISAP: and this answer to them")
     what.add_argument(
@@ -69,11 +61,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Plan, convert, show."""
-    from dataclasses import fields
-
     from gpuknn.jobs.convert.job import Job
 
-    job = Job(**{field.name: getattr(chosen, field.name) for field in fields(Job)})
+    job = Job.of(vars(chosen))
     return _convert_gold(chosen, job) if job.is_gold(chosen.destination) else _convert_vectors(chosen, job)
 
 
@@ -98,6 +88,7 @@ def _convert_vectors(chosen: argparse.Namespace, job: "Job") -> int:
 
 
 def _convert_gold(chosen: argparse.Namespace, job: "Job") -> int:
+    from gpuknn.gold.formats import WRITERS
     from gpuknn.jobs.convert.gold import convert_gold
 
     if chosen.cluster != "local" or chosen.workers is not None:
@@ -108,23 +99,20 @@ def _convert_gold(chosen: argparse.Namespace, job: "Job") -> int:
     done = convert_gold(job, chosen.destination, chosen.force)
     if chosen.log_json:
         write_event({"event": "written", "output": chosen.destination})
-    gold, (nq, k) = done.gold, done.gold.shape
+    gold, (nq, k), kind = done.gold, done.gold.shape, WRITERS[done.format]
     facts = {"format": done.format, "queries": nq, "k": k, "error": done.error, "similarities": gold.were_similarities}
-    dists = _rounded("distances", done.error) if done.holds_dists else "distances are left out"
+    dists = _rounded("distances", done.error) if kind.HOLDS_DISTS else "distances are left out"
     dists = "there are no distances" if gold.dists is None else dists
     if gold.were_similarities:
         dists += "; the source holds similarities, the largest first"
-    if gold.own_ids is not None and not done.holds_own_ids:
+    if gold.own_ids is not None and not kind.HOLDS_OWN_IDS:
         dists += "; the ids are those that the database's file gives"
     _say(chosen, facts, f"{chosen.destination}: {nq:,} x {k} neighbours; {dists}")
     return 0
 
 
 def _say(chosen: argparse.Namespace, facts: dict[str, Any], line: str) -> None:
-    if chosen.json:
-        sys.stdout.write(json.dumps(facts) + "\n")
-    elif not chosen.quiet:
-        sys.stdout.write(f"{line}\n")
+    write_outcome(chosen, facts, "" if chosen.quiet else f"{line}\n")
 
 
 def _rounded(what: str, error: float) -> str:

@@ -1,10 +1,9 @@
 """`gpuknn eval`: recall of a result against a gold standard."""
 
 import argparse
-import json
-import sys
 from typing import TYPE_CHECKING
 
+from gpuknn.cli.options import write_outcome
 from gpuknn.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,16 +54,13 @@ def run(chosen: argparse.Namespace) -> int:
     pair = matched(result, gold, (chosen.result, chosen.gold))
     recalls = [recall_at(pair.a, pair.b, k, chosen.epsilon) for k in ranks]
     told = {name: result.said[name] for name in TOLD if name in result.said}
-    if chosen.json:
-        facts = told | {"rows_by": pair.by, "recall": [vars(r) for r in recalls]}
-        sys.stdout.write(json.dumps(facts, default=str) + "\n")
-        return 0
-    for name, value in told.items():
-        sys.stdout.write(f"{name}: {value}\n")
-    for line in (*_similarities(chosen, result, gold), *([] if pair.by == ROWS else [f"rows are told by {pair.by}"])):
-        sys.stdout.write(f"{line}\n")
-    for r in recalls:
-        sys.stdout.write(f"recall@{r.k}: {_figures(r)}{_remarks(r, pair.a, pair.b)}\n")
+    lines = [f"{name}: {value}" for name, value in told.items()]
+    files = ((chosen.result, result), (chosen.gold, gold))
+    lines += [f"{path}: holds similarities, the largest first" for path, read in files if read.were_similarities]
+    lines += [] if pair.by == ROWS else [f"rows are told by {pair.by}"]
+    lines += [f"recall@{r.k}: {_figures(r)}{_remarks(r, pair.a, pair.b)}" for r in recalls]
+    facts = told | {"rows_by": pair.by, "recall": [vars(r) for r in recalls]}
+    write_outcome(chosen, facts, "".join(f"{line}\n" for line in lines))
     return 0
 
 
@@ -93,8 +89,3 @@ def _remarks(r: "Recall", result: "Gold", gold: "Gold") -> str:
     if r.undecided:
         remarks.append(f"{r.undecided} queries' ties may go on past the gold's last column")
     return f"  ({'; '.join(remarks)})" if remarks else ""
-
-
-def _similarities(chosen: argparse.Namespace, result: "Gold", gold: "Gold") -> list[str]:
-    files = ((chosen.result, result), (chosen.gold, gold))
-    return [f"{path}: holds similarities, the largest first" for path, read in files if read.were_similarities]

@@ -1,9 +1,10 @@
 """Options that several commands have, and what they mean."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpuknn.cli.log import write_event
 
@@ -21,6 +22,17 @@ def add_missing(group: argparse._ActionsContainer) -> None:
         default="refuse",
         help="rows that were never written (chunks that are missing, holes of a file): refuse them, or read zeros "
         "(default: %(default)s)",
+    )
+
+
+def add_changes(group: argparse._ActionsContainer, dtype: str) -> None:
+    """Describe what becomes of rows on their way; `dtype` tells whose type is given."""
+    group.add_argument("--rows", metavar="A:B", help="rows A to B-1, counted from 0; of a gold standard, queries")
+    group.add_argument("--dtype", choices=("float16", "float32", "float64", "uint8", "int8"), help=dtype)
+    group.add_argument("--normalize", action="store_true", help="divide each row by its length")
+    group.add_argument("--scale", type=float, metavar="S", help="then multiply each component by S")
+    group.add_argument(
+        "--round", action="store_true", help="round to whole numbers for uint8 and int8, which refuse fractions else"
     )
 
 
@@ -70,3 +82,8 @@ def sayer(chosen: argparse.Namespace) -> Callable[[str], None]:
             sys.stderr.write(f"gpuknn: {line}\n")
 
     return say
+
+
+def write_outcome(chosen: argparse.Namespace, facts: dict[str, Any], words: str) -> None:
+    """What came out, on standard output: as JSON, or in words."""
+    sys.stdout.write(json.dumps(facts, default=str) + "\n" if chosen.json else words)

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, in_our_words
 from gpuknn.gold.distances import DISTANCES, NEGATED, OF_ANN_BENCHMARKS
 from gpuknn.gold.gold import Gold, from_file, refuse_other_count
 from gpuknn.gold.writer import Attributes, GoldWriter, Outline
@@ -41,22 +41,17 @@ LAYOUTS = (SISAP, ANN_BENCHMARKS)
 
 def read_hdf5(path: Path, key: str | None) -> Gold:
     """Read the gold standard of a file, or of its group `key`; raises InputError if there is none."""
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            said = _attributes(file)
-            group = _group(file, key, path)
-            arrays = next((layout for layout in LAYOUTS if layout.ids in group), SISAP)
-            where = f"{path}:{group.name.strip('/')}/" if group.name != "/" else f"{path}:"
-            ids = _matrix(group, arrays.ids, where, "iu")
-            dists = _matrix(group, arrays.dists, where, "fiu", ids.shape) if arrays.dists in group else None
-            named = arrays.own_ids in group and getattr(group[arrays.own_ids], "ndim", 0) == 2
-            own_ids = _matrix(group, arrays.own_ids, where, "iu", ids.shape) if named else None
-            asked = arrays.query_ids in group and getattr(group[arrays.query_ids], "ndim", 0) == 1
-            query_ids = _matrix(group, arrays.query_ids, where, "iu", ids.shape[:1]) if asked else None
-    except InputError:
-        raise
-    except Exception as error:  # of a damaged file h5py raises what it likes
-        raise InputError(f"{path}: is not a readable HDF5 file ({error})") from error
+    with in_our_words(f"{path}: is not a readable HDF5 file"), h5py.File(path, "r", locking=False) as file:
+        said = _attributes(file)
+        group = _group(file, key, path)
+        arrays = next((layout for layout in LAYOUTS if layout.ids in group), SISAP)
+        where = f"{path}:{group.name.strip('/')}/" if group.name != "/" else f"{path}:"
+        ids = _matrix(group, arrays.ids, where, "iu")
+        dists = _matrix(group, arrays.dists, where, "fiu", ids.shape) if arrays.dists in group else None
+        named = arrays.own_ids in group and getattr(group[arrays.own_ids], "ndim", 0) == 2
+        own_ids = _matrix(group, arrays.own_ids, where, "iu", ids.shape) if named else None
+        asked = arrays.query_ids in group and getattr(group[arrays.query_ids], "ndim", 0) == 1
+        query_ids = _matrix(group, arrays.query_ids, where, "iu", ids.shape[:1]) if asked else None
     refuse_other_count(ids, arrays.first_id, f"{where}{arrays.ids}")
     gold = from_file(
         ids,

@@ -29,9 +29,8 @@ def matched(a: Gold, b: Gold, where: tuple[str, str]) -> Matched:
     database's file gives if both files tell these, else by their numbers.  Raises InputError if the queries differ.
     """
     a, b = _same_queries(a, b, where)
-    if a.own_ids is not None and (b.own_ids is not None or not b.are_rows):
-        return Matched(_named(a), _named(b), NAMES)
-    if b.own_ids is not None and not a.are_rows:
+    named = [gold.own_ids is not None for gold in (a, b)]
+    if any(named) and all(known or not gold.are_rows for known, gold in zip(named, (a, b), strict=True)):
         return Matched(_named(a), _named(b), NAMES)
     return Matched(replace(a, own_ids=None), replace(b, own_ids=None), ROWS)
 

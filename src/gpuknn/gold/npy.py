@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpuknn.errors import InputError, one_line
+from gpuknn.errors import InputError, in_our_words
 from gpuknn.gold.gold import Gold, from_file, refuse_other_count
 from gpuknn.vectors.npy import read_header
 from gpuknn.vectors.written import AGAIN, check_holes
@@ -55,15 +55,13 @@ def is_ids_npy(path: Path) -> bool:
 
 def _load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
     """One array, or those of several that have one of the names."""
-    try:
+    with in_our_words(f"{path}: is not a readable file of NumPy's"):
         found = np.load(path, allow_pickle=False)
         if isinstance(found, np.ndarray):
             return found
         with found:
             arrays = {name: found[name] for name in (*IDS, *DISTS) if name in found.files}
             return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
-    except Exception as error:  # of damaged files NumPy raises what it likes
-        raise InputError(f"{path}: is not a readable file of NumPy's ({one_line(error)})") from error
 
 
 def _ids(ids: np.ndarray, path: Path) -> np.ndarray:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpuknn.errors import InputError, one_line
+from gpuknn.errors import InputError, in_our_words
 from gpuknn.gold.gold import Gold, from_file
 from gpuknn.gold.writer import GoldWriter, Outline
 from gpuknn.vectors.parquet import pyarrow_parquet
@@ -18,7 +18,7 @@ def read_neighbors_parquet(path: Path) -> Gold:
     go to other queries unnoticed.
     """
     parquet = pyarrow_parquet(path)
-    try:
+    with in_our_words(f"{path}: cannot be read as Parquet"):
         with parquet.ParquetFile(path) as file:
             if not {"id", "neighbors_id"} <= set(file.schema_arrow.names):
                 raise InputError(
@@ -30,10 +30,6 @@ def read_neighbors_parquet(path: Path) -> Gold:
             missing = int(np.argmax(lists.is_null().to_numpy(zero_copy_only=False)))
             raise InputError(f"{path}: row {missing} (counted from 0) has no list of neighbors_id, but null")
         flat, lengths = lists.flatten().to_numpy(zero_copy_only=False), lists.value_lengths().to_numpy()
-    except InputError:
-        raise
-    except Exception as error:  # pyarrow's own kinds, and OSError
-        raise InputError(f"{path}: cannot be read as Parquet ({one_line(error)})") from error
     if len(lengths) == 0 or len(set(lengths.tolist())) != 1 or lengths[0] < 1 or flat.dtype.kind not in "iu":
         raise InputError(f"{path}: its lists of neighbors_id are not integers of one length")
     if ids.dtype.kind not in "iu" or (len(ids) and ids.max() > np.iinfo(np.int64).max):  # with nulls they are floats

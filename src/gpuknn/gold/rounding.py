@@ -6,13 +6,17 @@ import numpy as np
 
 from gpuknn.errors import InputError
 from gpuknn.gold.gold import Gold
+from gpuknn.vectors.converted import rows_named
 
 
-def cut_gold(gold: Gold, queries: range, dists: np.dtype | None) -> tuple[Gold, float]:
-    """The answers to some queries, distances as `dists`; and the largest error that rounding has made.
+def cut_gold(gold: Gold, rows: str | None, dists: str | None) -> tuple[Gold, float]:
+    """The answers to the queries A:B, distances as `dists`; and the largest error that rounding has made.
 
-    Raises InputError if a distance is not rounded but lost.
+    Raises InputError if there are no such queries, or a distance is not rounded but lost.
     """
+    if dists not in (None, "float32", "float64"):
+        raise InputError(f"--dtype {dists}: distances are float32 or float64")
+    queries = rows_named(rows, len(gold))
     kept = gold.queries(slice(queries.start, queries.stop))
     if kept.dists is None or dists is None:
         return kept, 0.0

@@ -68,11 +68,7 @@ class GoldWriter(ABC):
 
 @contextmanager
 def written(
-    path: Path,
-    kind: type[GoldWriter],
-    outline: Outline,
-    whole: Callable[[Path], None] = lambda _: None,
-    **more: Any,
+    path: Path, kind: type[GoldWriter], outline: Outline, whole: Callable[[Path], None] = lambda _: None, **more: Any
 ) -> Iterator[GoldWriter]:
     """A writer of `kind`, whose file gets its name when the context is left without an error.
 

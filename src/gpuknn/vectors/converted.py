@@ -28,13 +28,7 @@ class Converted(Vectors):
 
     @classmethod
     def of(
-        cls,
-        source: Vectors,
-        rows: range,
-        dtype: np.dtype,
-        normalize: bool = False,
-        scale: float | None = None,
-        round: bool = False,
+        cls, source: Vectors, rows: range, dtype: np.dtype, normalize: bool, scale: float | None, round: bool
     ) -> "Converted":
         """The given rows of `source` as `dtype`; the options are those of the fields.
 

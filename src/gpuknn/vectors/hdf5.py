@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, in_our_words
 from gpuknn.vectors.bits import PackedBits, unpack_bits
 from gpuknn.vectors.decoded import HELD_BYTES, DecodedVectors
 from gpuknn.vectors.hdf5_chunks import all_allocated, check_packed, check_written, has_filters
@@ -83,52 +83,40 @@ class Hdf5Ids(RowIds):
 
     def read(self) -> Iterator[np.ndarray]:
         """Some ids at a time."""
-        try:
-            with h5py.File(self.path, "r", locking=False) as file:
-                dataset = file[self.key]
-                refuse_outside(dataset, file, self.where)
-                if dataset.shape != (self.count,):
-                    raise InputError(
-                        f"{self.where}: has the shape {dataset.shape}, not an id for each row; {ID_ADVICE}"
-                    )
-                check_written(dataset, self.where, ID_ADVICE)
-                for first in range(0, len(dataset), IDS_AT_ONCE):
-                    yield dataset[first : first + IDS_AT_ONCE]
-        except InputError:
-            raise
-        except (OSError, RuntimeError, KeyError, TypeError) as error:
-            raise InputError(f"{self.where}: cannot be read ({error})") from error
+        with in_our_words(f"{self.where}: cannot be read"), h5py.File(self.path, "r", locking=False) as file:
+            dataset = file[self.key]
+            refuse_outside(dataset, file, self.where)
+            if dataset.shape != (self.count,):
+                raise InputError(f"{self.where}: has the shape {dataset.shape}, not an id for each row; {ID_ADVICE}")
+            check_written(dataset, self.where, ID_ADVICE)
+            for first in range(0, len(dataset), IDS_AT_ONCE):
+                yield dataset[first : first + IDS_AT_ONCE]
 
 
 def open_hdf5(path: Path, key: str | None, missing: Missing) -> Vectors:
     """Open an array of an HDF5 file; raises InputError if there is none that fits."""
-    try:
-        with _open(path) as file:
-            arrays = _arrays(file)
-            if key is None:
-                _refuse_sparse(file, path)
-                key = choose_key(arrays, path)
-            dataset = _dataset(file, key, path)
-            where, boolean = f"{path}:{key}", dataset.dtype == np.bool_
-            kept = np.dtype(np.uint8) if boolean else dataset.dtype
-            check_layout(dataset.shape, kept, where)
-            n, d = dataset.shape
-            id_key = choose_ids(key, file)
-            zeros, fill = missing == "zeros" and not all_allocated(dataset), dataset.fillvalue
-            if missing == "refuse" or (zeros and fill not in (0, None)):
-                plain = fill in (0, None)
-                other = f"write the rows; HDF5 would read them as {fill}, not zeros"
-                check_written(dataset, where, WRITTEN_ADVICE if plain else other)
-            else:
-                check_packed(dataset, where)
-            offset = _raw_offset(dataset)
-            any_rows = _any_rows(dataset)
-            chunk_rows = max(1, READ_BYTES // (d * kept.itemsize)) if any_rows else dataset.chunks[0]
-            chunk_bytes = 0 if any_rows else math.prod(dataset.chunks) * kept.itemsize
-    except InputError:
-        raise
-    except Exception as error:  # of a damaged file h5py raises what it likes
-        raise InputError(f"{path}: is a damaged HDF5 file ({error})") from error
+    with in_our_words(f"{path}: is a damaged HDF5 file"), _open(path) as file:
+        arrays = _arrays(file)
+        if key is None:
+            _refuse_sparse(file, path)
+            key = choose_key(arrays, path)
+        dataset = _dataset(file, key, path)
+        where, boolean = f"{path}:{key}", dataset.dtype == np.bool_
+        kept = np.dtype(np.uint8) if boolean else dataset.dtype
+        check_layout(dataset.shape, kept, where)
+        n, d = dataset.shape
+        id_key = choose_ids(key, file)
+        zeros, fill = missing == "zeros" and not all_allocated(dataset), dataset.fillvalue
+        if missing == "refuse" or (zeros and fill not in (0, None)):
+            plain = fill in (0, None)
+            other = f"write the rows; HDF5 would read them as {fill}, not zeros"
+            check_written(dataset, where, WRITTEN_ADVICE if plain else other)
+        else:
+            check_packed(dataset, where)
+        offset = _raw_offset(dataset)
+        any_rows = _any_rows(dataset)
+        chunk_rows = max(1, READ_BYTES // (d * kept.itemsize)) if any_rows else dataset.chunks[0]
+        chunk_bytes = 0 if any_rows else math.prod(dataset.chunks) * kept.itemsize
     ids = None if id_key is None else Hdf5Ids(f"{path}:{id_key}", range(n), n, str(path), id_key)
     dtype = kept.newbyteorder("=")
     rows: Vectors
@@ -194,9 +182,7 @@ class Hdf5Target(RawTarget):
             return offset
 
 
-def hdf5_target(
-    path: str, shape: tuple[int, int], dtype: np.dtype, key: str | None = None, ids: RowIds | None = None
-) -> Hdf5Target:
+def hdf5_target(path: str, shape: tuple[int, int], dtype: np.dtype, key: str | None, ids: RowIds | None) -> Hdf5Target:
     """The writer of a bundle; raises InputError if `key` is no name."""
     if key is not None:
         check_key(key, () if ids is None else (ids_beside(key),))

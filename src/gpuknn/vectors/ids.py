@@ -120,18 +120,30 @@ def rows_of(ids: RowIds | None, rows: range) -> RowIds | None:
 
 
 def chunks(ids: RowIds | None, rows: int, length: int) -> Iterator[np.ndarray]:
-    """(at most `length`,) int64: the ids of rows that follow one another, or their numbers if they have no ids."""
+    """(at most `length`,) int64: the ids of rows that follow one another, or their numbers if they have no ids.
+
+    Each array is valid until the next is taken.
+    """
     if ids is None:
-        yield from (np.arange(first, min(first + length, rows)) for first in range(0, rows, length))
-        return
-    held = np.empty(0, np.int64)
-    for batch in ids.batches():
-        held = np.concatenate([held, batch])
-        while len(held) >= length:
-            yield held[:length]
-            held = held[length:]
-    if len(held):
-        yield held
+        return (np.arange(first, min(first + length, rows)) for first in range(0, rows, length))
+    return regrouped(ids.batches(), length, (rows,), np.dtype(np.int64))
+
+
+def regrouped(
+    blocks: Iterator[np.ndarray], length: int, shape: tuple[int, ...], dtype: np.dtype
+) -> Iterator[np.ndarray]:
+    """What all blocks hold, `length` rows together, of `shape` in all; each is valid until the next is taken."""
+    buffer, filled = np.empty((min(length, shape[0]), *shape[1:]), dtype), 0
+    for block in blocks:
+        while len(block):
+            part = block[: len(buffer) - filled]
+            buffer[filled : filled + len(part)] = part
+            filled, block = filled + len(part), block[len(part) :]
+            if filled == len(buffer):
+                yield buffer
+                filled = 0
+    if filled:
+        yield buffer[:filled]
 
 
 def first_other(a: RowIds | None, b: RowIds | None, rows: int) -> tuple[int, int, int] | None:

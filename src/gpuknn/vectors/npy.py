@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, in_our_words
 from gpuknn.vectors.bits import PackedBits
 from gpuknn.vectors.raw import RawTarget, RawVectors, check_extent
 from gpuknn.vectors.vectors import Vectors, check_layout, refuse_key
@@ -30,16 +30,17 @@ def open_npy(path: Path, key: str | None, missing: Missing) -> Vectors:
 
 def read_header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype, int]:
     """Shape, whether columns come first, dtype, and where the content begins; raises InputError if it is no .npy."""
-    try:
-        with open(path, "rb") as file, warnings.catch_warnings(action="ignore"):
-            version = np.lib.format.read_magic(file)
-            if version not in ((1, 0), (2, 0)):
-                raise ValueError(f"format version {version}")
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran_order, dtype = read(file)
-            return shape, fortran_order, dtype, file.tell()
-    except Exception as error:  # the header is Python source, and its parser raises what it likes
-        raise InputError(f"{path}: is not a readable .npy file ({error})") from error
+    with (
+        in_our_words(f"{path}: is not a readable .npy file"),  # the header is Python source
+        open(path, "rb") as file,
+        warnings.catch_warnings(action="ignore"),
+    ):
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"format version {version}")
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran_order, dtype = read(file)
+        return shape, fortran_order, dtype, file.tell()
 
 
 def npy_target(path: str, shape: tuple[int, int], dtype: np.dtype) -> RawTarget:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from gpuknn.errors import InputError, one_line, pip_install
+from gpuknn.errors import InputError, in_our_words, pip_install
 from gpuknn.storage.durable import sync
 from gpuknn.vectors.decoded import DecodedVectors
-from gpuknn.vectors.ids import ADVICE, ID_NAMES, IDS_AT_ONCE, RowIds, chunks
+from gpuknn.vectors.ids import ADVICE, ID_NAMES, IDS_AT_ONCE, RowIds, chunks, regrouped
 from gpuknn.vectors.parquet_rows import READ_BYTES, RowGroups, arrow_bytes, page_bytes
 from gpuknn.vectors.stream import PASSED_BYTES, Streams
 from gpuknn.vectors.target import Target
@@ -113,20 +113,15 @@ class ParquetIds(RowIds):
         """Some ids at a time; raises InputError if one is null."""
         import pyarrow.parquet
 
-        try:
-            with pyarrow.parquet.ParquetFile(self.path) as file:
-                first = 0
-                for batch in file.iter_batches(IDS_AT_ONCE, columns=[self.key]):
-                    column = batch.column(0)
-                    if column.null_count:
-                        row = first + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-                        raise InputError(f"{self.where}: row {row} (counted from 0) has no id, but null; {ADVICE}")
-                    first += len(column)
-                    yield column.to_numpy(zero_copy_only=False)
-        except InputError:
-            raise
-        except Exception as error:  # of a damaged file Arrow raises what it likes
-            raise InputError(f"{self.where}: cannot be read ({one_line(error)})") from error
+        with in_our_words(f"{self.where}: cannot be read"), pyarrow.parquet.ParquetFile(self.path) as file:
+            first = 0
+            for batch in file.iter_batches(IDS_AT_ONCE, columns=[self.key]):
+                column = batch.column(0)
+                if column.null_count:
+                    row = first + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+                    raise InputError(f"{self.where}: row {row} (counted from 0) has no id, but null; {ADVICE}")
+                first += len(column)
+                yield column.to_numpy(zero_copy_only=False)
 
 
 def open_parquet(path: Path, key: str | None, missing: Missing) -> ParquetVectors:
@@ -135,32 +130,25 @@ def open_parquet(path: Path, key: str | None, missing: Missing) -> ParquetVector
     Nothing is `missing` in Parquet: what nobody wrote is null, and refused.
     """
     parquet = pyarrow_parquet(path)
-    try:
-        with parquet.ParquetFile(path, buffer_size=READ_BYTES) as file:
-            columns = {column.name: column.type for column in file.schema_arrow}
-            n = file.metadata.num_rows
-            groups = (file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
-            edges = tuple(accumulate(groups, initial=0))
-            if edges[-1] != n:
-                raise InputError(
-                    f"{path}: says it has {n:,} rows, and its row groups have {edges[-1]:,}; it is damaged"
-                )
-            if key is None:
-                key = choose_key({name: _layout(kind, n) for name, kind in columns.items()}, path)
-            if key not in columns:
-                raise InputError(f"{path}: has no column {key!r}; it holds {', '.join(columns)}")
-            (_, *d), dtype = _layout(columns[key], n)
-            if d == [0]:
-                first = next(file.iter_batches(1, columns=[key]), None)
-                row = first.column(0)[0].as_py() if first else ()
-                if first and not row:
-                    what = "is null" if row is None else "has no components"
-                    raise InputError(f"{path}:{key}: row 0 (counted from 0) {what}")
-                d = [len(row)]
-    except InputError:
-        raise
-    except Exception as error:  # of a damaged file Arrow raises what it likes
-        raise InputError(f"{path}: is a damaged Parquet file ({one_line(error)})") from error
+    with in_our_words(f"{path}: is a damaged Parquet file"), parquet.ParquetFile(path, buffer_size=READ_BYTES) as file:
+        columns = {column.name: column.type for column in file.schema_arrow}
+        n = file.metadata.num_rows
+        groups = (file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
+        edges = tuple(accumulate(groups, initial=0))
+        if edges[-1] != n:
+            raise InputError(f"{path}: says it has {n:,} rows, and its row groups have {edges[-1]:,}; it is damaged")
+        if key is None:
+            key = choose_key({name: _layout(kind, n) for name, kind in columns.items()}, path)
+        if key not in columns:
+            raise InputError(f"{path}: has no column {key!r}; it holds {', '.join(columns)}")
+        (_, *d), dtype = _layout(columns[key], n)
+        if d == [0]:
+            first = next(file.iter_batches(1, columns=[key]), None)
+            row = first.column(0)[0].as_py() if first else ()
+            if first and not row:
+                what = "is null" if row is None else "has no components"
+                raise InputError(f"{path}:{key}: row 0 (counted from 0) {what}")
+            d = [len(row)]
     check_layout((n, *d), dtype, f"{path}:{key}")
     id_key = next((name for name in ID_NAMES if name in columns), None)
     ids = None if id_key is None else ParquetIds(f"{path}:{id_key}", range(n), n, str(path), id_key)
@@ -195,7 +183,7 @@ class ParquetTarget(Target):
             self.path, schema, compression=self.compression, use_dictionary=False, write_statistics=["id"]
         ) as file:
             named = chunks(self.ids, self.shape[0], at_once)
-            for group in _groups(blocks, at_once, self.shape, self.dtype):
+            for group in regrouped(blocks, at_once, self.shape, self.dtype):
                 starts = np.arange(len(group) + 1, dtype=np.int32) * self.shape[1]
                 lists = pa.ListArray.from_arrays(starts, pa.array(group.reshape(-1)))
                 ids = pa.array(next(named))
@@ -207,12 +195,7 @@ class ParquetTarget(Target):
 
 
 def parquet_target(
-    path: str,
-    shape: tuple[int, int],
-    dtype: np.dtype,
-    column: str | None,
-    compression: str,
-    ids: RowIds | None = None,
+    path: str, shape: tuple[int, int], dtype: np.dtype, column: str | None, compression: str, ids: RowIds | None
 ) -> ParquetTarget:
     """The writer of a Parquet file.  Raises InputError if pyarrow is not installed or Parquet lacks the compression."""
     if compression == "blosc":
@@ -246,20 +229,3 @@ def _dtype(kind: Any) -> np.dtype:
     from pyarrow import types
 
     return np.dtype(kind.to_pandas_dtype() if types.is_integer(kind) or types.is_floating(kind) else object)
-
-
-def _groups(
-    blocks: Iterator[np.ndarray], at_once: int, shape: tuple[int, int], dtype: np.dtype
-) -> Iterator[np.ndarray]:
-    """The rows of all blocks, `at_once` together."""
-    buffer, filled = np.empty((min(at_once, shape[0]), shape[1]), dtype), 0
-    for block in blocks:
-        while len(block):
-            part = block[: len(buffer) - filled]
-            buffer[filled : filled + len(part)] = part
-            filled, block = filled + len(part), block[len(part) :]
-            if filled == len(buffer):
-                yield buffer
-                filled = 0
-    if filled:
-        yield buffer[:filled]

@@ -1,12 +1,11 @@
 """Row groups of a Parquet file, decoded by Arrow from their first row on, a batch at a time."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
-from gpuknn.errors import InputError, one_line
+from gpuknn.errors import InputError, in_our_words
 
 BATCH_BYTES = 2**22
 """Of rows that Arrow decodes at once."""
@@ -27,7 +26,7 @@ class RowGroups:
         """Open them; `rows` are theirs, `shape` is that of all rows.  Raises InputError if they cannot be read."""
         import pyarrow.parquet
 
-        self._path, self._column, self._rows, self._components = path, column, rows, shape[1]
+        self._where, self._rows, self._components = f"{path}:{column}", rows, shape[1]
         self._here = rows.start
         self._lists: Any = ()
         batch_rows = max(1, BATCH_BYTES // (shape[1] * itemsize))
@@ -79,17 +78,8 @@ class RowGroups:
         found: np.ndarray = values.to_numpy().reshape(len(lists), d)
         return found
 
-    @contextmanager
-    def _in_our_words(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # of a damaged file Arrow raises what it likes
-            rows = f"rows {self._rows.start} to {self._rows.stop}"
-            raise InputError(f"{self._where}: {rows} cannot be read ({one_line(error)})") from error
-
-    @property
-    def _where(self) -> str:
-        return f"{self._path}:{self._column}"
+    def _in_our_words(self) -> AbstractContextManager[None]:
+        return in_our_words(f"{self._where}: rows {self._rows.start} to {self._rows.stop} cannot be read")
 
 
 def arrow_bytes(row_bytes: int, page: int) -> int:
@@ -105,7 +95,7 @@ def page_bytes(path: str, column: str, group: int) -> int:
     """
     import pyarrow.parquet
 
-    try:
+    with in_our_words(f"{path}:{column}: cannot be read"):
         with pyarrow.parquet.ParquetFile(path) as file:
             chunks = file.metadata.row_group(group)
             every = (chunks.column(number) for number in range(chunks.num_columns))
@@ -114,8 +104,6 @@ def page_bytes(path: str, column: str, group: int) -> int:
         with open(path, "rb") as opened:
             opened.seek(start)
             head = opened.read(16)
-    except Exception as error:  # of a damaged file Arrow raises what it likes
-        raise InputError(f"{path}:{column}: cannot be read ({one_line(error)})") from error
     numbers = _numbers(head)
     return min(most, max(ASSUMED_PAGE, numbers[1] if len(numbers) > 1 else 0))
 

@@ -21,13 +21,13 @@ from zarr.buffer.cpu import NDBuffer
 from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, StorePath
 
-from gpuknn.errors import InputError, RunError, one_line
+from gpuknn.errors import InputError, RunError, in_our_words, one_line
 from gpuknn.storage.durable import sync
 from gpuknn.storage.location import is_url, listing, object_store
 from gpuknn.vectors.bits import PackedBits
 from gpuknn.vectors.decoded import DecodedVectors
 from gpuknn.vectors.ids import ADVICE as ID_ADVICE
-from gpuknn.vectors.ids import IDS_AT_ONCE, RowIds, choose_ids
+from gpuknn.vectors.ids import IDS_AT_ONCE, RowIds, choose_ids, regrouped
 from gpuknn.vectors.target import Target
 from gpuknn.vectors.vectors import Vectors, check_layout, choose_key
 from gpuknn.vectors.written import Missing
@@ -145,7 +145,7 @@ class ZarrIds(RowIds):
 
     def read(self) -> Iterator[Any]:
         """Some ids at a time."""
-        try:
+        with in_our_words(f"{self.where}: cannot be read"):
             array = zarr.open_array(store_of(self.path), path=self.key, mode="r")
             if array.shape != (self.count,):
                 raise InputError(f"{self.where}: has the shape {array.shape}, not an id for each row; {ID_ADVICE}")
@@ -154,10 +154,6 @@ class ZarrIds(RowIds):
                 raise InputError(f"{self.where}: {gaps}; {ID_ADVICE}")
             for first in range(0, array.shape[0], IDS_AT_ONCE):
                 yield array[first : first + IDS_AT_ONCE]
-        except InputError:
-            raise
-        except Exception as error:  # codecs and stores raise what they like
-            raise InputError(f"{self.where}: cannot be read ({one_line(error)})") from error
 
 
 def open_zarr(path: str | Path, key: str | None, missing: Missing) -> Vectors:
@@ -171,9 +167,9 @@ def open_zarr(path: str | Path, key: str | None, missing: Missing) -> Vectors:
         raise InputError(f"{where}: is no name for an array within {path}")
     if is_url(path) and not listing(str(path)):  # one request, before Zarr makes many
         raise InputError(f"{path}: there is nothing of that name")
-    try:
+    with in_our_words(f"{path}: is not a readable Zarr array or group"):
         array = _array(path, key)
-        if isinstance(array, zarr.Group):
+        if key is None and isinstance(array, zarr.Group):
             key = choose_key({name: (a.shape, np.dtype(a.dtype)) for name, a in array.arrays()}, path)
             where, array = f"{path}:{key}", array[key]
         if not isinstance(array, zarr.Array):
@@ -190,10 +186,6 @@ def open_zarr(path: str | Path, key: str | None, missing: Missing) -> Vectors:
             raise InputError(f"{where}: what was never written reads as {array.fill_value}, not as zeros; write it")
         raw = None if is_url(path) or gaps else raw_zarr(array, Path(path), key)
         chunk_rows = array.chunks[0]
-    except (InputError, RunError):
-        raise
-    except Exception as error:  # of damaged metadata, and of stores, there is no end of kinds
-        raise InputError(f"{path}: is not a readable Zarr array or group ({one_line(error)})") from error
     n, d = array.shape
     decoded = ZarrVectors(str(path), key, (n, d), dtype.newbyteorder("="), chunk_rows, ids=ids)
     rows = replace(raw, ids=ids) if raw else decoded
@@ -224,10 +216,7 @@ def _array(path: str | Path, key: str | None) -> zarr.Array | zarr.Group:
         raise InputError(f"{path}: is one array, not a group; leave out the key {key!r}")
     if key not in node:
         raise InputError(f"{path}: has no array {key!r}; it holds {', '.join(node.array_keys()) or 'none'}")
-    found = node[key]
-    if not isinstance(found, zarr.Array):
-        raise InputError(f"{path}:{key}: is a group, not an array")
-    return found
+    return node[key]
 
 
 @dataclass(frozen=True)
@@ -275,17 +264,15 @@ class ZarrTarget(Target):
             chunk_bytes = self.chunk_rows * self.shape[1] * self.dtype.itemsize
             write_shard(Path(self.path, f"c/{piece.start // self.shard_rows}/0"), blocks, used, chunks, chunk_bytes)
             return
-        rows = np.empty((len(piece), self.shape[1]), self.dtype)
-        first = 0
-        for block in blocks:
-            rows[first : first + len(block)] = block
-            first += len(block)
         array = self._array()
-        array[piece.start : piece.stop] = rows
+        for rows in regrouped(blocks, len(piece), (len(piece), self.shape[1]), self.dtype):
+            array[piece.start : piece.stop] = rows
         if not is_url(self.path):
             step = self.shard_rows if self.version == 3 else self.chunk_rows
             for row in piece[::step]:
-                _sync_file(Path(self.path, array.metadata.encode_chunk_key((row // step, 0))))
+                chunk = Path(self.path, array.metadata.encode_chunk_key((row // step, 0)))
+                sync(chunk)
+                sync(chunk.parent)
 
     def finish(self, notes: Mapping[str, Any]) -> None:
         """Write the metadata."""
@@ -376,8 +363,3 @@ def _told(where: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise RunError(f"{where}: {one_line(error)}; run the same command again") from error
-
-
-def _sync_file(path: Path) -> None:
-    sync(path)
-    sync(path.parent)

@@ -40,7 +40,7 @@ def unwritten(array: zarr.Array, folder: str) -> str | None:
     `folder`: the path or URL of the array's metadata.  Raises InputError if the index of a shard is damaged, if packed
     chunks have holes, or if shards lie within shards or are packed as a whole, so that what they lack cannot be told.
     """
-    if any(isinstance(codec, ShardingCodec) for codec in _codecs(array)):
+    if any(isinstance(codec, ShardingCodec) for codec in codecs(array)):
         how = "has shards within its shards" if array.shards else "packs whole shards"
         raise InputError(f"{folder}: {how}, into which gpuknn cannot look; write the store again")
     pieces = array.shards or array.chunks
@@ -117,9 +117,9 @@ def _used(array: zarr.Array, folder: str, place: tuple[int, ...], file: Stored) 
     # How much of the array begins with this file, by dimension.
     sizes = zip(array.shape, place, array.shards or array.chunks, strict=True)
     left = [length - at * piece for length, at, piece in sizes]
-    by_rows = _by_rows(array)
+    rows_only = by_rows(array)
     if array.shards is None:
-        yield 0, file.size * min(left[0], array.chunks[0]) // array.chunks[0] if by_rows else file.size
+        yield 0, file.size * min(left[0], array.chunks[0]) // array.chunks[0] if rows_only else file.size
         return
     codec, chunks = sharding(array), _chunks_of_shard(array)
     index = shard_index(folder, file, codec, chunks)
@@ -128,21 +128,21 @@ def _used(array: zarr.Array, folder: str, place: tuple[int, ...], file: Stored) 
         beyond = any(i * chunk >= most for i, chunk, most in zip(inner, array.chunks, left, strict=True))
         if begin != LEFT_OUT and not beyond:
             used = min(left[0] - inner[0] * array.chunks[0], array.chunks[0])
-            yield begin, begin + (size * used // array.chunks[0] if by_rows else size)
+            yield begin, begin + (size * used // array.chunks[0] if rows_only else size)
 
 
-def _by_rows(array: zarr.Array) -> bool:
+def by_rows(array: zarr.Array) -> bool:
     """Whether chunks are their rows, one after another."""
     in_order = getattr(array.metadata, "order", "C") == "C"  # version 2's; version 3 has a codec for it
-    return in_order and all(isinstance(codec, BytesCodec) for codec in _codecs(array))
+    return in_order and all(isinstance(codec, BytesCodec) for codec in codecs(array))
 
 
 def _packed(array: zarr.Array) -> bool:
     """Whether chunks hold other bytes than those of their components."""
-    return not all(isinstance(codec, BytesCodec | TransposeCodec | Crc32cCodec) for codec in _codecs(array))
+    return not all(isinstance(codec, BytesCodec | TransposeCodec | Crc32cCodec) for codec in codecs(array))
 
 
-def _codecs(array: zarr.Array) -> tuple[Any, ...]:
+def codecs(array: zarr.Array) -> tuple[Any, ...]:
     """What makes bytes of the rows of a chunk, inside of a shard if there are shards."""
     codecs = getattr(array.metadata, "codecs", None)
     if codecs is None:  # version 2

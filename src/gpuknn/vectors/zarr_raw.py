@@ -5,26 +5,24 @@ index at its end (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding
 chunk, where it begins and how long it is, and a CRC-32C of them.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import google_crc32c
 import numpy as np
 import zarr
+from zarr.codecs import BytesCodec
 
 from gpuknn.errors import InputError
 from gpuknn.storage.durable import sync
 from gpuknn.storage.location import Stored
 from gpuknn.vectors.raw import RawVectors, write_all
 from gpuknn.vectors.vectors import Vectors
-from gpuknn.vectors.zarr_chunks import INDEX_CODECS, LEFT_OUT, shard_index, sharding
+from gpuknn.vectors.zarr_chunks import LEFT_OUT, by_rows, codecs, shard_index, sharding
 
-LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
-BYTES = {"name": "bytes"}
+LITTLE = BytesCodec(endian="little").to_dict()
 
 
 @dataclass(frozen=True)
@@ -56,30 +54,25 @@ class RawZarrVectors(Vectors):
         rows = min(self.file_rows, len(self) - number * self.file_rows)
         return RawVectors(str(path), None, (rows, self.shape[1]), self.dtype, 0)
 
-    @property
-    def files(self) -> int:
-        """How many there are."""
-        return -(-len(self) // self.file_rows)
-
 
 def raw_zarr(array: zarr.Array, path: Path, key: str | None) -> RawZarrVectors | None:
     """The array's rows past the library; None where its files are not simply rows.
 
     Raises InputError where a file is shorter than the metadata say, or a shard's index is damaged.
     """
-    format_2 = array.metadata.zarr_format == 2
-    metadata = json.loads(Path(path, key or "", ".zarray" if format_2 else "zarr.json").read_bytes())
     dtype = np.dtype(np.uint8 if array.dtype == np.bool_ else array.dtype)
-    (n, d), little = array.shape, dtype.newbyteorder("<") == dtype
-    layout = _chunks_v2(metadata) if format_2 else _chunks_v3(metadata, dtype.itemsize)
-    if layout is None or not little or layout[0][1] != d:
+    (n, d), (file_rows, width) = array.shape, array.shards or array.chunks
+    if not by_rows(array) or not width == array.chunks[1] == d:
         return None
-    (file_rows, _), inner_rows = layout
+    if dtype.itemsize > 1 and any(codec.to_dict() != LITTLE for codec in codecs(array)):
+        return None
+    if dtype.newbyteorder("<") != dtype:  # as version 2 tells it
+        return None
     # The name of a file is the metadata's to say; the number 7 occurs in no other part of it.
     names = array.metadata.encode_chunk_key((7, 0)).replace("7", "{}")
     vectors = RawZarrVectors(str(path), key, (n, d), dtype.newbyteorder("="), names, file_rows)
-    plain = (_is_rows(array, vectors.file(number), file_rows, inner_rows) for number in range(vectors.files))
-    return vectors if all(plain) else None
+    files = map(vectors.file, range(-(-n // file_rows)))
+    return vectors if all(_is_rows(array, file, file_rows) for file in files) else None
 
 
 def write_shard(path: Path, blocks: Iterator[np.ndarray], used: int, chunks: int, chunk_bytes: int) -> None:
@@ -106,39 +99,16 @@ def write_shard(path: Path, blocks: Iterator[np.ndarray], used: int, chunks: int
     sync(path.parent)
 
 
-def _chunks_v2(metadata: dict[str, Any]) -> tuple[list[int], None] | None:
-    """Shape of the chunks; None where they are not raw."""
-    raw = metadata["compressor"] is None and not metadata["filters"] and metadata["order"] == "C"
-    return (metadata["chunks"], None) if raw else None
-
-
-def _chunks_v3(metadata: dict[str, Any], itemsize: int) -> tuple[list[int], int | None] | None:
-    """Shape of the chunks or shards, and the rows of an inner chunk if there are any; None where they are not raw."""
-    plain = (LITTLE, BYTES) if itemsize == 1 else (LITTLE,)
-    grid, codecs = metadata["chunk_grid"], metadata["codecs"]
-    if grid["name"] != "regular" or len(codecs) != 1:
-        return None
-    shape: list[int] = grid["configuration"]["chunk_shape"]
-    if codecs[0] in plain:
-        return shape, None
-    if codecs[0]["name"] != "sharding_indexed":
-        return None
-    shard = codecs[0]["configuration"]
-    inner: list[int] = shard["chunk_shape"]
-    at_end = shard.get("index_location", "end") == "end" and shard["index_codecs"] == INDEX_CODECS
-    raw = len(shard["codecs"]) == 1 and shard["codecs"][0] in plain and inner[1] == shape[1]
-    return (shape, inner[0]) if at_end and raw else None
-
-
-def _is_rows(array: zarr.Array, file: RawVectors, file_rows: int, inner_rows: int | None) -> bool:
+def _is_rows(array: zarr.Array, file: RawVectors, file_rows: int) -> bool:
     """Whether a chunk or shard begins with its rows; raises InputError if it is damaged."""
     row_bytes = file.nbytes // len(file)
     size = os.path.getsize(file.path)
-    if inner_rows is None:
+    if array.shards is None:
         if size < file_rows * row_bytes:
             raise InputError(f"{file.path}: has {size:,} bytes of {file_rows * row_bytes:,}; copy or write it again")
         return size == file_rows * row_bytes
     folder, name = os.path.split(file.path)
+    inner_rows = array.chunks[0]
     index = shard_index(folder, Stored(name, size, ""), sharding(array), (file_rows // inner_rows, 1))[:, 0]
     used, chunk_bytes = -(-len(file) // inner_rows), inner_rows * row_bytes
     begins = np.arange(used, dtype=np.uint64) * np.uint64(chunk_bytes)

@@ -1,12 +1,9 @@
 """From a job and a format to the writer."""
 
-from dataclasses import replace
-
 from gpuknn.errors import InputError
 from gpuknn.jobs.convert.formats import Format
 from gpuknn.jobs.convert.job import Job
 from gpuknn.storage.location import is_url
-from gpuknn.vectors import Vectors, open_vectors
 from gpuknn.vectors.converted import Converted
 from gpuknn.vectors.fbin import fbin_target
 from gpuknn.vectors.npy import npy_target
@@ -33,9 +30,8 @@ def choose_target(kind: Format, job: Job, path: str, rows: Converted) -> Target:
             f"{ids.where}: gives the rows ids of their own, and gpuknn writes no ids to {kind.name}; write .h5 or "
             ".parquet, or leave the ids out with --ignore-ids"
         )
-    for option in job.given():
-        if option not in TAKES.get(kind.name, set()) and any(option in taken for taken in TAKES.values()):
-            raise InputError(f"{option}: {kind.name} files have no such thing; leave it out")
+    only_others = set().union(*TAKES.values()) - TAKES.get(kind.name, set())
+    job.refuse([option for option in job.given() if option in only_others], f"{kind.name} files have no such thing")
     if is_url(path) and kind.name != "zarr":
         raise InputError(f"{path}: into an object store only Zarr is written")
     shape, dtype = rows.shape, rows.dtype
@@ -56,16 +52,9 @@ def choose_target(kind: Format, job: Job, path: str, rows: Converted) -> Target:
         case "ann-benchmarks" | "sisap":
             from gpuknn.jobs.convert.layouts import suite_target
 
-            return suite_target(kind.name, path, rows, job.dst_key, ids, _queries(job), job.gold, job.distance)
+            return suite_target(kind.name, path, rows, ids, job)
         case "npy":
             return npy_target(path, shape, dtype)
         case "fvecs" | "bvecs":
             return vecs_target(path, shape, dtype)
     return fbin_target(path, shape, dtype)
-
-
-def _queries(job: Job) -> Vectors | None:
-    if job.queries_file is None:
-        return None
-    queries = open_vectors(job.queries_file, missing=job.missing)
-    return replace(queries, ids=None) if job.ignore_ids else queries

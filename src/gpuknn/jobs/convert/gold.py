@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-
 from gpuknn.errors import InputError
 from gpuknn.gold import Gold, read_gold, save_gold
 from gpuknn.gold.distances import told
@@ -15,7 +13,6 @@ from gpuknn.jobs.convert.formats import choose_dtype, choose_format
 from gpuknn.jobs.convert.job import Job
 from gpuknn.storage.destination import check_destination
 from gpuknn.storage.location import is_url, split_key
-from gpuknn.vectors.converted import rows_named
 from gpuknn.vectors.hdf5 import check_key
 
 VECTORS_ONLY = (
@@ -33,8 +30,6 @@ class Written:
     gold: Gold
     error: float
     """The largest that rounding has made."""
-    holds_dists: bool
-    holds_own_ids: bool
 
 
 def convert_gold(job: Job, destination: str, replace: bool) -> Written:
@@ -47,30 +42,20 @@ def convert_gold(job: Job, destination: str, replace: bool) -> Written:
         raise InputError(f"{destination}: into an object store only Zarr is written")
     if target.name == "ann-benchmarks" and job.dtype == "float64":
         raise InputError("--dtype float64: ann-benchmarks keeps distances as float32; leave it out")
-    kind = WRITERS[target.name]
-    if not kind.HOLDS_DISTS and job.dtype:
-        raise InputError(f"--dtype: {target.name} holds no distances; leave it out")
-    if job.dst_key is not None:
-        if target.name != "sisap":
-            raise InputError(f"--dst-key: {target.name} files have a place for the gold standard; leave it out")
+    if not WRITERS[target.name].HOLDS_DISTS:
+        job.refuse(["--dtype"], f"{target.name} holds no distances")
+    if target.name != "sisap":
+        job.refuse(["--dst-key"], f"{target.name} files have a place for the gold standard")
+    elif job.dst_key is not None:
         check_key(job.dst_key)
     narrow = "float32" if target.name == "ann-benchmarks" else None  # as that suite keeps distances
-    gold, error = _gold(job, choose_dtype(target, job.dtype or narrow, "", destination) or None)
+    dists = choose_dtype(target, job.dtype or narrow, "", destination) or None
+    job.refuse(VECTORS_ONLY, f"{job.source} is a gold standard, not vectors")
+    gold, error = cut_gold(told(read_gold(job.source), job.distance, job.source), job.rows, dists)
     source = str(split_key(job.source)[0])
     check_destination(destination, [source], replace, stores=False)
     plain = {name: value for name, value in gold.said.items() if isinstance(value, str | int | float)}
     notes = plain | {"gpuknn": version("gpuknn"), "converted_from": Path(source).name}
     gold = for_target(gold, target.name, job.source)
     save_gold(gold, target.name, Path(destination), job.dst_key, notes)
-    return Written(target.name, gold, error, kind.HOLDS_DISTS, kind.HOLDS_OWN_IDS)
-
-
-def _gold(job: Job, dists: str | None) -> tuple[Gold, float]:
-    """The source's answer, and the error of rounding."""
-    for option in VECTORS_ONLY:
-        if option in job.given():
-            raise InputError(f"{option}: {job.source} is a gold standard, not vectors; leave it out")
-    if job.dtype not in (None, "float32", "float64"):
-        raise InputError(f"--dtype {job.dtype}: distances are float32 or float64")
-    gold = told(read_gold(job.source), job.distance, job.source)
-    return cut_gold(gold, rows_named(job.rows, len(gold)), np.dtype(dists) if dists else None)
+    return Written(target.name, gold, error)

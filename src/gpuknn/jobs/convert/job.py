@@ -1,8 +1,10 @@
 """What is to be converted, and into what."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from gpuknn.errors import InputError
 from gpuknn.gold import holds_gold
 from gpuknn.jobs.convert.formats import choose_format
 from gpuknn.storage.location import is_url
@@ -33,11 +35,22 @@ class Job:
     shard_rows: int | None = None
     chunk_rows: int | None = None
 
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "Job":
+        """From options by their names; others are left alone."""
+        return cls(**{field.name: options[field.name] for field in fields(cls) if field.name in options})
+
     def given(self) -> dict[str, Any]:
         """The options that were given, by how the command line writes them."""
         every = {field.name: getattr(self, field.name) for field in fields(self)}
         given = {name: value for name, value in every.items() if value is not None and value is not False}
         return {"--" + name.replace("_", "-"): value for name, value in given.items()}
+
+    def refuse(self, options: Iterable[str], why: str) -> None:
+        """Raise InputError if one of the options was given."""
+        for option in options:
+            if option in self.given():
+                raise InputError(f"{option}: {why}; leave it out")
 
     def is_gold(self, destination: str) -> bool:
         """Whether a gold standard is converted: the format holds some, and either the source does or nothing else fits.

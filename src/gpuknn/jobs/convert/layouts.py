@@ -11,7 +11,8 @@ from gpuknn.gold import Gold, hdf5, read_gold
 from gpuknn.gold.distances import BITS, for_ann_benchmarks, said_of, said_to_ann_benchmarks, told
 from gpuknn.gold.writer import Outline
 from gpuknn.jobs.convert.formats import NARROW
-from gpuknn.vectors import Vectors
+from gpuknn.jobs.convert.job import Job
+from gpuknn.vectors import Vectors, open_vectors
 from gpuknn.vectors.bits import unpack_bits
 from gpuknn.vectors.converted import Converted
 from gpuknn.vectors.hdf5 import Hdf5Target, check_key
@@ -110,28 +111,22 @@ class SuiteTarget(Hdf5Target):
         return queries.astype(self.dtype) if self.layout == ANN_BENCHMARKS and queries.dtype.name in NARROW else queries
 
 
-def suite_target(
-    suite: str,
-    path: str,
-    rows: Converted,
-    key: str | None,
-    ids: RowIds | None,
-    queries: Vectors | None,
-    gold: str | None,
-    distance: str | None,
-) -> SuiteTarget:
+def suite_target(suite: str, path: str, rows: Converted, ids: RowIds | None, job: Job) -> SuiteTarget:
     """The writer of a file of that suite.
 
-    Raises InputError if queries and rows differ in their components, or `key` is no name.
+    Raises InputError if queries and rows differ in their components, or the key is no name.
     """
+    queries = open_vectors(job.queries_file, missing=job.missing) if job.queries_file is not None else None
+    if queries is not None and job.ignore_ids:
+        queries = replace(queries, ids=None)
     sisap = SISAP_ALL_KNN if queries is None else SISAP
     layout = ANN_BENCHMARKS if suite == "ann-benchmarks" else sisap
-    if key is not None:
-        check_key(key, (*(() if ids is None else (ids_beside(key),)), *layout.taken))
+    if job.dst_key is not None:
+        check_key(job.dst_key, (*(() if ids is None else (ids_beside(job.dst_key),)), *layout.taken))
     if queries is not None and queries.shape[1] != rows.shape[1]:
         raise InputError(f"{queries.where}: has {queries.shape[1]} components, the rows have {rows.shape[1]}")
     if queries is not None and queries.bits and rows.bits and queries.bits != rows.bits:
         raise InputError(f"{queries.where}: has sketches of {queries.bits} bits, the rows have {rows.bits}")
     bits = rows.bits or (queries and queries.bits) or 64 * rows.shape[1]
-    named = key or layout.rows, ids, bits if layout == ANN_BENCHMARKS and rows.dtype == np.uint64 else None
-    return SuiteTarget(path, rows.shape, rows.dtype, b"", b"", *named, layout, queries, gold, distance)
+    named = job.dst_key or layout.rows, ids, bits if layout == ANN_BENCHMARKS and rows.dtype == np.uint64 else None
+    return SuiteTarget(path, rows.shape, rows.dtype, b"", b"", *named, layout, queries, job.gold, job.distance)

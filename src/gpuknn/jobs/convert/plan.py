@@ -60,8 +60,8 @@ def plan_convert(
     for option, value in (("--shard-rows", job.shard_rows), ("--chunk-rows", job.chunk_rows)):
         if value is not None and value < 1:
             raise InputError(f"{option} {value}: must be at least 1")
-    if job.distance and not job.gold:
-        raise InputError(f"--distance: {job.source} holds vectors and no distances; leave it out")
+    if not job.gold:
+        job.refuse(["--distance"], f"{job.source} holds vectors and no distances")
     source = open_vectors(job.source, missing=job.missing)
     _refuse_too_large(source)
     some = rows_named(job.rows, len(source))
