@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -211,3 +213,27 @@ def test_what_is_wrong_is_said(kind: str, tmp_path: Path) -> None:
                 file["knns"], file["dists"] = GOLD.ids + 1, dists_of(GOLD)[:, :3]
     with pytest.raises(InputError, match=kind):
         read_gold(path)
+
+
+ON_A_SMALL_DISK = """
+import resource, sys
+from gpuknn.cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("size", [3_000, 50_000, 72_000, 81_000])
+@pytest.mark.parametrize(
+    "words", ["gold.h5 o.h5", "gold.h5 o.hdf5 --to ann-benchmarks", "db.npy o.h5 --to sisap --gold gold.h5"]
+)
+def test_a_disk_that_is_too_small_is_no_crash(words: str, size: int, tmp_path: Path) -> None:
+    """HDF5 ends the process if it cannot write what it holds when it closes a file."""
+    rng = np.random.default_rng(0)
+    ids, dists = rng.integers(0, 100, (100, 90)), np.sort(rng.random((100, 90), np.float32), axis=1)
+    write_gold(tmp_path / "gold.h5", neighbors(ids, dists), {"metric": "l2", "distance": "l2"})
+    np.save(tmp_path / "db.npy", rng.standard_normal((100, 8)).astype("f4"))
+    command = [sys.executable, "-c", ON_A_SMALL_DISK, str(size), "convert", *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100)
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["db.npy", "gold.h5"]

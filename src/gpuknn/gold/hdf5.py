@@ -17,8 +17,9 @@ from gpuknn.errors import InputError, in_our_words
 from gpuknn.gold.distances import DISTANCES, NEGATED, OF_ANN_BENCHMARKS
 from gpuknn.gold.gold import Gold, from_file, refuse_other_count
 from gpuknn.gold.writer import Attributes, GoldWriter, Outline
-from gpuknn.vectors.hdf5 import refuse_outside, writing
+from gpuknn.vectors.hdf5 import METADATA_BYTES, refuse_outside, writing
 from gpuknn.vectors.hdf5_chunks import check_written
+from gpuknn.vectors.raw import reserve
 from gpuknn.vectors.vectors import KNOWN_NAMES
 from gpuknn.vectors.written import AGAIN
 
@@ -95,9 +96,15 @@ class Hdf5Writer(GoldWriter):
 
     def __init__(self, part: Path, outline: Outline, group: str = "/", arrays: Arrays = SISAP) -> None:
         super().__init__(part, outline)
-        self._file = h5py.File(part, "w", locking=False)
-        self._arrays = arrays
-        self._group = place_gold(self._file, group, outline, arrays)
+        (nq, k), dists = outline.shape, outline.dists or np.dtype(np.float32)
+        room = nq * k * (8 + dists.itemsize + 8 * (outline.highest_own_id is not None)) + 8 * nq + METADATA_BYTES
+        part.touch()
+        reserve(str(part), room)  # a disk that is too small is found here: within HDF5 it may crash the process
+        with writing(part), h5py.File(part, "w", locking=False) as file:
+            place_gold(file, group, outline, arrays)
+        reserve(str(part), room)  # what is not needed goes as the file is closed
+        self._file = h5py.File(part, "r+", locking=False)
+        self._arrays, self._group = arrays, self._file[group]
 
     def write(self, first: int, gold: Gold) -> None:
         """Write a block."""

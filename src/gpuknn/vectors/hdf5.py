@@ -33,6 +33,8 @@ USER_BLOCK = b"HDF5-based Julia Data Format, version 0.1.1\x00".ljust(512, b"\x0
 """Julia's JLD2 asks for this line before the file's first 512 bytes end; HDF5 skips it."""
 VERSIONS = ("v108", "v108")
 """Of the file's structures: those that JLD2 reads."""
+METADATA_BYTES = 2**17
+"""What HDF5 and attributes take beside the arrays, at most."""
 SPARSE = {"data", "indices", "indptr"}
 """What a group of sparse rows (CSR) holds in the challenges' files."""
 
@@ -138,6 +140,8 @@ class Hdf5Target(RawTarget):
 
     def create(self) -> None:
         """Make the file with all arrays in it, and reserve the room."""
+        Path(self.path).touch()
+        reserve(self.path, self.nbytes + self.beside_bytes + METADATA_BYTES)  # HDF5 may crash where a disk is too small
         how = {"userblock_size": len(USER_BLOCK), "libver": VERSIONS, "locking": False}
         with writing(self.path), h5py.File(self.path, "w", **how) as file:
             place = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -153,7 +157,12 @@ class Hdf5Target(RawTarget):
             self.put_beside(file)
         with open(self.path, "r+b") as raw:
             raw.write(USER_BLOCK)
-        reserve(self.path, max(self.nbytes, Path(self.path).stat().st_size))
+        reserve(self.path, max(self.nbytes, Path(self.path).stat().st_size) + METADATA_BYTES)
+
+    @property
+    def beside_bytes(self) -> int:
+        """What the other arrays take, at most."""
+        return 0 if self.ids is None else 8 * self.shape[0]
 
     def put_beside(self, file: h5py.File) -> None:
         """Write all arrays but the rows, which are small."""

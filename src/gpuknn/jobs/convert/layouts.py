@@ -1,5 +1,6 @@
 """HDF5 files of a suite, ann-benchmarks or SISAP: queries and a gold standard stand beside the rows."""
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from gpuknn.gold.distances import BITS, for_ann_benchmarks, said_of, said_to_ann
 from gpuknn.gold.writer import Outline
 from gpuknn.jobs.convert.formats import NARROW
 from gpuknn.jobs.convert.job import Job
+from gpuknn.storage.location import split_key
 from gpuknn.vectors import Vectors, open_vectors
 from gpuknn.vectors.bits import unpack_bits
 from gpuknn.vectors.converted import Converted
@@ -52,6 +54,13 @@ class SuiteTarget(Hdf5Target):
     """A gold-standard file."""
     distance: str | None = None
     """Which distances it holds, if it does not tell."""
+
+    @property
+    def beside_bytes(self) -> int:
+        """What the other arrays take, at most: distances may become float64."""
+        queries = 0 if self.queries is None else 8 * self.queries.shape[0] * (self.queries.shape[1] * 8 + 1)
+        gold = 0 if self.gold is None else 4 * os.path.getsize(split_key(self.gold)[0])
+        return super().beside_bytes + queries + gold
 
     def put_beside(self, file: h5py.File) -> None:
         """Write ids, queries, the gold standard, and what the suite wants to be told."""
