@@ -26,6 +26,7 @@ Pieces = Callable[..., None]
 def allocator(request: pytest.FixtureRequest) -> Iterator[None]:
     """With CuPy's pool, as always, and without, where each array has memory to which nothing was written."""
     if request.param == "fresh":
+        cp.get_default_memory_pool().free_all_blocks()  # what it keeps is not free for others
         cp.cuda.set_allocator(None)
     yield
     cp.cuda.set_allocator(cp.get_default_memory_pool().malloc)
