@@ -19,8 +19,6 @@ EXAMPLES = """examples:
 """
 DISTANCES = ("cosine", "ip", "l2", "euclidean", "hamming", "mean-hamming")
 """Those of `gold.distances`, which would load HDF5 before it is needed."""
-
-
 HELP = "convert between formats"
 
 

@@ -18,8 +18,6 @@ by distances  any row whose distance, by the result's own word, is at most that 
 -1 is no id.  If the gold has fewer than k neighbours of a query, recall is the share of those that it has; a query of
 which it has none counts as answered."""
 TOLD = ("algo", "data", "dataset", "task", "size", "buildtime", "querytime", "params")
-
-
 DESCRIPTION = f"{__doc__}\n\n{WAYS}"
 HELP = "recall of a result"
 

@@ -1,12 +1,10 @@
 """`gpuknn exact`: the exact k nearest neighbours, written to a gold-standard file."""
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuknn.cli.options import add_crew, add_missing, add_shown, crew_of, sayer
+from gpuknn.cli.options import add_crew, add_missing, add_shown, crew_of, sayer, write_outcome
 from gpuknn.errors import InputError
 from gpuknn.laion import SUBSETS, gold_name, subset_files
 
@@ -20,8 +18,6 @@ EXAMPLES = """examples:
   gpuknn exact database.h5 --self -k 32 -o allknn.h5
 """
 DEFAULT_K = 100
-
-
 HELP = "compute a gold standard"
 
 
@@ -127,7 +123,7 @@ def run(chosen: argparse.Namespace) -> int:
                     f"{crew.name}: nothing is started; the plan counts on the {crew.workers.count} workers that it "
                     "describes"
                 )
-            _show(facts, chosen.json)
+            write_outcome(chosen, facts, _table(facts))
             return 0
         from gpuknn.jobs.exact.run import run_exact  # which loads Dask
 
@@ -138,11 +134,8 @@ def run(chosen: argparse.Namespace) -> int:
             outcome = run_exact(plan, bar.happened)
             written = {"output": str(output), "seconds": outcome.seconds, **vars(outcome.certificate)}
             bar.happened({"event": "written", **written})
-    if chosen.json:
-        known = {"seconds": outcome.seconds, "resumed_rows": outcome.resumed_rows}
-        _show(facts | known | vars(outcome.certificate), as_json=True)
-    elif not chosen.quiet:
-        sys.stdout.write(_told(plan, outcome))
+    known = {"seconds": outcome.seconds, "resumed_rows": outcome.resumed_rows, **vars(outcome.certificate)}
+    write_outcome(chosen, facts | known, "" if chosen.quiet else _told(plan, outcome))
     return 0
 
 
@@ -202,16 +195,14 @@ def _told(plan: "Plan", outcome: "Outcome") -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _show(facts: dict[str, Any], as_json: bool) -> None:
-    """Write a plan or an outcome for a program or a person."""
-    if as_json:
-        sys.stdout.write(json.dumps(facts) + "\n")
-        return
-    width = max(map(len, facts))
+def _table(facts: dict[str, Any]) -> str:
+    """A plan for a person."""
+    width, lines = max(map(len, facts)), []
     for name, value in facts.items():
         shown = f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else value
         shown = "unknown: gpuknn doctor --full measures it" if value is None else shown
-        sys.stdout.write(f"{name.replace('_', ' '):<{width}}  {shown}\n")
+        lines.append(f"{name.replace('_', ' '):<{width}}  {shown}\n")
+    return "".join(lines)
 
 
 def _files(chosen: argparse.Namespace) -> tuple[str | Path, str | Path, Path]:

@@ -33,10 +33,9 @@ class Parser(argparse.ArgumentParser):
 def command() -> NoReturn:
     """Run the command that the process was started with, and end; once its outcome is told, no signal changes that."""
     code = main()
+    # While Python ends, which Dask's threads may delay, a signal would kill the process.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # Python's end would let them kill the process: Dask's threads take a while
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 

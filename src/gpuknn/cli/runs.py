@@ -20,8 +20,6 @@ EXAMPLES = """examples:
   gpuknn runs --resume gold.h5.run
   gpuknn runs --remove other.h5.run
 """
-
-
 HELP = "unfinished runs"
 
 

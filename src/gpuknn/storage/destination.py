@@ -1,6 +1,7 @@
 """What may be written to: asked before hours are spent."""
 
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePath, PurePosixPath
@@ -48,6 +49,12 @@ def check_destination(destination: str, sources: Sequence[str], replace: bool, s
             pass
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be written ({getattr(error, 'strerror', error)})") from error
+
+
+def lacking(folder: Path, need: int) -> str:
+    """What to say if a folder's disk has less than `need` bytes free; nothing if it has enough."""
+    free = shutil.disk_usage(folder).free
+    return f"{folder}: {free / 2**20:,.0f} MiB are free, {need / 2**20:,.0f} MiB are needed" if free < need else ""
 
 
 def _place(path: str) -> PurePath:

@@ -1,6 +1,5 @@
 """What a conversion will write, and from what; nothing is written."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from gpuknn.errors import InputError, RunError
 from gpuknn.jobs.convert.choose import choose_target
 from gpuknn.jobs.convert.formats import Format, choose_dtype, choose_format
 from gpuknn.jobs.convert.job import Job
-from gpuknn.storage.destination import check_destination
+from gpuknn.storage.destination import check_destination, lacking
 from gpuknn.storage.durable import digest
 from gpuknn.storage.location import is_url, split_key
 from gpuknn.storage.record import Record
@@ -85,12 +84,8 @@ def check_room(target: Target, folder: Path) -> None:
     """Raise RunError if the disk is too small; compressed targets are found out as they are written."""
     if is_url(target.path) or getattr(target, "compression", "none") != "none":
         return
-    free = shutil.disk_usage(folder).free
-    if free < target.nbytes:
-        raise RunError(
-            f"{folder}: {free / 2**20:,.0f} MiB are free, {target.nbytes / 2**20:,.0f} MiB are needed; "
-            "make room and run the same command again"
-        )
+    if said := lacking(folder, target.nbytes):
+        raise RunError(f"{said}; make room and run the same command again")
 
 
 def _refuse_too_large(source: Vectors) -> None:

@@ -1,7 +1,6 @@
 """How a job is cut into blocks of queries and shards of rows, and what it will take."""
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,7 +18,7 @@ from gpuknn.gold.writer import Outline, check_outline
 from gpuknn.jobs.exact.job import Job
 from gpuknn.jobs.exact.predict import Prediction, predict
 from gpuknn.jobs.exact.tree import most_parts
-from gpuknn.storage.destination import check_destination
+from gpuknn.storage.destination import check_destination, lacking
 from gpuknn.storage.record import Record
 from gpuknn.workers.crew import Crew
 from gpuknn.workers.memory import memory_budget
@@ -130,9 +129,8 @@ def check_room(plan: Plan) -> None:
     parent = next(above for above in (run_dir, *run_dir.absolute().parents) if above.is_dir())
     same = os.stat(parent).st_dev == os.stat(folder).st_dev
     for place, need in ((parent, partial + answer * same), (folder, answer)):
-        free = shutil.disk_usage(place).free
-        if free < need:
-            raise InputError(f"{place}: {free / 2**20:,.0f} MiB are free, {need / 2**20:,.0f} MiB are needed")
+        if said := lacking(place, need):
+            raise InputError(said)
 
 
 def outline(job: Job) -> Outline:
