@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from gpuknn.engine.device import Certificate
-from gpuknn.engine.neighbors import Neighbors
+from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.gold import Gold
 
 

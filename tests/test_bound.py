@@ -60,7 +60,7 @@ def nearest_of_hostile_rows(monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     monkeypatch.setattr(cpu.CpuDevice.__init__, "__defaults__", ("float32",))
     monkeypatch.setattr(cpu, "EPOCH_VALUES", 512 * D)
     rows, queries = hostile_rows()
-    return gpuknn.exact_knn(rows, queries, 1, "ip").ids
+    return gpuknn.exact_knn(rows, queries, k=1, metric="ip").ids
 
 
 def test_the_row_that_rounding_hides_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def test_a_violated_bound_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((600, D)).astype(np.float32)
     with pytest.raises(RunError, match="off by more than its proven error"):
-        gpuknn.exact_knn(rows, rows[:9], 5)
+        gpuknn.exact_knn(rows, rows[:9], k=5)
 
 
 @pytest.mark.parametrize("metric", [Metric.COSINE, Metric.IP, Metric.L2])
@@ -169,7 +169,7 @@ def test_without_the_int8_bound_a_violation_is_noticed(monkeypatch: pytest.Monke
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((600, D)).astype(np.float32)
     with pytest.raises(RunError, match="off by more than its proven error"):
-        gpuknn.exact_knn(rows, rows[:9], 5)
+        gpuknn.exact_knn(rows, rows[:9], k=5)
 
 
 def test_a_product_that_saturates_is_used_with_seven_bits() -> None:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 import gpuknn
 from gpuknn.engine.choose import open_device
 from gpuknn.engine.cpu import device as cpu
-from gpuknn.engine.device import Certificate, Search
+from gpuknn.engine.device import Search
 from gpuknn.engine.metric import Metric
-from gpuknn.engine.neighbors import Neighbors, merge
+from gpuknn.engine.neighbors import Certificate, Neighbors, merge
 from gpuknn.engine.scan import scan
 from gpuknn.vectors import ArrayVectors
 from tests import oracle
@@ -27,7 +27,7 @@ def assert_exact(
     rows: np.ndarray, queries: np.ndarray, k: int, metric: str, dists: str = "float32", threads: int = 2
 ) -> None:
     ids, expected = oracle.knn(rows, queries, k, metric, dists)
-    found = gpuknn.exact_knn(rows, queries, k, metric, dists=dists, threads=threads)
+    found = gpuknn.exact_knn(rows, queries, k=k, metric=metric, dists=dists, threads=threads)
     assert np.array_equal(found.ids, ids)
     assert found.dists.dtype == dists
     assert np.array_equal(found.dists, expected)
@@ -87,7 +87,7 @@ def test_rows_as_their_own_queries() -> None:
     for metric in FLOAT_METRICS:
         ids, dists = oracle.knn(rows, rows, 900, metric, "float32")
         others = ids != np.arange(900)[:, None]
-        found = gpuknn.exact_knn(rows, None, 50, metric)
+        found = gpuknn.exact_knn(rows, k=50, metric=metric)
         assert np.array_equal(found.ids, ids[others].reshape(900, 899)[:, :50])
         assert np.array_equal(found.dists, dists[others].reshape(900, 899)[:, :50])
 
@@ -263,7 +263,7 @@ def test_an_error_in_a_thread_ends_the_search(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(cpu, "BLOCK_QUERIES", 2)
     rows = np.eye(30, dtype=np.float32)
     with pytest.raises(MemoryError, match="no room"):
-        gpuknn.exact_knn(rows, rows, 3, threads=2)
+        gpuknn.exact_knn(rows, rows, k=3, threads=2)
 
 
 def test_a_processor_as_those_see_it_who_drive_it() -> None:

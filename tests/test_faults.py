@@ -75,7 +75,8 @@ def test_what_is_wrong_is_noticed(question: Question, tmp_path: Path) -> None:
     run.check_answer()
     assert "WRONG ANSWER" in run.problems.pop()
     knns, stored = question.answer
-    ids, dists = (np.frombuffer(b, t).reshape(QUERIES, K) for b, t in ((knns, np.int32), (stored, np.float32)))
+    ids = np.frombuffer(knns, np.int32).reshape(QUERIES, K).astype(np.int64)
+    dists = np.frombuffer(stored, np.float32).reshape(QUERIES, K)
     write_gold(run.output, Neighbors(ids - 1, dists))
     run.check_answer()
     assert not run.problems

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuknn.engine.device import Certificate
-from gpuknn.engine.neighbors import Neighbors
+from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.errors import RunError
 from gpuknn.jobs.exact import feed, merge
 from gpuknn.jobs.exact.feed import Block, Feed

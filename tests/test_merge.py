@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuknn.engine.device import Certificate
-from gpuknn.engine.neighbors import Neighbors
+from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.jobs.exact import merge
 from gpuknn.jobs.exact.merge import merge_partials, merge_some
 from gpuknn.jobs.exact.partial import find_partial, find_partials, remove_partial, write_partial
@@ -129,7 +128,7 @@ MERGE_MANY = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from gpuknn.engine.device import Certificate
+from gpuknn.engine.neighbors import Certificate
 from gpuknn.engine.neighbors import Neighbors
 from gpuknn.jobs.exact import merge
 from gpuknn.jobs.exact.partial import write_partial

@@ -53,8 +53,8 @@ def test_an_array_of_a_group(bucket: str) -> None:
 
 
 def test_neighbours_from_an_object_store(bucket: str) -> None:
-    found = gpuknn.exact_knn(open_vectors(write(f"{bucket}/rows")), ROWS[:5], 3, device="cpu")
-    assert np.array_equal(found.ids, gpuknn.exact_knn(ROWS, ROWS[:5], 3, device="cpu").ids)
+    found = gpuknn.exact_knn(open_vectors(write(f"{bucket}/rows")), ROWS[:5], k=3, device="cpu")
+    assert np.array_equal(found.ids, gpuknn.exact_knn(ROWS, ROWS[:5], k=3, device="cpu").ids)
 
 
 def test_identity_sees_every_object(bucket: str, tmp_path: Path) -> None:

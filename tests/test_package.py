@@ -33,7 +33,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_no_room_but_jobs_loads_dask_and_none_loads_cupy() -> None:
-    code = "import numpy as np, gpuknn\ngpuknn.exact_knn(np.eye(3), np.eye(3), 1)\ngpuknn.read_gold"
+    code = "import numpy as np, gpuknn\ngpuknn.exact_knn(np.eye(3), np.eye(3), k=1)\ngpuknn.read_gold"
     assert not loaded_after(code) & {"dask", "distributed", "zarr", "cupy"}
 
 
@@ -51,7 +51,7 @@ for _ in range(2):
     for name in gpuknn.__all__:
         assert not isinstance(getattr(gpuknn, name), types.ModuleType), name
     rows = np.eye(3, dtype="f4")
-    found = gpuknn.exact_knn(rows, rows, 1)
+    found = gpuknn.exact_knn(rows, rows, k=1)
     gpuknn.write_gold("g.h5", found)
     gold = gpuknn.read_gold("g.h5")
     assert gpuknn.recall(found, gold) == 1

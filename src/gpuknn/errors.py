@@ -1,4 +1,4 @@
-"""The two ways in which a command can fail, and words for what is missing.
+"""The two ways in which work can fail, and words for options and for what is missing.
 
 The command line turns the errors into exit codes.
 """
@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import requires
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -16,6 +17,41 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """The run failed; the same command goes on from what was finished (exit code 3)."""
+
+
+_terminal = False
+"""Whether this process was asked on the command line, not by a Python program."""
+
+
+@contextmanager
+def at_the_terminal() -> Iterator[None]:
+    """Have messages speak of options as the command line writes them, as long as the context lasts."""
+    global _terminal
+    before, _terminal = _terminal, True
+    try:
+        yield
+    finally:
+        _terminal = before
+
+
+def option(name: str, value: object = None, python: str | None = None) -> str:
+    """An option as whoever reads the message would write it: `--shard-rows 5`, or `shard_rows=5` in Python.
+
+    `value`: None if the option is spoken of as such, True if it is one without a value on the command line.  `python`:
+    what a Python program writes if that is something else.
+    """
+    if _terminal:
+        dashed = f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
+        return dashed if value is None or value is True else f"{dashed} {value}"
+    if python is not None:
+        return python
+    shown = f'"{value}"' if isinstance(value, str | Path) else value
+    return name if value is None else f"{name}={shown}"
+
+
+def same_again() -> str:
+    """What whoever asked has to repeat: `the same command`, or `the same call` in Python."""
+    return "the same command" if _terminal else "the same call"
 
 
 def one_line(error: Exception) -> str:

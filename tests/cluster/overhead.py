@@ -16,9 +16,8 @@ import numpy as np
 import psutil
 
 from gpuknn.engine.cpu.device import CpuDevice
-from gpuknn.engine.device import Certificate
 from gpuknn.engine.metric import Metric
-from gpuknn.engine.neighbors import Neighbors
+from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.gold.hdf5 import Hdf5Writer
 from gpuknn.gold.writer import Outline, written
 from gpuknn.jobs.exact import feed

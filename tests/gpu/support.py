@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import gpuknn
-from gpuknn.engine.device import Certificate, Search
+from gpuknn.engine.device import Search
 from gpuknn.engine.metric import Metric
-from gpuknn.engine.neighbors import Neighbors
+from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.engine.scan import scan
 from gpuknn.vectors import ArrayVectors
 from tests import oracle
@@ -44,7 +44,7 @@ def small_integers(rng: np.random.Generator, n: int, d: int, dtype: str) -> np.n
 
 def assert_exact(rows: np.ndarray, queries: np.ndarray, k: int, metric: str, dists: str = "float32") -> None:
     ids, expected = oracle.knn(rows, queries, k, metric, dists)
-    found = gpuknn.exact_knn(rows, queries, k, metric, device="cuda", dists=dists)
+    found = gpuknn.exact_knn(rows, queries, k=k, metric=metric, device="cuda", dists=dists)
     assert found.dists.dtype == dists
     assert np.array_equal(found.ids, ids)
     assert np.array_equal(found.dists, expected)

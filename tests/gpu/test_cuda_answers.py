@@ -158,7 +158,7 @@ def test_rows_as_their_own_queries(metric: str, rng: np.random.Generator) -> Non
     ids, dists = oracle.knn(rows, rows, 120, metric, "float32")
     others = ids != np.arange(120)[:, None]
     for k in (20, 119):
-        found = gpuknn.exact_knn(rows, None, k, metric, device="cuda")
+        found = gpuknn.exact_knn(rows, k=k, metric=metric, device="cuda")
         assert np.array_equal(found.ids, ids[others].reshape(120, 119)[:, :k])
         assert np.array_equal(found.dists, dists[others].reshape(120, 119)[:, :k])
 
@@ -184,7 +184,10 @@ def test_shards_merge_to_the_whole(floored: bool, metric: str, rng: np.random.Ge
 def test_the_same_bytes_as_the_cpu(metric: str, rng: np.random.Generator) -> None:
     d, dtype = (4, "uint64") if metric == "hamming" else (100, "float32")
     rows, queries = random_rows(rng, 1500, d, dtype), random_rows(rng, 20, d, dtype)
-    here, there = (gpuknn.exact_knn(rows, queries, 40, metric, device, "float64") for device in ("cuda", "cpu"))
+    here, there = (
+        gpuknn.exact_knn(rows, queries, k=40, metric=metric, device=device, dists="float64")
+        for device in ("cuda", "cpu")
+    )
     assert here.ids.tobytes() == there.ids.tobytes()
     assert here.dists.tobytes() == there.dists.tobytes()
 

@@ -13,9 +13,9 @@ from gpuknn.bench.peers import Peer
 from gpuknn.bench.rate import HOST_BUILD, Rate, Resident
 from gpuknn.engine.cuda.device import EPOCH_BYTES, CudaDevice, CudaScan, _product
 from gpuknn.engine.cuda.kernels import THREADS
-from gpuknn.engine.device import Certificate, Device, Search
+from gpuknn.engine.device import Device, Search
 from gpuknn.engine.metric import Metric
-from gpuknn.engine.neighbors import Neighbors
+from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.errors import RunError
 from gpuknn.vectors import Vectors
 

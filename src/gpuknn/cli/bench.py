@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuknn.cli.options import add_missing
+from gpuknn.cli.options import add_metric, add_missing
 from gpuknn.errors import InputError, pip_install
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, metavar="N", help=of_rows)
     parser.add_argument("--queries", type=int, metavar="N", help="queries (default: all of the file, or 4000)")
     parser.add_argument("--components", type=int, default=768, metavar="D", help="of random rows (default: 768)")
-    parser.add_argument("--metric", choices=("cosine", "ip", "l2", "hamming"), default="cosine")
+    add_metric(parser)
     parser.add_argument("-k", default="10,100,1000", metavar="K[,K...]", help="neighbours (default: %(default)s)")
     of_device = "what to measure (default: auto, a GPU if there is one)"
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=of_device)
@@ -58,9 +58,9 @@ def run(chosen: argparse.Namespace) -> int:
     from gpuknn.engine.choose import open_device, usable_cores
     from gpuknn.engine.cpu.device import CpuDevice
     from gpuknn.engine.device import Search
-    from gpuknn.engine.metric import Metric
+    from gpuknn.engine.metric import metric_named
 
-    metric = Metric(chosen.metric)
+    metric = metric_named(chosen.metric)
     try:
         ks = [int(k) for k in chosen.k.split(",")]
     except ValueError as error:
@@ -84,13 +84,13 @@ def run(chosen: argparse.Namespace) -> int:
         rows, queries = random_vectors(device, metric, chosen.rows, chosen.queries or 4000, chosen.components)
     n = min(chosen.rows or len(rows), len(rows))
     for k in ks:
-        check_question(rows, queries, k, chosen.metric, "float32")
+        check_question(rows, queries, k, metric, "float32")
     check_content(rows, queries, metric, "float32", threads)
 
     asked = queries[: chosen.queries]
     machine = measure_machine(rows, asked, device)
     if not chosen.json:
-        sys.stdout.write(f"{_describe(machine, rows.nbytes // len(rows))}\n{len(asked):,} queries, {chosen.metric}\n\n")
+        sys.stdout.write(f"{_describe(machine, rows.nbytes // len(rows))}\n{len(asked):,} queries, {metric}\n\n")
     sizes = [n >> i for i in range(GROWTH)][::-1] if chosen.plot else [n]
     searches = [Search(asked, k, metric, np.dtype(np.float32)) for k in ks]
     found: list[Measurement] = []
@@ -102,7 +102,7 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.plot:
         _plot(chosen.plot, found, ks)
     if chosen.json:
-        result = {"machine": asdict(machine), "queries": len(asked), "metric": chosen.metric}
+        result = {"machine": asdict(machine), "queries": len(asked), "metric": metric.value}
         sys.stdout.write(json.dumps(result | {"measurements": [asdict(m) for m in found]}) + "\n")
     return 0
 

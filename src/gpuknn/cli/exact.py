@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuknn.cli.options import add_crew, add_missing, add_shown, crew_of, sayer, write_outcome
+from gpuknn.cli.options import add_crew, add_metric, add_missing, add_shown, crew_of, sayer, write_outcome
 from gpuknn.errors import InputError
 from gpuknn.laion import SUBSETS, gold_name, subset_files
 
@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--self-first", action="store_true", help="the same, but a row stands first in its own answer")
     what.add_argument("-k", type=int, default=DEFAULT_K, help="neighbours for each query (default: %(default)s)")
-    what.add_argument("--metric", choices=("cosine", "ip", "l2", "hamming"), default="cosine")
+    add_metric(what)
     what.add_argument(
         "--dists", choices=("float32", "float64"), default="float32", help="how distances are stored; decides ties"
     )

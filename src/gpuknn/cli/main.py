@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import gpuknn.cli
 from gpuknn.cli.config import options_from
 from gpuknn.cli.log import write_event
-from gpuknn.errors import InputError, RunError
+from gpuknn.errors import InputError, RunError, at_the_terminal
 
 SHARED = {"config", "log", "main", "options", "progress"}
 """Modules of this room that are no command."""
@@ -41,6 +41,11 @@ def command() -> NoReturn:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code."""
+    with at_the_terminal():
+        return _main(arguments)
+
+
+def _main(arguments: list[str] | None) -> int:
     parser = Parser(prog="gpuknn", description=DESCRIPTION, epilog=EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"gpuknn {gpuknn.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)

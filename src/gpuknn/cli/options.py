@@ -25,6 +25,16 @@ def add_missing(group: argparse._ActionsContainer) -> None:
     )
 
 
+def add_metric(group: argparse._ActionsContainer) -> None:
+    """Describe the option `--metric`."""
+    group.add_argument(
+        "--metric",
+        metavar="NAME",
+        default="cosine",
+        help="cosine, ip (or dot, inner_product), l2 (or sqeuclidean) or hamming (default: %(default)s)",
+    )
+
+
 def add_changes(group: argparse._ActionsContainer, dtype: str) -> None:
     """Describe what becomes of rows on their way; `dtype` tells whose type is given."""
     group.add_argument("--rows", metavar="A:B", help="rows A to B-1, counted from 0; of a gold standard, queries")

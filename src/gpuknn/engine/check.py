@@ -18,19 +18,19 @@ CHECKED_VALUES = 2**21
 """Components inspected at once by one thread."""
 
 
-def check_question(database: Vectors, queries: Vectors, k: int, metric: str, dists: str, itself: bool = False) -> None:
-    """Raise InputError where shapes, types, k, metric and dists do not make a question; reads nothing.
+def check_question(
+    database: Vectors, queries: Vectors, k: int, metric: Metric, dists: str, itself: bool = False
+) -> None:
+    """Raise InputError where shapes, types, k and dists do not make a question; reads nothing.
 
     `itself`: the queries are the rows, and each is left out of its own answer.
     """
     if not isinstance(k, int | np.integer):
         raise InputError(f"k = {k!r}: must be a whole number")
-    if metric not in list(Metric):
-        raise InputError(f"metric {metric!r}: there are {', '.join(Metric)}")
     if dists not in ("float32", "float64"):
         raise InputError(f"dists {dists!r}: there are float32 and float64")
     for vectors in (database, queries):
-        check_dtype(Metric(metric), vectors.dtype, vectors.where)
+        check_dtype(metric, vectors.dtype, vectors.where)
     if database.shape[1] != queries.shape[1]:
         raise InputError(
             f"{queries.where}: queries have {queries.shape[1]} components, the rows of {database.where} have "

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpuknn.engine.metric import Metric
-from gpuknn.engine.neighbors import Neighbors
+from gpuknn.engine.neighbors import Certificate, Neighbors
 
 
 @dataclass(frozen=True)
@@ -24,27 +24,6 @@ class Search:
     """(nq,) float64 or None: distances that the k-th neighbours are known not to exceed."""
     first_id: int | None = None
     """Where the queries are rows of the database: the first one's id.  A row is then no neighbour of itself."""
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What the proof rested on: how pairs were filtered and how close the bound was to being needed."""
-
-    method: str
-    bound: float
-    """The largest proven error of a filter score, in units of |q||x| (`bound.py`)."""
-    pairs_refined: int
-    """(query, row) pairs whose float64 distance was computed."""
-    smallest_margin: float
-    """The smallest share of the proven error that was left unused by a refined pair; 1 where none was needed."""
-
-    def __add__(self, other: "Certificate") -> "Certificate":
-        return Certificate(
-            ", ".join(sorted({*self.method.split(", "), *other.method.split(", ")})),
-            max(self.bound, other.bound),
-            self.pairs_refined + other.pairs_refined,
-            min(self.smallest_margin, other.smallest_margin),
-        )
 
 
 class Scan(Protocol):

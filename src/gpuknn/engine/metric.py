@@ -26,7 +26,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option
 
 FLOAT_TYPES = ("float16", "float32", "float64", "uint8", "int8")
 SKETCH_TYPES = ("uint64",)
@@ -46,11 +46,32 @@ class Metric(StrEnum):
         return SKETCH_TYPES if self is Metric.HAMMING else FLOAT_TYPES
 
 
+ALIASES = {"sqeuclidean": Metric.L2, "dot": Metric.IP, "inner_product": Metric.IP}
+"""Names that others give to the same numbers (SciPy's, and those of vector databases)."""
+OTHER_NUMBERS = {
+    "euclidean": (Metric.L2, "gives the squares of Euclidean distances: the same neighbours; take the roots of dists"),
+    "angular": (Metric.COSINE, "gives 1 - cos, as ann-benchmarks' angular does; an angle is arccos(1 - dists)"),
+}
+"""Names that mean other numbers, at least to some, and ours for the same order of neighbours."""
+
+
+def metric_named(name: str) -> Metric:
+    """The metric of that name, or of another name for the same numbers; raises InputError if there is none."""
+    if name in ALIASES:
+        return ALIASES[name]
+    if name in OTHER_NUMBERS:
+        ours, difference = OTHER_NUMBERS[name]
+        raise InputError(f"{option('metric', name)}: use {option('metric', ours.value)}, which {difference}")
+    if name not in list(Metric):
+        raise InputError(f"{option('metric', name)}: there are {', '.join([*Metric, *ALIASES])}")
+    return Metric(name)
+
+
 def check_dtype(metric: Metric, dtype: np.dtype, where: str) -> None:
     """Raise InputError where `metric` is not defined on `dtype`."""
     if dtype.name not in metric.dtypes:
-        fits = [m.value for m in Metric if dtype.name in m.dtypes]
-        advice = f"use --metric {' or '.join(fits)}" if fits else "no metric takes that type"
+        fits = [option("metric", m.value) for m in Metric if dtype.name in m.dtypes]
+        advice = f"use {' or '.join(fits)}" if fits else "no metric takes that type"
         raise InputError(f"{where}: {metric.value} is not defined on {dtype.name} rows; {advice}")
 
 

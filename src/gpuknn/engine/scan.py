@@ -8,60 +8,91 @@ import numpy as np
 
 from gpuknn.engine.check import check_content, check_question
 from gpuknn.engine.choose import open_device, usable_cores
-from gpuknn.engine.device import Certificate, Device, Search
-from gpuknn.engine.metric import Metric
-from gpuknn.engine.neighbors import Neighbors
-from gpuknn.vectors import ArrayVectors, Vectors
+from gpuknn.engine.device import Device, Search
+from gpuknn.engine.metric import metric_named
+from gpuknn.engine.neighbors import Certificate, Neighbors
+from gpuknn.vectors import Rows, Vectors, as_vectors
+from gpuknn.vectors.ids import own_ids
+from gpuknn.vectors.written import Missing
 
 
 def exact_knn(
-    database: Vectors | np.ndarray,
-    queries: Vectors | np.ndarray | None,
+    database: Rows,
+    queries: Rows | None = None,
+    *,
     k: int,
     metric: str = "cosine",
     device: str = "auto",
     dists: str = "float32",
     threads: int | None = None,
+    missing: Missing = "refuse",
+    ignore_ids: bool = False,
 ) -> Neighbors:
     """The exact k nearest rows of every query, in this process.
 
     Parameters
     ----------
     database, queries
-        Rows (n, d) and (nq, d): `Vectors` or arrays of float16, float32, float64, uint8 or int8; of uint64 for
-        hamming.  They need not have the same dtype.  Queries of None are the rows themselves, each of which is left
-        out of its own answer.
+        Rows (n, d) and (nq, d) of float16, float32, float64, uint8 or int8; of uint64 or booleans for hamming: arrays
+        of NumPy, h5py, Zarr, Dask, Arrow or whatever speaks DLPack (PyTorch, CuPy, JAX), lists, paths, `FILE:KEY`, URLs
+        or `Vectors`.  They need not have the same dtype.  A single query may have the shape (d,).  Without queries, the
+        rows are the queries, and each is left out of its own answer.
     k
-        Neighbours for each query, 1 to n (n - 1 where the queries are the rows).
+        Neighbours for each query, 1 to n (n - 1 if the queries are the rows).
     metric
-        cosine, ip (largest inner product), l2 (squared Euclidean distance) or hamming; `metric.py` defines them.
+        cosine (1 - cos), ip (inner product, of which dists are the negative; also dot, inner_product), l2 (the square
+        of the Euclidean distance; also sqeuclidean) or hamming (number of differing bits).
     device
         auto, cpu or cuda.
     dists
         float32 or float64: how distances are stored and therefore what a tie is; ties go to the lowest id.
     threads
         Cores to use; all that this process may use by default.
+    missing
+        What becomes of rows that nobody wrote (`open_vectors`): refuse, or zeros.
+    ignore_ids
+        Leave out the ids that a file gives its rows; the answer then holds row numbers alone.
 
     Returns
     -------
     Neighbors
-        ids (nq, k) int64, row numbers from 0, nearest first; dists (nq, k) of `dists`.  The same bits on any device.
+        `ids, dists = exact_knn(...)`: ids (nq, k) int64, row numbers from 0, nearest first; dists (nq, k) of `dists`;
+        arrays of NumPy, the same bits on any device.  `certificate` says what proves them.
 
     Raises
     ------
     InputError
         Shapes, types or k do not fit, or rows hold NaN, infinity or, under cosine, only zeros.
+
+    Examples
+    --------
+    >>> import numpy as np, gpuknn
+    >>> rows = np.array([[0, 0], [3, 4], [6, 8]], np.float32)
+    >>> ids, dists = gpuknn.exact_knn(rows, [[3, 3]], k=2, metric="l2")
+    >>> ids, dists
+    (array([[1, 0]]), array([[ 1., 18.]], dtype=float32))
+    >>> gpuknn.exact_knn(rows, k=1, metric="l2").ids  # each row's nearest other
+    array([[1],
+           [0],
+           [1]])
     """
-    rows = database if isinstance(database, Vectors) else ArrayVectors.of(database, "database")
-    if queries is None:
-        asked = rows
-    else:
-        asked = queries if isinstance(queries, Vectors) else ArrayVectors.of(queries, "queries")
-    check_question(rows, asked, k, metric, dists, itself=queries is None)
+    rows = as_vectors(database, "database", missing)
+    asked = rows if queries is None else as_vectors(queries, "queries", missing)
+    ids, query_ids = (None, None) if ignore_ids else (own_ids(rows.ids), own_ids(asked.ids))
+    kind = metric_named(metric)
+    check_question(rows, asked, k, kind, dists, itself=queries is None)
     chosen = open_device(device, threads)
-    check_content(rows, asked, Metric(metric), dists, threads or usable_cores())
-    search = Search(asked[:], k, Metric(metric), np.dtype(dists), first_id=0 if queries is None else None)
-    return scan(rows, range(len(rows)), search, chosen)[0]
+    check_content(rows, asked, kind, dists, threads or usable_cores())
+    search = Search(asked[:], k, kind, np.dtype(dists), first_id=0 if queries is None else None)
+    found, certificate = scan(rows, range(len(rows)), search, chosen)
+    return Neighbors(
+        found.ids,
+        found.dists,
+        kind.value,
+        None if ids is None else ids.of(found.ids),
+        None if query_ids is None else query_ids.all(),
+        certificate,
+    )
 
 
 def scan(

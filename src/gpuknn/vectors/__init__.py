@@ -1,7 +1,8 @@
 """Where rows come from, and where they go.
 
 In: a path or URL (and a key where a file holds several arrays), or an array.  Out: `Vectors`, which tells its shape and
-dtype without reading and reads rows into buffers of the caller's.  `opening.py` chooses the reader; each format has a
+dtype without reading and reads rows into buffers of the caller's.  `arrays.py` takes what Python programs
+hold, `opening.py` chooses the reader of a file; each format has a
 file that reads and writes it: `npy.py`, `fbin.py`, `vecs.py`, `hdf5.py`, `zarr.py`, `parquet.py`.  Readers build on
 `RawVectors` if rows lie one after another, on `DecodedVectors` if a library unpacks them; writers are each a `Target`.
 A `Vectors` or a `Target` can be sent to another process.  `converted.py` changes rows on their way, `compare.py` and
@@ -10,8 +11,19 @@ booleans, `written.py`, `hdf5_chunks.py` and `zarr_chunks.py` find rows that nob
 decoded in order only.  May import `storage` and `errors`.
 """
 
+from gpuknn.vectors.arrays import Rows, as_vectors
 from gpuknn.vectors.fingerprint import Sampled, content_fingerprint, file_state, sampled
 from gpuknn.vectors.opening import open_vectors
 from gpuknn.vectors.vectors import ArrayVectors, Vectors
 
-__all__ = ["ArrayVectors", "Sampled", "Vectors", "content_fingerprint", "file_state", "open_vectors", "sampled"]
+__all__ = [
+    "ArrayVectors",
+    "Rows",
+    "Sampled",
+    "Vectors",
+    "as_vectors",
+    "content_fingerprint",
+    "file_state",
+    "open_vectors",
+    "sampled",
+]

@@ -24,9 +24,9 @@ from gpuknn.engine.bound import ROUNDING
 from gpuknn.engine.cpu import kernels
 from gpuknn.engine.cpu.int8 import int8_product
 from gpuknn.engine.cpu.scores import Choice, Float32Scores, HammingScores, Int8Scores, Prepared
-from gpuknn.engine.device import Certificate, Search
+from gpuknn.engine.device import Search
 from gpuknn.engine.metric import Metric, summation_leaves
-from gpuknn.engine.neighbors import Neighbors
+from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.errors import RunError
 
 TILE_ROWS = 512

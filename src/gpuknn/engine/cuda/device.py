@@ -37,9 +37,9 @@ from gpuknn.engine.bound import ROUNDING, Filter, Halved, filter_for
 from gpuknn.engine.cuda.kernels import THREADS, Kernels, Struct, fill
 from gpuknn.engine.cuda.room import Room, Slot
 from gpuknn.engine.cuda.table import WIDEN
-from gpuknn.engine.device import Certificate, Search
+from gpuknn.engine.device import Search
 from gpuknn.engine.metric import Metric, summation_leaves
-from gpuknn.engine.neighbors import Neighbors
+from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.errors import InputError, RunError, install_cupy
 
 SLOTS = 3

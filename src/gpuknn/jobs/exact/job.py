@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gpuknn.engine.check import check_question
-from gpuknn.engine.metric import Metric
+from gpuknn.engine.metric import Metric, metric_named
 from gpuknn.errors import InputError
 from gpuknn.storage.durable import digest
 from gpuknn.storage.location import is_url, split_key
@@ -116,8 +116,9 @@ def ask(
     if self_join is SelfJoin.FIRST and k < 2:
         raise InputError(f"k = {k}: with --self-first it must be at least 2, the row and a neighbour")
     searched_k = k - (self_join is SelfJoin.FIRST)
-    check_question(rows, asked, searched_k, metric, dists, self_join is not SelfJoin.NO)
-    return Job(rows, asked, k, Metric(metric), dists, self_join, *ids)
+    kind = metric_named(metric)
+    check_question(rows, asked, searched_k, kind, dists, self_join is not SelfJoin.NO)
+    return Job(rows, asked, k, kind, dists, self_join, *ids)
 
 
 def refuse_rows_as_queries(database: Vectors, queries: Vectors, named: bool) -> None:

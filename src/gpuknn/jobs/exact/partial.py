@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpuknn.engine.device import Certificate
-from gpuknn.engine.neighbors import Neighbors
+from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.errors import RunError
 from gpuknn.storage.durable import appearing, digest, read_sealed, write_sealed
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from gpuknn.bench.kept import keep_rates
 from gpuknn.engine.check import check_content
-from gpuknn.engine.device import Certificate
 from gpuknn.engine.metric import Metric
+from gpuknn.engine.neighbors import Certificate
 from gpuknn.engine.self_join import put_self_first
 from gpuknn.errors import InputError, RunError
 from gpuknn.gold.distances import BITS, DISTANCES
