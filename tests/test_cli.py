@@ -119,7 +119,7 @@ EXACT = ["exact", "db.npy", "q.npy", "-o", "out.h5", "-k", "5"]
         ([*EXACT, "--memory", "1MiB"], "need at least"),
         (["exact", "--subset", "sample", "--queries", "private"], "has public queries only"),
         (["exact", "--subset", "sample", "--metric", "l2"], "subsets are searched under cosine"),
-        ([*EXACT, "--device", "cuda"], "--device cuda: "),
+        ([*EXACT, "--device", "cuda"], "device cuda: "),
         ([*EXACT, "--workers", "0"], "--workers 0: must be at least 1"),
         ([*EXACT, "--shard-rows", "0"], "--shard-rows 0: must be at least 1"),
         ([*EXACT, "--config", "nothing.yaml"], "cannot be read as YAML"),

@@ -243,7 +243,7 @@ def test_the_gpus_of_this_machine(files: list[str], capsys: pytest.CaptureFixtur
     assert "--cluster cuda: is none of local, " in capsys.readouterr().err
     if not find_spec("cupy"):
         assert main([*files, "-o", "x.h5", "--device", "cuda"]) == 2
-        assert "--device cuda: CuPy is not installed" in capsys.readouterr().err
+        assert "error: device cuda: CuPy is not installed" in capsys.readouterr().err
 
 
 def test_kinds_of_cluster_files(tmp_path: Path) -> None:

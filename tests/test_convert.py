@@ -258,12 +258,12 @@ def test_rows_dtype_and_length(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["--dtype", "float16"],
             lambda a: a.__setitem__((700, 3), 1e5),
-            "row 700 (counted from 0) holds 100000, which float16 cannot hold; --scale S",
+            "row 700 (counted from 0) holds 100000, which float16 cannot hold; scale the rows",
         ),
         (
             ["--dtype", "uint8"],
             lambda a: np.copyto(a, np.arange(ROWS)[:, None]),
-            "row 256 (counted from 0) holds 256, which uint8 cannot hold; --scale S",
+            "row 256 (counted from 0) holds 256, which uint8 cannot hold; scale the rows",
         ),
         (
             ["--dtype", "int8"],

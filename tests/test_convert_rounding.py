@@ -61,7 +61,7 @@ def test_a_row_that_would_become_zero_is_refused(
     told = refused(["convert", "rows.npy", name, "--dtype", dtype], capsys)
     assert told == (
         f"gpuknn: error: rows.npy: row {ROW} (counted from 0) is not zero and would become zero in {dtype}; "
-        "--scale S, with an S that is large enough, keeps it\n"
+        "scale the rows by a number that is large enough\n"
     )
     command = ["convert", "rows.npy", name, "--dtype", dtype, "--scale", f"{1 / size:g}"]
     assert main([*command, "--quiet"]) == 0
@@ -80,11 +80,14 @@ def test_a_float_becomes_an_integer_only_when_asked_for(
     np.save("rows.npy", rows)
     command = ["convert", "rows.npy", name, "--dtype", dtype]
     told = refused(command, capsys)
-    assert f"rows.npy: row 0 (counted from 0) holds {rows[0, 0]:g}, which {dtype} cannot hold; --round rounds" in told
+    assert (
+        f"rows.npy: row 0 (counted from 0) holds {rows[0, 0]:g}, which {dtype} cannot hold; round to whole numbers"
+        in told
+    )
     rows[0] = 0.25
     np.save("rows.npy", rows)
     told = refused([*command, "--round"], capsys)
-    assert f"row 0 (counted from 0) is not zero and would become zero in {dtype}; --scale S" in told
+    assert f"row 0 (counted from 0) is not zero and would become zero in {dtype}; scale the rows" in told
     scaled = [*command, "--round", "--scale", "127"]
     assert main([*scaled, "--quiet"]) == 0
     expected = np.rint(rows.astype(np.float64) * 127).astype(dtype)
@@ -92,7 +95,7 @@ def test_a_float_becomes_an_integer_only_when_asked_for(
     assert main(["compare", *scaled[1:]]) == 0
     assert main(["compare", *scaled[1:-1], "126"]) == 1
     told = refused([*command, "--round", "--scale", "1e6", "--force"], capsys)
-    assert f"row 0 (counted from 0) comes to hold 250000, which {dtype} cannot hold; --scale S, with an S" in told
+    assert f"row 0 (counted from 0) comes to hold 250000, which {dtype} cannot hold; scale the rows by a number" in told
 
 
 @pytest.mark.parametrize(("name", "dtype"), INTEGERS)
@@ -108,14 +111,19 @@ def test_whole_numbers_need_no_option(name: str, dtype: str) -> None:
     ("stored", "value", "options", "line"),
     [
         ("int8", -3, ["--dtype", "uint8"], "holds -3, which uint8 cannot hold; int8 holds negative numbers\n"),
-        ("uint8", 200, ["--dtype", "int8"], "holds 200, which int8 cannot hold; --scale S, with an S that is small"),
-        ("uint8", 1, ["--scale", "0.3", "--round"], "is not zero and would become zero in uint8; --scale S"),
-        ("uint8", 1, ["--scale", "0.3"], "comes to hold 0.3, which uint8 cannot hold; --round rounds"),
-        ("float16", 9, ["--scale", "1e4"], "comes to hold 90000, which float16 cannot hold; --scale S"),
+        (
+            "uint8",
+            200,
+            ["--dtype", "int8"],
+            "holds 200, which int8 cannot hold; scale the rows by a number that is small",
+        ),
+        ("uint8", 1, ["--scale", "0.3", "--round"], "is not zero and would become zero in uint8; scale the rows"),
+        ("uint8", 1, ["--scale", "0.3"], "comes to hold 0.3, which uint8 cannot hold; round to whole numbers"),
+        ("float16", 9, ["--scale", "1e4"], "comes to hold 90000, which float16 cannot hold; scale the rows"),
         ("float64", 1e300, ["--scale", "1e9"], "comes to hold inf, which float64 cannot hold"),
-        ("float64", 1e-300, ["--scale", "1e-30"], "is not zero and would become zero in float64; --scale S"),
-        ("float64", 1e39, ["--dtype", "float32"], "holds 1e+39, which float32 cannot hold; --scale S"),
-        ("float32", 1e5, ["--dtype", "float16"], "holds 100000, which float16 cannot hold; --scale S"),
+        ("float64", 1e-300, ["--scale", "1e-30"], "is not zero and would become zero in float64; scale the rows"),
+        ("float64", 1e39, ["--dtype", "float32"], "holds 1e+39, which float32 cannot hold; scale the rows"),
+        ("float32", 1e5, ["--dtype", "float16"], "holds 100000, which float16 cannot hold; scale the rows"),
     ],
 )
 def test_other_losses(
@@ -161,7 +169,7 @@ def test_unit_rows_as_integers(capsys: pytest.CaptureFixture[str]) -> None:
     assert "int8 cannot hold rows of unit length; choose --dtype float32, or add --scale 127" in refused(
         command, capsys
     )
-    assert "--round rounds" in refused([*command, "--scale", "127"], capsys)
+    assert "; round to whole numbers, or scale the rows before" in refused([*command, "--scale", "127"], capsys)
     assert main([*command, "--scale", "127", "--round", "--quiet"]) == 0
     wide = rows.astype(np.float64)
     expected = np.rint(wide / np.sqrt(np.einsum("ij,ij->i", wide, wide))[:, None] * 127.0).astype(np.int8)

@@ -100,7 +100,7 @@ def test_queries_in_a_file_of_rows_have_ids_of_their_own(tmp_path: Path) -> None
 @pytest.mark.parametrize("kind", ["a.h5", "a.zarr"])
 @pytest.mark.parametrize("column", [np.arange(N - 5), np.arange(N + 5), SHUFFLED[:, None]], ids=["short", "long", "2d"])
 def test_ids_that_are_not_one_for_each_row(kind: str, column: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"ids: has the shape .*, not an id for each row; --ignore-ids"):
+    with pytest.raises(InputError, match=r"ids: has the shape .*, not an id for each row; ignore_ids=True"):
         own_ids(KINDS[kind](tmp_path / kind, column).ids)
 
 
@@ -137,11 +137,11 @@ def test_ids_that_were_never_written(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["emb"] = ROWS
         file.create_dataset("ids", (N,), "i8", chunks=(10,))[:10] = SHUFFLED[:10]
-    with pytest.raises(InputError, match=r"a.h5:ids: 9 of 10 chunks were never written.*--ignore-ids"):
+    with pytest.raises(InputError, match=r"a.h5:ids: 9 of 10 chunks were never written.*ignore_ids=True"):
         own_ids(open_vectors(tmp_path / "a.h5").ids)
     group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w")
     group.create_array("emb", data=ROWS)
     group.create_array("ids", shape=(N,), dtype="i8", chunks=(10,))[:10] = SHUFFLED[:10]
     for vectors in (open_vectors(tmp_path / "a.zarr", "emb"), open_vectors(tmp_path / "a.zarr/emb")):
-        with pytest.raises(InputError, match=r"ids: 9 of 10 chunks are missing.*--ignore-ids"):
+        with pytest.raises(InputError, match=r"ids: 9 of 10 chunks are missing.*ignore_ids=True"):
             own_ids(vectors.ids)

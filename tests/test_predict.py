@@ -63,7 +63,7 @@ def test_rates_that_were_kept_go_before_measuring_and_those_given_before_both(ve
     assert given.reading > 0
     for wrong in ("[1]", "cpu: 3", "cpu: {products: 3}", "cpu: {product: -1}", "cpu: {product: true}", "{"):
         Path("rates.yaml").write_text(wrong)
-        with pytest.raises(InputError, match=r"--rates rates\.yaml: "):
+        with pytest.raises(InputError, match=r'rates="rates\.yaml": '):
             rates_for("cpu", vectors, Path("rates.yaml"))
     (Path("cache") / "gpuknn" / "rates.yaml").write_text("{")
     measured = rates_for("cpu", vectors, None)

@@ -93,7 +93,7 @@ def test_what_nobody_wrote(kind: str, tmp_path: Path) -> None:
     path = make(tmp_path)
     with pytest.raises(InputError, match=words) as refused:
         open_vectors(path)
-    assert "--missing zeros" in str(refused.value)
+    assert 'missing="zeros"' in str(refused.value)
     if path.suffix == ".zarr":
         assert "held only the fill value, 0, and were left out" in str(refused.value)
     junk = [np.full((N, D), 7, "f4") for _ in range(50)]  # the memory that a careless reader would show
@@ -129,7 +129,7 @@ def test_another_fill_value_is_no_zero(fill: float, tmp_path: Path) -> None:
         for missing in ("refuse", "zeros"):
             with pytest.raises(InputError, match=words) as refused:
                 open_vectors(tmp_path / name, missing=missing)
-            assert "--missing zeros" not in str(refused.value)  # which would not help
+            assert 'missing="zeros"' not in str(refused.value)  # which would not help
 
 
 def test_whole_and_inner_chunks_are_missing(tmp_path: Path) -> None:

@@ -51,7 +51,12 @@ def option(name: str, value: object = None, python: str | None = None) -> str:
 
 def same_again() -> str:
     """What whoever asked has to repeat: `the same command`, or `the same call` in Python."""
-    return "the same command" if _terminal else "the same call"
+    return f"the same {what_asked()}"
+
+
+def what_asked() -> str:
+    """What gpuknn was asked by: a `command`, or a `call` in Python."""
+    return "command" if _terminal else "call"
 
 
 def one_line(error: Exception) -> str:
@@ -81,8 +86,11 @@ def pip_install(extra: str) -> str:
 
 
 def no_cupy() -> InputError:
-    """That a GPU is asked for and CuPy is not installed."""
-    return InputError(f"--device cuda: CuPy is not installed; use --device cpu, or install it, {install_cupy()}")
+    """That a GPU is asked for and CuPy is not installed.
+
+    The message names no option: a worker cannot know in which language its client was asked.
+    """
+    return InputError(f"device cuda: CuPy is not installed; use device cpu, or install it, {install_cupy()}")
 
 
 def install_cupy() -> str:

@@ -10,7 +10,7 @@ import yaml
 from gpuknn.bench.processor import product_rate
 from gpuknn.bench.reading import reading_rate
 from gpuknn.engine.choose import usable_cores
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option
 from gpuknn.storage.durable import appearing
 from gpuknn.vectors import Vectors
 
@@ -64,10 +64,12 @@ def _read(path: Path) -> dict[str, dict[str, float]]:
     try:
         found = yaml.safe_load(path.read_text())
     except Exception as error:  # YAML's constructors raise what they like
-        raise InputError(f"--rates {path}: cannot be read as YAML ({error})") from error
+        raise InputError(f"{option('rates', path)}: cannot be read as YAML ({error})") from error
     if not isinstance(found, dict) or not all(map(_are_rates, found.values())):
         names = ", ".join(sorted(NAMES))
-        raise InputError(f"--rates {path}: must hold, under each device's name, some of {names}, all per second")
+        raise InputError(
+            f"{option('rates', path)}: must hold, under each device's name, some of {names}, all per second"
+        )
     return dict(found)
 
 

@@ -43,7 +43,7 @@ def run(chosen: argparse.Namespace) -> int:
 
     job = Job.of(vars(chosen) | {"source": chosen.a})
     if chosen.b is None:
-        job.refuse(["--rows", "--dtype", *VECTORS_ONLY], f"there is nothing to compare {chosen.a} with")
+        job.refuse(["rows", "dtype", *VECTORS_ONLY], f"there is nothing to compare {chosen.a} with")
         return _compare_with_checksums(chosen)
     files = chosen.a, chosen.b
     if any(map(holds_gold, files)) or all(holds_gold(file, beside_rows=True) for file in files):

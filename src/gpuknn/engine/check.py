@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from gpuknn.engine.metric import Metric, check_dtype, summation_leaves
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option
 from gpuknn.vectors import Vectors
 
 MOST_DIMENSIONS = 2**18
@@ -28,7 +28,7 @@ def check_question(
     if not isinstance(k, int | np.integer):
         raise InputError(f"k = {k!r}: must be a whole number")
     if dists not in ("float32", "float64"):
-        raise InputError(f"dists {dists!r}: there are float32 and float64")
+        raise InputError(f"{option('dists', dists)}: there are float32 and float64")
     for vectors in (database, queries):
         check_dtype(metric, vectors.dtype, vectors.where)
     if database.shape[1] != queries.shape[1]:
@@ -105,7 +105,7 @@ def check_range(metric: Metric, dists: str, row_norm: float, query_norm: float) 
     x, q = row_norm**0.5, query_norm**0.5
     largest = x * q if metric is Metric.IP else (x + q) * (x + q)
     if not largest < float(np.finfo(dists).max):
-        advice = "use --dists float64" if dists == "float32" else "scale the vectors down"
+        advice = f"use {option('dists', 'float64')}" if dists == "float32" else "scale the vectors down"
         raise InputError(f"distances up to {largest:.3g} do not fit {dists}; {advice}")
 
 

@@ -4,7 +4,7 @@ import os
 from importlib.util import find_spec
 
 from gpuknn.engine.device import Device
-from gpuknn.errors import InputError, install_cupy, no_cupy
+from gpuknn.errors import InputError, install_cupy, no_cupy, option
 
 
 def open_device(name: str = "auto", threads: int | None = None, number: int = 0) -> Device:
@@ -16,7 +16,7 @@ def open_device(name: str = "auto", threads: int | None = None, number: int = 0)
     if threads is not None and threads < 1:
         raise InputError(f"threads = {threads}: must be at least 1")
     if name not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--device {name}: there are auto, cpu and cuda")
+        raise InputError(f"{option('device', name)}: there are auto, cpu and cuda")
     if name == "cuda" or (name == "auto" and count_gpus()):
         if not find_spec("cupy"):
             raise no_cupy()
@@ -24,9 +24,7 @@ def open_device(name: str = "auto", threads: int | None = None, number: int = 0)
             from gpuknn.engine.cuda.device import open_cuda
         except ImportError as error:  # CuPy looks for cuBLAS as soon as it is mentioned
             missing = f"CuPy lacks CUDA's libraries ({error})"
-            raise InputError(
-                f"--device cuda: {missing}; use --device cpu, or install them, {install_cupy()}"
-            ) from error
+            raise InputError(f"device cuda: {missing}; use device cpu, or install them, {install_cupy()}") from error
         return open_cuda(number)
     from gpuknn.engine.cpu.device import CpuDevice
 

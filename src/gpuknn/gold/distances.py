@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option
 from gpuknn.gold.gold import Gold, turned, unsorted_query
 
 DISTANCES = {
@@ -33,9 +33,11 @@ def told(gold: Gold, distance: str | None, where: str) -> Gold:
     if distance is None or gold.distance == distance:
         return gold
     if gold.dists is None:
-        raise InputError(f"{where}: holds no distances; leave out --distance")
+        raise InputError(f"{where}: holds no distances; leave out {option('distance')}")
     if gold.distance is not None:
-        raise InputError(f"{where}: holds {described(gold)}, and not {DISTANCES[distance]}; leave out --distance")
+        raise InputError(
+            f"{where}: holds {described(gold)}, and not {DISTANCES[distance]}; leave out {option('distance')}"
+        )
     if distance == "ip":
         return replace(_products(gold), distance=distance)
     if not gold.were_similarities:
@@ -118,9 +120,10 @@ def said_of(gold: Gold) -> dict[str, str | int]:
 def for_ann_benchmarks(gold: Gold, where: str) -> Gold:
     """With the distances that ann-benchmarks wants: roots, 1 - cosine, shares of bits; others are refused."""
     if gold.distance == "ip":
-        raise InputError(f"{where}: ann-benchmarks knows no inner products; --to sisap holds them")
+        raise InputError(f"{where}: ann-benchmarks knows no inner products; {option('to', 'sisap')} holds them")
     if gold.distance is None:
-        raise InputError(f"{where}: the gold standard does not tell which distances it holds; say it with --distance")
+        said_with = option("distance", python="distance=...")
+        raise InputError(f"{where}: the gold standard does not tell which distances it holds; say it with {said_with}")
     wrong = unsorted_query(gold)
     if wrong is not None:
         raise InputError(f"{where}: the distances of query {wrong} (counted from 0) do not ascend, or are not numbers")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option
 from gpuknn.gold.gold import Gold
 from gpuknn.vectors.converted import rows_named
 
@@ -15,7 +15,7 @@ def cut_gold(gold: Gold, rows: str | None, dists: str | None) -> tuple[Gold, flo
     Raises InputError if there are no such queries, or a distance is not rounded but lost.
     """
     if dists not in (None, "float32", "float64"):
-        raise InputError(f"--dtype {dists}: distances are float32 or float64")
+        raise InputError(f"{option('dtype', dists)}: distances are float32 or float64")
     queries = rows_named(rows, len(gold))
     kept = gold.queries(slice(queries.start, queries.stop))
     if kept.dists is None or dists is None:
@@ -32,7 +32,7 @@ def cut_gold(gold: Gold, rows: str | None, dists: str | None) -> tuple[Gold, flo
         i, j = (int(x) for x in vanished[0])
         raise InputError(
             f"query {queries.start + i} (counted from 0) has a distance of {exact[i, j]:g}, which {dists} would make "
-            "zero; keep --dtype float64, in a format that holds it (h5)"
+            f"zero; keep {option('dtype', 'float64')}, in a format that holds it (h5)"
         )
     with np.errstate(invalid="ignore"):
         error = np.abs(exact - rounded, dtype=np.float64)

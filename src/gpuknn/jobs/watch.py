@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from distributed import Client, performance_report
 
-from gpuknn.errors import InputError, pip_install
+from gpuknn.errors import InputError, option, pip_install
 from gpuknn.jobs.events import TOPIC
 from gpuknn.jobs.page import PATH, Page
 from gpuknn.storage.durable import appearing
@@ -27,7 +27,8 @@ def watched(
     """
     if report and not _draws(client):
         raise InputError(
-            f"--performance-report {report}: needs Bokeh at the scheduler; install it there: {pip_install('dashboard')}"
+            f"{option('performance_report', report)}: needs Bokeh at the scheduler; install it there: "
+            f"{pip_install('dashboard')}"
         )
     client.register_plugin(Page())
     rows = sum(len(rows) for _, rows in shards)
@@ -62,10 +63,11 @@ def _reachable(dashboard: str) -> tuple[str, str]:
 
 def check_report(report: Path) -> None:
     """Raise InputError where the performance report cannot be made or written."""
+    named = option("performance_report", report)
     if not find_spec("bokeh"):
-        raise InputError(f"--performance-report {report}: needs Bokeh; install it with: {pip_install('dashboard')}")
+        raise InputError(f"{named}: needs Bokeh; install it with: {pip_install('dashboard')}")
     if not report.absolute().parent.is_dir() or report.is_dir():
-        raise InputError(f"--performance-report {report}: names no file in a folder that is there")
+        raise InputError(f"{named}: names no file in a folder that is there")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import platformdirs
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option
 
 SOURCE = "https://sisap-23-challenge.s3.amazonaws.com/SISAP23-Challenge"
 SAMPLE = Path(__file__).parent / "sample"
@@ -47,7 +47,7 @@ def subset_files(subset: str, queries: str, data_dir: Path | None) -> tuple[Path
     """
     if subset == "sample":
         if queries != "public":
-            raise InputError(f"--queries {queries}: the sample has public queries only")
+            raise InputError(f"{option('queries', queries)}: the sample has public queries only")
         return SAMPLE / "database.h5", SAMPLE / "queries.h5"
     folder = data_dir or Path(platformdirs.user_data_dir("gpuknn"))
     return _local(folder, DATABASES[subset]), _local(folder, QUERIES[queries])

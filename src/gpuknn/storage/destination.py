@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option, what_asked
 from gpuknn.storage.location import is_url, listing
 
 ONE_ARRAY = re.compile(r"zarr\.json|\.zarray|\.zattrs|c(/\d+){0,2}|\d+\.\d+")
@@ -25,7 +25,9 @@ def check_destination(destination: str, sources: Sequence[str], replace: bool, s
         there = [stored.name for stored in listing(destination)]
         _refuse_sources(destination, place, sources)
         if there and not replace:
-            raise InputError(f"{destination}: {len(there)} objects are there already; --force replaces them")
+            raise InputError(
+                f"{destination}: {len(there)} objects are there already; {option('force', True)} replaces them"
+            )
         _refuse_others(destination, there)
         return
     path = Path(destination)
@@ -43,7 +45,7 @@ def check_destination(destination: str, sources: Sequence[str], replace: bool, s
     elif path.exists() and not path.is_file():
         raise InputError(f"{path}: is not a file; name one")
     if path.exists() and not replace:
-        raise InputError(f"{path}: exists already; --force replaces it")
+        raise InputError(f"{path}: exists already; {option('force', True)} replaces it")
     try:
         with tempfile.NamedTemporaryFile(dir=place.parent, prefix=f"{path.name}.", suffix=".part"):
             pass
@@ -79,7 +81,7 @@ def _refuse_sources(destination: str, place: PurePath, sources: Sequence[str]) -
                 if origin.is_relative_to(place)
                 else f"lies in {source},"
             )
-            raise InputError(f"{destination}: {near} an input of this very command; name another output")
+            raise InputError(f"{destination}: {near} an input of this very {what_asked()}; name another output")
 
 
 def _refuse_others(destination: str, names: Sequence[str]) -> None:

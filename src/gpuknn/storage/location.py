@@ -107,7 +107,7 @@ def _objects(url: str) -> Iterator[Stored]:
         said = f"{url}: cannot be listed ({one_line(error)})"
         if REFUSED.search(str(error)):
             raise InputError(said) from error
-        raise RunError(f"{said}; run the same command again") from error
+        raise RunError(f"{said}; try again") from error
 
 
 def _files(path: Path) -> Iterator[Stored]:

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from gpuknn.errors import InputError, RunError
+from gpuknn.errors import InputError, RunError, same_again
 
 LOCK = "gpuknn.lock"
 """The file's name, in whichever folder."""
@@ -59,7 +59,7 @@ class Held:
             return
         if now != self.owner:
             who = f"taken over by {now}" if now else "removed"
-            raise RunError(f"{self.path.parent}: the run was {who} meanwhile; the same command goes on later")
+            raise RunError(f"{self.path.parent}: the run was {who} meanwhile; {same_again()} goes on later")
 
     def beat(self) -> None:
         """Show signs of life until `stop` is set or the lock is another's."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpuknn.errors import InputError, RunError
+from gpuknn.errors import InputError, RunError, option
 from gpuknn.storage.durable import read_sealed, remove, sync, write_sealed
 from gpuknn.storage.lock import LOCK, Held, is_held, lock
 
@@ -206,7 +206,7 @@ class Record:
 
     def _claim(self, job: Identity) -> dict[str, int]:
         """The settings to go on with; the folder is the job's now."""
-        found = _read_manifest(self.path)
+        found, fresh = _read_manifest(self.path), option("fresh", True)
         if found.get("fingerprint") == job.fingerprint:
             self._sweep(self.path / job.fingerprint)
             if not self.has_results():
@@ -216,11 +216,11 @@ class Record:
             changed = [name for name, value in job.description.items() if earlier.get(name) != value]
             what = ", ".join(changed) or "the files were changed since"
             raise InputError(
-                f"{self.path}: holds what another job has left (other: {what}); --fresh discards it{job.elsewhere}"
+                f"{self.path}: holds what another job has left (other: {what}); {fresh} discards it{job.elsewhere}"
             )
         elif any(_sealed(self.path / name) for name in MANIFESTS):
             raise InputError(
-                f"{self.path}: was left by another version of gpuknn, which goes on with it; --fresh discards "
+                f"{self.path}: was left by another version of gpuknn, which goes on with it; {fresh} discards "
                 f"it{job.elsewhere}"
             )
         else:

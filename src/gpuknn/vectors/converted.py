@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option
 from gpuknn.vectors.ids import RowIds, own_ids, rows_of
 from gpuknn.vectors.vectors import Vectors
 
@@ -36,17 +36,21 @@ class Converted(Vectors):
         """
         if source.dtype == np.uint64 and (dtype != source.dtype or normalize or scale is not None):
             raise InputError(
-                f"{source.where}: holds sketches (uint64); a sketch has no length, no --scale and no other type"
+                f"{source.where}: holds sketches (uint64); a sketch has no length, no {option('scale')} "
+                "and no other type"
             )
         if dtype == np.uint64 != source.dtype:
-            raise InputError(f"{source.where}: holds {source.dtype}, which --dtype uint64 does not turn into sketches")
+            raise InputError(
+                f"{source.where}: holds {source.dtype}, which {option('dtype', 'uint64')} does not turn into sketches"
+            )
         if round and (dtype.kind == "f" or dtype == np.uint64):
-            raise InputError(f"--round: {dtype} needs no rounding to whole numbers; leave it out")
+            raise InputError(f"{option('round', True)}: {dtype} needs no rounding to whole numbers; leave it out")
         if scale is not None and not 0 < scale < math.inf:
-            raise InputError(f"--scale {scale:g}: must be a number above 0")
+            raise InputError(f"{option('scale', f'{scale:g}', f'scale={scale:g}')}: must be a number above 0")
         if normalize and dtype.kind != "f" and scale is None:
             raise InputError(
-                f"{source.where}: {dtype} cannot hold rows of unit length; choose --dtype float32, or add --scale 127"
+                f"{source.where}: {dtype} cannot hold rows of unit length; choose {option('dtype', 'float32')}, "
+                f"or add {option('scale', 127)}"
             )
         shape = len(rows), source.shape[1]
         return cls(source.path, source.key, shape, dtype, source, rows.start, normalize, scale, round)
@@ -134,16 +138,19 @@ class Converted(Vectors):
         return float(error[np.isfinite(error)].max(initial=0))
 
     def _remedy(self, value: float) -> str:
-        """What would make a value fit that was refused."""
+        """What would make a value fit that was refused.
+
+        Names no option: a worker cannot know in which language its client was asked.
+        """
         if not np.isfinite(value):
             return ""
         if self.dtype.kind != "f":
             held = np.iinfo(self.dtype)
             if held.min <= np.rint(value) <= held.max:
-                return "; --round rounds it to a whole number, --scale S multiplies it by S before"
+                return "; round to whole numbers, or scale the rows before"
             if held.min == 0 > value:
                 return "; int8 holds negative numbers"
-        return "; --scale S, with an S that is small enough, makes it fit"
+        return "; scale the rows by a number that is small enough"
 
     def _refuse_vanished(self, stored: np.ndarray, out: np.ndarray, start: int) -> None:
         """Raise InputError where a row was not zero and has become so."""
@@ -156,7 +163,7 @@ class Converted(Vectors):
         if len(left):
             raise InputError(
                 f"{self._row(start + int(left[0]))} is not zero and would become zero in {self.dtype}; "
-                "--scale S, with an S that is large enough, keeps it"
+                "scale the rows by a number that is large enough"
             )
 
     def _row(self, number: int) -> str:
@@ -173,5 +180,5 @@ def rows_named(words: str | None, length: int) -> range:
     except ValueError:
         found = range(0)
     if not colon or not len(found) or found.start < 0 or found.stop > length:
-        raise InputError(f"--rows {words}: expected A:B with 0 <= A < B <= {length}")
+        raise InputError(f"{option('rows', words)}: expected A:B with 0 <= A < B <= {length}")
     return found

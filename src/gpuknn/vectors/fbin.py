@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option
 from gpuknn.vectors.raw import RawTarget, RawVectors, check_extent
 from gpuknn.vectors.vectors import check_layout, refuse_key
 from gpuknn.vectors.written import Missing
@@ -42,6 +42,7 @@ def fbin_target(path: str, shape: tuple[int, int], dtype: np.dtype) -> RawTarget
     """The writer of such a file; raises InputError if its rows or components are too many for the header."""
     if max(shape) >= 2**32:
         raise InputError(
-            f"--to: .fbin files and their like hold less than 2^32 rows and components, not {shape[0]:,} x {shape[1]:,}"
+            f"{option('to')}: .fbin files and their like hold less than 2^32 rows and components, "
+            f"not {shape[0]:,} x {shape[1]:,}"
         )
     return RawTarget(path, shape, dtype, HEADER.pack(*shape))

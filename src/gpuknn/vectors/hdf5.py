@@ -15,16 +15,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gpuknn.errors import InputError, in_our_words
+from gpuknn.errors import InputError, in_our_words, option
 from gpuknn.vectors.bits import PackedBits, unpack_bits
 from gpuknn.vectors.decoded import HELD_BYTES, DecodedVectors
 from gpuknn.vectors.hdf5_chunks import all_allocated, check_packed, check_written, has_filters
-from gpuknn.vectors.ids import ADVICE as ID_ADVICE
-from gpuknn.vectors.ids import IDS_AT_ONCE, QUERY_ARRAYS, RowIds, choose_ids, ids_beside
+from gpuknn.vectors.ids import IDS_AT_ONCE, QUERY_ARRAYS, RowIds, choose_ids, id_advice, ids_beside
 from gpuknn.vectors.raw import RawTarget, RawVectors, check_extent, reserve
 from gpuknn.vectors.vectors import Vectors, check_layout, choose_key
-from gpuknn.vectors.written import ADVICE as WRITTEN_ADVICE
-from gpuknn.vectors.written import Missing
+from gpuknn.vectors.written import Missing, written_advice
 
 READ_BYTES = 2**22
 """Of rows that lie one after another, read at once through the library."""
@@ -89,8 +87,8 @@ class Hdf5Ids(RowIds):
             dataset = file[self.key]
             refuse_outside(dataset, file, self.where)
             if dataset.shape != (self.count,):
-                raise InputError(f"{self.where}: has the shape {dataset.shape}, not an id for each row; {ID_ADVICE}")
-            check_written(dataset, self.where, ID_ADVICE)
+                raise InputError(f"{self.where}: has the shape {dataset.shape}, not an id for each row; {id_advice()}")
+            check_written(dataset, self.where, id_advice())
             for first in range(0, len(dataset), IDS_AT_ONCE):
                 yield dataset[first : first + IDS_AT_ONCE]
 
@@ -112,7 +110,7 @@ def open_hdf5(path: Path, key: str | None, missing: Missing) -> Vectors:
         if missing == "refuse" or (zeros and fill not in (0, None)):
             plain = fill in (0, None)
             other = f"write the rows; HDF5 would read them as {fill}, not zeros"
-            check_written(dataset, where, WRITTEN_ADVICE if plain else other)
+            check_written(dataset, where, written_advice() if plain else other)
         else:
             check_packed(dataset, where)
         offset = _raw_offset(dataset)
@@ -205,7 +203,8 @@ def check_key(key: str, taken: tuple[str, ...] = ()) -> None:
     if any(part in ("", ".", "..") for part in plain.split("/")) or any(
         path.is_relative_to(other) or PurePosixPath(other).is_relative_to(path) for other in taken
     ):
-        raise InputError(f"--dst-key {key!r}: is no name for an array, or another's; choose one such as emb")
+        named = option("dst_key", f"{key!r}", f"dst_key={key!r}")
+        raise InputError(f"{named}: is no name for an array, or another's; choose one such as emb")
 
 
 def arrays_of_queries(path: str) -> list[str]:

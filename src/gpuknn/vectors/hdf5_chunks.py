@@ -7,10 +7,10 @@ from itertools import count
 import h5py
 
 from gpuknn.errors import InputError
-from gpuknn.vectors.written import ADVICE, AGAIN, HOLES_PACKED, check_holes, first_hole, first_rows, holes_of
+from gpuknn.vectors.written import AGAIN, HOLES_PACKED, check_holes, first_hole, first_rows, holes_of
 
 
-def check_written(dataset: h5py.Dataset, where: str, advice: str = ADVICE) -> None:
+def check_written(dataset: h5py.Dataset, where: str, advice: str) -> None:
     """Raise InputError, naming the first rows, if some of the array was never written.
 
     HDF5 reads what was never allocated as its fill value, or not at all: with FILL_TIME_NEVER the reader's memory shows

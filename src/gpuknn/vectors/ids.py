@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option
 
 ID_NAMES = ("ids", "id")
 """Of arrays and columns that hold the ids of rows."""
@@ -21,7 +21,6 @@ ROW_ARRAYS = ("train", "emb")
 IDS_AT_ONCE = 2**20
 LOOKED_AT = 2**23
 """Ids among which equal ones are looked for at once: 64 MiB, however many there are."""
-ADVICE = "--ignore-ids numbers the rows from 0 instead"
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,10 @@ class RowIds(ABC):
     def _whole(self, ids: np.ndarray, first: int) -> np.ndarray:
         if ids.dtype.kind not in "iu":
             kind = "text" if ids.dtype.kind in "OSUT" else ids.dtype.name
-            raise InputError(f"{self.where}: its ids are {kind} and not whole numbers; {ADVICE}")
+            raise InputError(f"{self.where}: its ids are {kind} and not whole numbers; {id_advice()}")
         if ids.dtype == np.uint64 and len(ids) and ids.max() > np.iinfo(np.int64).max:
             row = first + int(ids.argmax())
-            raise InputError(f"{self.where}: row {row} has the id {ids.max()}, beyond 2^63 - 1; {ADVICE}")
+            raise InputError(f"{self.where}: row {row} has the id {ids.max()}, beyond 2^63 - 1; {id_advice()}")
         return ids.astype(np.int64)
 
 
@@ -112,6 +111,11 @@ def ids_beside(key: str) -> str:
     """The path at which the ids of the rows at the path `key` are written."""
     folder, slash, name = key.strip("/").rpartition("/")
     return f"{folder}{slash}{(QUERY_ID_NAMES if name in QUERY_ARRAYS else ID_NAMES)[0]}"
+
+
+def id_advice() -> str:
+    """What to do about ids that cannot be kept."""
+    return f"{option('ignore_ids', True)} numbers the rows from 0 instead"
 
 
 def rows_of(ids: RowIds | None, rows: range) -> RowIds | None:
@@ -162,11 +166,11 @@ def _are_numbers(ids: RowIds) -> bool:
     for batch in ids.batches():
         if len(batch) and batch.min() < 0:
             at = int(np.argmax(batch < 0))
-            raise InputError(f"{ids.where}: row {first + at} (counted from 0) has the id {batch[at]}; {ADVICE}")
+            raise InputError(f"{ids.where}: row {first + at} (counted from 0) has the id {batch[at]}; {id_advice()}")
         equal = equal and np.array_equal(batch, np.arange(first, first + len(batch)))
         first += len(batch)
     if first - ids.rows.start != len(ids):
-        raise InputError(f"{ids.where}: holds {first:,} ids for {ids.rows.stop:,} rows; {ADVICE}")
+        raise InputError(f"{ids.where}: holds {first:,} ids for {ids.rows.stop:,} rows; {id_advice()}")
     return equal
 
 
@@ -175,4 +179,4 @@ def _refuse_twice(ids: RowIds, part: int, parts: int) -> None:
     found = np.sort(np.concatenate([batch[batch % parts == part] for batch in ids.batches()]))
     twice = np.flatnonzero(found[1:] == found[:-1])
     if len(twice):
-        raise InputError(f"{ids.where}: the id {found[twice[0]]} belongs to more than one row; {ADVICE}")
+        raise InputError(f"{ids.where}: the id {found[twice[0]]} belongs to more than one row; {id_advice()}")

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from gpuknn.errors import InputError, in_our_words, pip_install
+from gpuknn.errors import InputError, in_our_words, option, pip_install
 from gpuknn.storage.durable import sync
 from gpuknn.vectors.decoded import DecodedVectors
-from gpuknn.vectors.ids import ADVICE, ID_NAMES, IDS_AT_ONCE, RowIds, chunks, regrouped
+from gpuknn.vectors.ids import ID_NAMES, IDS_AT_ONCE, RowIds, chunks, id_advice, regrouped
 from gpuknn.vectors.parquet_rows import READ_BYTES, RowGroups, arrow_bytes, page_bytes
 from gpuknn.vectors.stream import PASSED_BYTES, Streams
 from gpuknn.vectors.target import Target
@@ -119,7 +119,7 @@ class ParquetIds(RowIds):
                 column = batch.column(0)
                 if column.null_count:
                     row = first + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-                    raise InputError(f"{self.where}: row {row} (counted from 0) has no id, but null; {ADVICE}")
+                    raise InputError(f"{self.where}: row {row} (counted from 0) has no id, but null; {id_advice()}")
                 first += len(column)
                 yield column.to_numpy(zero_copy_only=False)
 
@@ -199,8 +199,8 @@ def parquet_target(
 ) -> ParquetTarget:
     """The writer of a Parquet file.  Raises InputError if pyarrow is not installed or Parquet lacks the compression."""
     if compression == "blosc":
-        raise InputError("--compression blosc: Parquet has no blosc; choose zstd or none")
-    pyarrow_parquet("--to parquet")
+        raise InputError(f"{option('compression', 'blosc')}: Parquet has no blosc; choose zstd or none")
+    pyarrow_parquet(option("to", "parquet"))
     return ParquetTarget(path, shape, dtype, column or "emb", compression, ids)
 
 

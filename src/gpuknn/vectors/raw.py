@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from gpuknn.errors import InputError, RunError
+from gpuknn.errors import InputError, RunError, option, same_again
 from gpuknn.vectors.target import Target
 from gpuknn.vectors.vectors import Vectors
-from gpuknn.vectors.written import Missing, check_holes
+from gpuknn.vectors.written import Missing, check_holes, written_advice
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def check_extent(vectors: RawVectors, missing: Missing) -> RawVectors:
         raise InputError(f"{vectors.where}: {need:,} bytes are promised, {have:,} are there; the file is truncated")
     if missing == "refuse":
         row_bytes = vectors.shape[1] * vectors.dtype.itemsize
-        check_holes(vectors.path, vectors.where, range(len(vectors)), vectors.offset, row_bytes)
+        rows = range(len(vectors))
+        check_holes(vectors.path, vectors.where, rows, vectors.offset, row_bytes, written_advice())
     return vectors
 
 
@@ -83,7 +84,7 @@ class RawTarget(Target):
     def finish(self, notes: Mapping[str, Any]) -> None:
         """The format has no attributes; only the size is left to check."""
         if os.path.getsize(self.path) != self.nbytes:
-            raise RunError(f"{self.path}: was changed meanwhile; run the same command with --fresh")
+            raise RunError(f"{self.path}: was changed meanwhile; run {same_again()} with {option('fresh', True)}")
 
     @property
     def _row_bytes(self) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from gpuknn.errors import InputError
 from gpuknn.vectors.raw import RawTarget, RawVectors
 from gpuknn.vectors.vectors import LARGEST_ROW, Vectors, check_layout, refuse_key
-from gpuknn.vectors.written import Missing, check_holes
+from gpuknn.vectors.written import Missing, check_holes, written_advice
 
 COMPONENTS = {".fvecs": "<f4", ".bvecs": "u1"}
 PIECE_BYTES = 2**22
@@ -62,7 +62,7 @@ def open_vecs(path: Path, key: str | None, missing: Missing) -> VecsVectors:
         raise InputError(f"{path}: row 0 says it has {d:,} components, too many to be read; is the suffix right?")
     check_layout((rows, d), dtype, str(path))
     if missing == "refuse":
-        check_holes(str(path), str(path), range(rows), 0, row_bytes)
+        check_holes(str(path), str(path), range(rows), 0, row_bytes, written_advice())
     return VecsVectors(str(path), None, (rows, d), dtype)
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from fcntl import ioctl
 from typing import Literal
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option
 
 Missing = Literal["refuse", "zeros"]
 """What becomes of rows that nobody wrote."""
@@ -23,10 +23,9 @@ HOLES_PACKED = (
 )
 """Why packed chunks with holes are refused, with `--missing zeros`, too: such a hole is not rows of zeros."""
 AGAIN = "copy or write the file again"
-ADVICE = "write the rows, or read them as zeros with --missing zeros"
 
 
-def check_holes(path: str, where: str, rows: range, offset: int, row_bytes: int, advice: str = ADVICE) -> None:
+def check_holes(path: str, where: str, rows: range, offset: int, row_bytes: int, advice: str) -> None:
     """Raise InputError if some of the rows, which begin at a byte of a file, lie in a hole of it.
 
     A file that was made in its full size and written in part, by a writer that was killed, has holes.  So has a copy
@@ -39,6 +38,16 @@ def check_holes(path: str, where: str, rows: range, offset: int, row_bytes: int,
             f"{where}: the file has a hole at row {row} (counted from 0); the row was never written, or a copy of the "
             f"file left out zeros; the file does not tell which; {advice}"
         )
+
+
+def written_advice() -> str:
+    """What to do about rows that nobody wrote."""
+    return f"write the rows, or {zeros_instead()}"
+
+
+def zeros_instead() -> str:
+    """How such rows can be read all the same."""
+    return f"read them as zeros with {option('missing', 'zeros')}"
 
 
 def first_rows(first: int, length: int, rows: int) -> str:

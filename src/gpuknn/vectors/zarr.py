@@ -21,13 +21,12 @@ from zarr.buffer.cpu import NDBuffer
 from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, StorePath
 
-from gpuknn.errors import InputError, RunError, in_our_words, one_line
+from gpuknn.errors import InputError, RunError, in_our_words, one_line, option, same_again
 from gpuknn.storage.durable import sync
 from gpuknn.storage.location import is_url, listing, object_store
 from gpuknn.vectors.bits import PackedBits
 from gpuknn.vectors.decoded import DecodedVectors
-from gpuknn.vectors.ids import ADVICE as ID_ADVICE
-from gpuknn.vectors.ids import IDS_AT_ONCE, RowIds, choose_ids, regrouped
+from gpuknn.vectors.ids import IDS_AT_ONCE, RowIds, choose_ids, id_advice, regrouped
 from gpuknn.vectors.target import Target
 from gpuknn.vectors.vectors import Vectors, check_layout, choose_key
 from gpuknn.vectors.written import Missing
@@ -148,10 +147,10 @@ class ZarrIds(RowIds):
         with in_our_words(f"{self.where}: cannot be read"):
             array = zarr.open_array(store_of(self.path), path=self.key, mode="r")
             if array.shape != (self.count,):
-                raise InputError(f"{self.where}: has the shape {array.shape}, not an id for each row; {ID_ADVICE}")
+                raise InputError(f"{self.where}: has the shape {array.shape}, not an id for each row; {id_advice()}")
             gaps = unwritten(array, f"{self.path}/{self.key}")
             if gaps:
-                raise InputError(f"{self.where}: {gaps}; {ID_ADVICE}")
+                raise InputError(f"{self.where}: {gaps}; {id_advice()}")
             for first in range(0, array.shape[0], IDS_AT_ONCE):
                 yield array[first : first + IDS_AT_ONCE]
 
@@ -283,7 +282,8 @@ class ZarrTarget(Target):
             array = self._array()
             missing = array.nchunks - array.nchunks_initialized
             if missing > 0:
-                raise RunError(f"{self.path}: {missing} chunks have vanished; run the same command with --fresh")
+                again = f"{same_again()} with {option('fresh', True)}"
+                raise RunError(f"{self.path}: {missing} chunks have vanished; run {again}")
             array.update_attributes({"gpuknn": dict(notes)})  # which writes all metadata, those of an earlier try, too
         if not is_url(self.path):
             for file in Path(self.path).iterdir():
@@ -339,7 +339,7 @@ def zarr_target(
         chunks = -(-n // chunk_rows)
         shard_rows = chunk_rows * min(RAW_CHUNKS if raw else HELD_CHUNKS, -(-chunks // FEW_SHARDS))
     if shard_rows % chunk_rows:
-        raise InputError(f"--shard-rows {shard_rows}: must be a multiple of a chunk's rows, {chunk_rows}")
+        raise InputError(f"{option('shard_rows', shard_rows)}: must be a multiple of a chunk's rows, {chunk_rows}")
     return ZarrTarget(path, shape, dtype, chunk_rows, shard_rows, compression, version)
 
 
@@ -362,4 +362,4 @@ def _told(where: str) -> Iterator[None]:
     except (InputError, RunError, OSError):
         raise
     except Exception as error:
-        raise RunError(f"{where}: {one_line(error)}; run the same command again") from error
+        raise RunError(f"{where}: {one_line(error)}; run {same_again()} again") from error

@@ -18,7 +18,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, TransposeCodec
 
 from gpuknn.errors import InputError
 from gpuknn.storage.location import Stored, is_url, listing, object_store
-from gpuknn.vectors.written import HOLES_PACKED, first_hole, first_rows, holes_of
+from gpuknn.vectors.written import HOLES_PACKED, first_hole, first_rows, holes_of, zeros_instead
 
 INDEX_CODECS = [BytesCodec(endian="little").to_dict(), Crc32cCodec().to_dict()]
 LEFT_OUT = np.iinfo(np.uint64).max
@@ -73,7 +73,7 @@ def unwritten(array: zarr.Array, folder: str) -> str | None:
 
 def missing_chunks(array: zarr.Array, where: str, found: str) -> InputError:
     """The error for what `unwritten` found to be missing."""
-    zeros = "" if array.fill_value else ", or read them as zeros with --missing zeros"
+    zeros = "" if array.fill_value else f", or {zeros_instead()}"
     return InputError(f"{where}: {found}; {REASON.format(array.fill_value or 0)}; {ADVICE}{zeros}")
 
 

@@ -20,7 +20,7 @@ from distributed.comm.addressing import parse_host_port
 
 from gpuknn.engine.choose import open_device
 from gpuknn.engine.cpu.device import CpuDevice
-from gpuknn.errors import InputError, RunError
+from gpuknn.errors import InputError, RunError, option, same_again
 from gpuknn.workers.cluster_file import Running, Slurm, Ssh
 from gpuknn.workers.workers import Workers
 
@@ -52,7 +52,9 @@ def connect(where: str, patience: float = 10) -> Iterator[Client]:
     try:
         parse_host_port(address.partition("://")[2])
     except ValueError as error:
-        raise InputError(f"--cluster {where}: {address} is no scheduler's address, as tcp://HOST:PORT") from error
+        raise InputError(
+            f"{option('cluster', where)}: {address} is no scheduler's address, as tcp://HOST:PORT"
+        ) from error
     # What Dask logs of a scheduler that is lost is for Dask's developers; `feed.py` says it in one line.
     for name in ("distributed", "distributed.client"):  # Dask gives the second a level of its own
         logging.getLogger(name).setLevel(HUSHED)
@@ -60,14 +62,14 @@ def connect(where: str, patience: float = 10) -> Iterator[Client]:
         try:
             client = Client(address, set_as_default=False, timeout=patience)
         except (OSError, ValueError) as error:
-            raise InputError(f"--cluster {where}: no Dask scheduler answers there ({error})") from error
+            raise InputError(f"{option('cluster', where)}: no Dask scheduler answers there ({error})") from error
         with client:
             yield client
 
 
 def _address_in(scheduler_file: Path) -> str:
     """The address that a scheduler has written to its file: Dask would wait for one without end."""
-    where = f"--cluster {scheduler_file}"
+    where = option("cluster", scheduler_file)
     try:
         found = json.loads(scheduler_file.read_bytes())
     except FileNotFoundError as error:
@@ -116,7 +118,7 @@ def workers_of(
 def _nobody(source: Running | Ssh | Slurm, there: int, device: str) -> str:
     worker = "cuda worker ADDRESS --resources GPU=1" if device == "cuda" else "worker ADDRESS --nthreads CORES"
     return (
-        f"--cluster {source.name}: {source.workers} worker(s) for --device {device} were waited for, "
+        f"{option('cluster', source.name)}: {source.workers} worker(s) for {option('device', device)} were waited for, "
         f"{source.wait:g} s; {there} are there and none of them fits; "
         + (source.hint or f"start some, as with: dask {worker} --memory-limit 0")
     )
@@ -127,12 +129,14 @@ def _check_versions(client: Client, where: str) -> None:
         client.get_versions(check=True)
         theirs = client.run(version, "gpuknn") | {"the scheduler": client.run_on_scheduler(version, "gpuknn")}
     except OSError as error:  # a worker died while it was asked
-        raise RunError(f"--cluster {where}: a worker was lost ({error}); run the same command again") from error
+        raise RunError(f"{option('cluster', where)}: a worker was lost ({error}); run {same_again()} again") from error
     except Exception as error:  # what is missing over there shows in many ways
-        raise InputError(f"--cluster {where}: the workers do not run what this process runs ({error})") from error
+        raise InputError(
+            f"{option('cluster', where)}: the workers do not run what this process runs ({error})"
+        ) from error
     other = {address: found for address, found in theirs.items() if found != version("gpuknn")}
     if other:
-        raise InputError(f"--cluster {where}: other versions of gpuknn than {version('gpuknn')}: {other}")
+        raise InputError(f"{option('cluster', where)}: other versions of gpuknn than {version('gpuknn')}: {other}")
 
 
 @contextmanager
@@ -149,7 +153,7 @@ def local_cluster(workers: Workers) -> Iterator[Client]:
             except (OSError, RuntimeError, TimeoutError) as error:
                 if heard:
                     raise KeyboardInterrupt from error
-                raise RunError(f"the embedded cluster did not start ({error}); run the same command again") from error
+                raise RunError(f"the embedded cluster did not start ({error}); run {same_again()} again") from error
         try:
             if heard:
                 raise KeyboardInterrupt

@@ -10,7 +10,7 @@ from dask.utils import parse_bytes
 from gpuknn.engine.choose import usable_cores
 from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.engine.device import Device
-from gpuknn.errors import InputError, no_cupy
+from gpuknn.errors import InputError, no_cupy, option
 from gpuknn.workers.workers import Workers
 
 ASSUMED_GPU_BYTES = 16 * 2**30
@@ -27,8 +27,8 @@ def read_cluster(where: str) -> "Running | Ssh | Slurm":
     if "://" in where or where.endswith(".json"):
         return Running(where, where)
     raise InputError(
-        f"--cluster {where}: is none of local, a scheduler's address (tcp://HOST:PORT), "
-        "its file (.json) or a cluster file (.yaml); --device cuda takes this machine's GPUs"
+        f"{option('cluster', where)}: is none of local, a scheduler's address (tcp://HOST:PORT), "
+        f"its file (.json) or a cluster file (.yaml); {option('device', 'cuda')} takes this machine's GPUs"
     )
 
 
@@ -184,7 +184,7 @@ def _read(path: Path) -> Running | Ssh | Slurm:
     try:
         settings = yaml.safe_load(path.read_text())
     except FileNotFoundError as error:
-        raise InputError(f"--cluster {path}: there is no such file") from error
+        raise InputError(f"{option('cluster', path)}: there is no such file") from error
     except Exception as error:  # YAML's constructors raise what they like
         raise InputError(f"{path}: cannot be read as YAML ({error})") from error
     kind = KINDS.get(str(settings.pop("kind", ""))) if isinstance(settings, dict) else None

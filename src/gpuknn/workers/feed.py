@@ -14,7 +14,7 @@ from itertools import count
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from gpuknn.errors import InputError, RunError
+from gpuknn.errors import InputError, RunError, same_again
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -67,7 +67,7 @@ class Feeder:
                 elif time.monotonic() - seen > LOST_AFTER:
                     raise RunError(
                         f"no scheduler or fitting worker was there for {LOST_AFTER:.0f} s; what is finished is kept, "
-                        "the same command goes on"
+                        f"{same_again()} goes on"
                     ) from None
 
     def tasks(self) -> list[Any]:
@@ -105,10 +105,10 @@ def result_of(future: Any) -> Any:
     except (InputError, RunError, OSError):
         raise
     except CancelledError as error:
-        raise RunError("the scheduler was lost; what is finished is kept, the same command goes on") from error
+        raise RunError(f"the scheduler was lost; what is finished is kept, {same_again()} goes on") from error
     except Exception as error:
         raise RunError(
-            f"a task failed: {type(error).__name__}: {error}; what is finished is kept, the same command goes on"
+            f"a task failed: {type(error).__name__}: {error}; what is finished is kept, {same_again()} goes on"
         ) from error
 
 

@@ -3,7 +3,7 @@
 from dask.utils import parse_bytes
 from distributed.system import MEMORY_LIMIT
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option
 
 
 def machine_memory() -> int:
@@ -18,7 +18,7 @@ def memory_budget(asked: str | None) -> int:
     try:
         size = int(parse_bytes(asked))
     except (ValueError, OverflowError) as error:
-        raise InputError(f"--memory {asked}: expected a size, as in 8GiB or 500MB") from error
+        raise InputError(f"{option('memory', asked)}: expected a size, as in 8GiB or 500MB") from error
     if size < 1:
-        raise InputError(f"--memory {asked}: must be more than 0")
+        raise InputError(f"{option('memory', asked)}: must be more than 0")
     return size

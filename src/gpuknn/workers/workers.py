@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.engine.device import Device
-from gpuknn.errors import InputError, no_cupy
+from gpuknn.errors import InputError, no_cupy, option
 
 LOCAL = "local"
 """Of `--cluster`: processes of this machine, started for the run."""
@@ -58,7 +58,7 @@ def find_gpus() -> list[Device]:
         found = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError) as error:
         last = (done.stderr.splitlines() or ["no word why"])[-1]
-        raise InputError(f"--device cuda: looking for GPUs failed ({last})") from error
+        raise InputError(f"{option('device', 'cuda')}: looking for GPUs failed ({last})") from error
     if isinstance(found, str):
         raise InputError(found)
     from gpuknn.engine.cuda.device import CudaDevice

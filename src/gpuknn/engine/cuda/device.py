@@ -116,7 +116,7 @@ def open_cuda(number: int = 0) -> CudaDevice:
     """A GPU of this process; raises InputError where there is none or CUDA's libraries do not work."""
     try:
         if not cp.cuda.is_available():
-            raise InputError("--device cuda: no NVIDIA GPU or driver was found; --device cpu computes on the processor")
+            raise InputError("device cuda: no NVIDIA GPU or driver was found; device cpu computes on the processor")
         with cp.cuda.Device(number) as device:
             cupy_device.get_cublas_handle()
             _halve(cp.ones(1, np.float32), 1.0)
@@ -126,7 +126,7 @@ def open_cuda(number: int = 0) -> CudaDevice:
         raise
     except Exception as error:  # missing or mismatched libraries show in many ways
         raise InputError(
-            f"--device cuda: CuPy cannot use this GPU ({type(error).__name__}: {error}); install the one that "
+            f"device cuda: CuPy cannot use this GPU ({type(error).__name__}: {error}); install the one that "
             f"fits the driver, {install_cupy()}"
         ) from error
     return CudaDevice(number, model, free)
@@ -193,7 +193,8 @@ class CudaScan:
             if length == 1:
                 raise RunError(
                     f"GPU {self._number}: too little free memory for {len(self._search.queries)} queries and k = "
-                    f"{self._search.k}; free some, or lower --memory so that queries are taken in smaller blocks"
+                    f"{self._search.k}; free some, or set a lower limit of memory so that "
+                    "queries are taken in smaller blocks"
                 )
             length = -(-length // 4)
         self._runs = [range(a, min(a + length, extent.stop)) for a in range(extent.start, extent.stop, length)]

@@ -1,6 +1,6 @@
 """From a job and a format to the writer."""
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option
 from gpuknn.jobs.convert.formats import Format
 from gpuknn.jobs.convert.job import Job
 from gpuknn.storage.location import is_url
@@ -10,13 +10,13 @@ from gpuknn.vectors.npy import npy_target
 from gpuknn.vectors.target import Target
 from gpuknn.vectors.vecs import vecs_target
 
-SUITE = {"--dst-key", "--queries-file", "--gold", "--distance"}
+SUITE = {"dst_key", "queries_file", "gold", "distance"}
 TAKES = {
-    "h5": {"--dst-key"},
+    "h5": {"dst_key"},
     "ann-benchmarks": SUITE,
     "sisap": SUITE,
-    "parquet": {"--dst-key", "--compression"},
-    "zarr": {"--compression", "--zarr-format", "--chunk-rows", "--shard-rows"},
+    "parquet": {"dst_key", "compression"},
+    "zarr": {"compression", "zarr_format", "chunk_rows", "shard_rows"},
 }
 """Options that only these formats know."""
 HOLD_IDS = ("h5", "ann-benchmarks", "sisap", "parquet")
@@ -28,10 +28,10 @@ def choose_target(kind: Format, job: Job, path: str, rows: Converted) -> Target:
     if ids is not None and kind.name not in HOLD_IDS:
         raise InputError(
             f"{ids.where}: gives the rows ids of their own, and gpuknn writes no ids to {kind.name}; write .h5 or "
-            ".parquet, or leave the ids out with --ignore-ids"
+            f".parquet, or leave the ids out with {option('ignore_ids', True)}"
         )
     only_others = set().union(*TAKES.values()) - TAKES.get(kind.name, set())
-    job.refuse([option for option in job.given() if option in only_others], f"{kind.name} files have no such thing")
+    job.refuse([name for name in job.given() if name in only_others], f"{kind.name} files have no such thing")
     if is_url(path) and kind.name != "zarr":
         raise InputError(f"{path}: into an object store only Zarr is written")
     shape, dtype = rows.shape, rows.dtype

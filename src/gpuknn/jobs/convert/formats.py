@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option
 
 NAMES = (
     *("h5", "zarr", "npy", "fbin", "f16bin", "u8bin", "i8bin", "fvecs", "bvecs", "parquet", "ann-benchmarks", "sisap"),
@@ -33,7 +33,8 @@ def choose_format(destination: str, name: str | None) -> Format:
     known = gold.SUFFIXES | vectors.SUFFIXES
     name = name or known.get(Path(destination.rstrip("/")).suffix.lower())
     if name not in NAMES:
-        raise InputError(f"{destination}: its name tells no format; say --to, one of {', '.join(NAMES)}")
+        to = option("to", python="to=...")
+        raise InputError(f"{destination}: its name tells no format; say {to}, one of {', '.join(NAMES)}")
     writer = gold.WRITERS.get(name)
     of_vectors = name in vectors.SUFFIXES.values() or name in ("ann-benchmarks", "sisap")
     one_type = vectors.ONE_TYPE.get(name) or (writer.DISTS if writer else None)
@@ -47,7 +48,7 @@ def choose_dtype(target: Format, asked: str | None, source: str, destination: st
     (ann_benchmarks/distance.py): such rows become float32, which loses nothing.
     """
     if target.dtype and asked and asked != target.dtype:
-        raise InputError(f"{destination}: {target.name} holds {target.dtype} only; leave out --dtype {asked}")
+        raise InputError(f"{destination}: {target.name} holds {target.dtype} only; leave out {option('dtype', asked)}")
     if target.name == "ann-benchmarks" and (asked or source) in NARROW:
         if asked:
             raise InputError(f"{destination}: ann-benchmarks computes in {asked} what it finds in {asked}; use float32")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option
 from gpuknn.gold import Gold, read_gold, save_gold
 from gpuknn.gold.distances import told
 from gpuknn.gold.formats import WRITERS, for_target
@@ -16,8 +16,8 @@ from gpuknn.storage.location import is_url, split_key
 from gpuknn.vectors.hdf5 import check_key
 
 VECTORS_ONLY = (
-    *("--ignore-ids", "--normalize", "--scale", "--round", "--queries-file", "--gold"),
-    *("--compression", "--zarr-format", "--shard-rows", "--chunk-rows"),
+    *("ignore_ids", "normalize", "scale", "round", "queries_file", "gold"),
+    *("compression", "zarr_format", "shard_rows", "chunk_rows"),
 )
 """Options that a gold standard has no use for."""
 
@@ -41,11 +41,11 @@ def convert_gold(job: Job, destination: str, replace: bool) -> Written:
     if is_url(destination):
         raise InputError(f"{destination}: into an object store only Zarr is written")
     if target.name == "ann-benchmarks" and job.dtype == "float64":
-        raise InputError("--dtype float64: ann-benchmarks keeps distances as float32; leave it out")
+        raise InputError(f"{option('dtype', 'float64')}: ann-benchmarks keeps distances as float32; leave it out")
     if not WRITERS[target.name].HOLDS_DISTS:
-        job.refuse(["--dtype"], f"{target.name} holds no distances")
+        job.refuse(["dtype"], f"{target.name} holds no distances")
     if target.name != "sisap":
-        job.refuse(["--dst-key"], f"{target.name} files have a place for the gold standard")
+        job.refuse(["dst_key"], f"{target.name} files have a place for the gold standard")
     elif job.dst_key is not None:
         check_key(job.dst_key)
     narrow = "float32" if target.name == "ann-benchmarks" else None  # as that suite keeps distances

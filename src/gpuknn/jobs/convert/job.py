@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option
 from gpuknn.gold import holds_gold
 from gpuknn.jobs.convert.formats import choose_format
 from gpuknn.storage.location import is_url
@@ -41,16 +41,15 @@ class Job:
         return cls(**{field.name: options[field.name] for field in fields(cls) if field.name in options})
 
     def given(self) -> dict[str, Any]:
-        """The options that were given, by how the command line writes them."""
+        """The options that were given, by their names."""
         every = {field.name: getattr(self, field.name) for field in fields(self)}
-        given = {name: value for name, value in every.items() if value is not None and value is not False}
-        return {"--" + name.replace("_", "-"): value for name, value in given.items()}
+        return {name: value for name, value in every.items() if value is not None and value is not False}
 
     def refuse(self, options: Iterable[str], why: str) -> None:
-        """Raise InputError if one of the options was given."""
-        for option in options:
-            if option in self.given():
-                raise InputError(f"{option}: {why}; leave it out")
+        """Raise InputError if one of the options, by their names, was given."""
+        for name in options:
+            if name in self.given():
+                raise InputError(f"{option(name)}: {why}; leave it out")
 
     def is_gold(self, destination: str) -> bool:
         """Whether a gold standard is converted: the format holds some, and either the source does or nothing else fits.

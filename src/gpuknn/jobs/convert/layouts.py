@@ -7,7 +7,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option
 from gpuknn.gold import Gold, hdf5, read_gold
 from gpuknn.gold.distances import BITS, for_ann_benchmarks, said_of, said_to_ann_benchmarks, told
 from gpuknn.gold.writer import Outline
@@ -101,7 +101,7 @@ class SuiteTarget(Hdf5Target):
         if gold.query_ids is not None and query_ids is not None:
             gold = gold.queries(np.argsort(gold.query_ids)[np.argsort(np.argsort(query_ids))])
             if np.any(gold.query_ids != query_ids):
-                raise InputError(f"{name}: answers queries of other ids than those given with --queries-file")
+                raise InputError(f"{name}: answers queries of other ids than those given with {option('queries_file')}")
         elif not gold.in_order:
             raise InputError(
                 f"{name}: its lines are not in the order of the queries' ids, which the queries do not tell"

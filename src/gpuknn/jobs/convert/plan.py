@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpuknn.errors import InputError, RunError
+from gpuknn.errors import InputError, RunError, option
 from gpuknn.jobs.convert.choose import choose_target
 from gpuknn.jobs.convert.formats import Format, choose_dtype, choose_format
 from gpuknn.jobs.convert.job import Job
@@ -56,21 +56,22 @@ def plan_convert(
     written to the destination.
     """
     kind = choose_format(destination, job.to)
-    for option, value in (("--shard-rows", job.shard_rows), ("--chunk-rows", job.chunk_rows)):
+    for name, value in (("shard_rows", job.shard_rows), ("chunk_rows", job.chunk_rows)):
         if value is not None and value < 1:
-            raise InputError(f"{option} {value}: must be at least 1")
+            raise InputError(f"{option(name, value)}: must be at least 1")
     if not job.gold:
-        job.refuse(["--distance"], f"{job.source} holds vectors and no distances")
+        job.refuse(["distance"], f"{job.source} holds vectors and no distances")
     source = open_vectors(job.source, missing=job.missing)
     _refuse_too_large(source)
     some = rows_named(job.rows, len(source))
     dtype = np.dtype(choose_dtype(kind, job.dtype, source.dtype.name, destination))
     rows = Converted.of(source, some, dtype, job.normalize, job.scale, job.round)
     beside = tuple(str(split_key(path)[0]) for path in (job.queries_file, job.gold) if path)
-    for option in ("--scale", "--normalize", "--rows"):
-        if beside and option in job.given():
+    for name in ("scale", "normalize", "rows"):
+        if beside and name in job.given():
             raise InputError(
-                f"{option}: would change the rows and not {beside[0]}; convert each file by itself, then put together"
+                f"{option(name)}: would change the rows and not {beside[0]}; convert each file by itself, "
+                "then put together"
             )
     record = record_of(destination)
     # Then what is there may be its own.

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from gpuknn.engine.neighbors import Certificate, Neighbors
-from gpuknn.errors import RunError
+from gpuknn.errors import RunError, same_again
 from gpuknn.storage.durable import appearing, digest, read_sealed, write_sealed
 
 STRIPE_BYTES = 2**20
@@ -71,7 +71,7 @@ class Damaged(RunError):
 
     def __init__(self, rows: range) -> None:
         super().__init__(
-            f"the partial result of rows {rows.start:,} to {rows.stop:,} is damaged; the same command computes it again"
+            f"the partial result of rows {rows.start:,} to {rows.stop:,} is damaged; {same_again()} computes it again"
         )
 
 
