@@ -76,7 +76,7 @@ def write_plain(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("column", "words"),
     [
-        ([f"row-{i}" for i in range(N)], "its ids are text and not whole numbers; --ignore-ids"),
+        ([f"row-{i}" for i in range(N)], "its ids are text and not whole numbers; ignore_ids=True"),
         (np.arange(N) / 2, "its ids are float64 and not whole"),
         ([0, None, *range(2, N)], r"row 1 \(counted from 0\) has no id"),
         ([0, -4, *range(2, N)], r"row 1 \(counted from 0\) has the id -4"),
