@@ -1,20 +1,70 @@
-"""Are the rows of two files the same, whatever their formats?"""
+"""Are the rows of two files the same, whatever their formats, or those of one as they were written?"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
+from gpuknn.vectors.checksums import first_damage, open_noted
 from gpuknn.vectors.converted import Converted
 from gpuknn.vectors.ids import first_other, own_ids
 from gpuknn.vectors.target import BLOCK_BYTES
 from gpuknn.vectors.vectors import Vectors
+from gpuknn.vectors.written import Missing
+
+OnRows = Callable[[int, int, int], None]
+"""Told how many rows have been read, of how many, and the bytes of a row; with 0 rows before the first is read."""
 
 
-def first_difference(ours: Converted, theirs: Vectors, ids: bool, checked: Callable[[int], None]) -> str | None:
-    """In what way rows, or with `ids` their ids, differ first, in words; None if all are equal, bit by bit.
+@dataclass(frozen=True, repr=False)
+class RowsComparison:
+    """Whether all rows are equal, bit by bit; `repr` says so in words."""
 
-    `checked` is told how many rows have been compared.
-    """
+    compared: str
+    """How many rows of what type, in words."""
+    difference: str | None
+    """In what way rows, or their ids, differ first, in words."""
+
+    @property
+    def equal(self) -> bool:
+        """Nothing differs."""
+        return self.difference is None
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """The same for programs."""
+        return {"equal": self.equal, "difference": self.difference}
+
+    def __repr__(self) -> str:
+        return f"equal: {self.compared}" if self.equal else f"not equal: {self.difference}"
+
+
+def compare_rows(ours: Converted, theirs: Vectors, ids: bool, on_rows: OnRows) -> RowsComparison:
+    """Compare rows, and with `ids` the ids that files give them."""
+    after = f", after turning {ours.source.dtype} into {ours.dtype}" if ours.source.dtype != ours.dtype else ""
+    after += f", scaled by {ours.scale:g}" if ours.scale is not None else ""
+    difference = _first_difference(ours, theirs, ids, _telling(on_rows, ours))
+    return RowsComparison(f"{len(ours):,} x {ours.shape[1]} {ours.dtype}{after}", difference)
+
+
+def compare_with_checksums(path: str, missing: Missing, on_rows: OnRows) -> RowsComparison:
+    """Compare rows with the checksums that stand beside them; raises InputError if there are none."""
+    rows, notes = open_noted(path, missing)
+    damaged = first_damage(rows, notes, _telling(on_rows, rows))
+    difference = None if damaged is None else f"rows {damaged.start} to {damaged.stop} are not what was written"
+    return RowsComparison(f"{len(rows):,} x {rows.shape[1]} {rows.dtype}, as they were written", difference)
+
+
+def _telling(on_rows: OnRows, rows: Vectors) -> Callable[[int], None]:
+    def tell(done: int) -> None:
+        on_rows(done, len(rows), rows.nbytes // len(rows))
+
+    tell(0)
+    return tell
+
+
+def _first_difference(ours: Converted, theirs: Vectors, ids: bool, checked: Callable[[int], None]) -> str | None:
+    """In what way rows differ first, in words; `checked` is told how many rows have been compared."""
     if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
         return " beside ".join(f"{v.shape[0]:,} x {v.shape[1]} {v.dtype}" for v in (ours, theirs))
     if ids:
