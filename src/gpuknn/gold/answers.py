@@ -51,15 +51,16 @@ def named(answer: Answer, name: str) -> str:
     return str(answer) if isinstance(answer, str | os.PathLike) else name
 
 
-def holds_answer(what: Any, beside_rows: bool = False) -> bool:
+def holds_answer(what: Any, name: str, beside_rows: bool = False) -> bool:
     """Whether something holds an answer, and not vectors; `beside_rows`: even if it holds what could be rows, too."""
     if isinstance(what, str | os.PathLike):
         return holds_gold(_path(what), beside_rows)
-    if isinstance(what, Gold | Neighbors | Vectors):
-        return not isinstance(what, Vectors)
-    dtype = getattr(what, "dtype", None)
-    dtype = _array(what, "the array").dtype if dtype is None else dtype
-    return _is_pair(what) or getattr(dtype, "name", str(dtype)).removeprefix("torch.") in ID_TYPES
+    if isinstance(what, Vectors):
+        return False
+    if isinstance(what, Gold | Neighbors) or _is_pair(what):
+        return True
+    dtype = what.dtype if hasattr(what, "dtype") else _array(what, name).dtype
+    return getattr(dtype, "name", str(dtype)).removeprefix("torch.") in ID_TYPES
 
 
 def write_gold(path: str | Path, neighbors: Answer, attributes: Attributes | None = None) -> None:

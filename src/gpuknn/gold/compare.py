@@ -172,8 +172,9 @@ def compare(
         if not isinstance(a, str | os.PathLike):
             raise InputError("there is nothing to compare a with; name b, too: only files hold checksums")
         return compare_with_checksums(where[0], missing, on_rows)
-    gold = [holds_answer(what) for what in (a, b)]
-    if any(gold) or all(holds_answer(what, beside_rows=True) for what in (a, b)):
+    both = tuple(zip((a, b), where, strict=True))
+    gold = [holds_answer(what, name) for what, name in both]
+    if any(gold) or all(holds_answer(what, name, beside_rows=True) for what, name in both):
         _refuse(vectors_only, f"{where[1] if gold == [False, True] else where[0]} is a gold standard, not vectors")
         cut, _ = cut_gold(as_gold(a, where[0]), rows, kind)
         return _compare_answers(cut, as_gold(b, where[1]), where)
