@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from gpuknn.cli.options import add_changes, add_missing, write_outcome
+from gpuknn.progress import step
 
 if TYPE_CHECKING:
     from gpuknn.gold import Comparison, Gold
@@ -58,9 +59,9 @@ def _compare_with_checksums(chosen: argparse.Namespace) -> int:
     from gpuknn.vectors.checksums import first_damage, open_noted
 
     rows, notes = open_noted(chosen.a, chosen.missing)
-    with shown(chosen, row_bytes=rows.nbytes // len(rows)) as bar:
-        bar.step("reading", len(rows), "read", "rows", computes=False)
-        damaged = first_damage(rows, notes, lambda done: bar.happened({"event": "read", "rows": done}))
+    with shown(chosen) as told:
+        told(step("reading", len(rows), "read", row_bytes=rows.nbytes // len(rows)))
+        damaged = first_damage(rows, notes, lambda done: told({"event": "read", "rows": done}))
     difference = None if damaged is None else f"rows {damaged.start} to {damaged.stop} are not what was written"
     return _say(chosen, difference, f"{len(rows):,} x {rows.shape[1]} {rows.dtype}, as they were written")
 
@@ -76,10 +77,10 @@ def _compare_vectors(chosen: argparse.Namespace) -> int:
     a, b = (open_vectors(name, missing=chosen.missing) for name in (chosen.a, chosen.b))
     rows, dtype = rows_named(chosen.rows, len(a)), np.dtype(chosen.dtype or b.dtype)
     ours = Converted.of(a, rows, dtype, chosen.normalize, chosen.scale, chosen.round)
-    with shown(chosen, row_bytes=ours.nbytes // len(ours)) as bar:
-        bar.step("comparing", len(ours), "read", "rows", computes=False)
+    with shown(chosen) as told:
+        told(step("comparing", len(ours), "read", row_bytes=ours.nbytes // len(ours)))
         by_ids = not chosen.ignore_ids
-        difference = first_difference(ours, b, by_ids, lambda done: bar.happened({"event": "read", "rows": done}))
+        difference = first_difference(ours, b, by_ids, lambda done: told({"event": "read", "rows": done}))
     after = f", after turning {a.dtype} into {dtype}" if a.dtype != dtype else ""
     after += f", scaled by {chosen.scale:g}" if chosen.scale is not None else ""
     return _say(chosen, difference, f"{len(ours):,} x {ours.shape[1]} {dtype}{after}")
