@@ -3,7 +3,7 @@
 A graph for whatever takes one is made by `transform`, as scikit-learn's `KNeighborsTransformer` makes it:
 
     make_pipeline(ExactNeighbors(15), KNeighborsClassifier(15, metric="precomputed"))
-    TSNE(metric="precomputed", init="random", perplexity=5).fit_transform(ExactNeighbors(15).fit_transform(X))
+    TSNE(metric="precomputed", init="random", perplexity=5).fit_transform(ExactNeighbors(16).fit_transform(X))
     scanpy.pp.neighbors(data, transformer=ExactNeighbors(15))
 
 UMAP takes the two arrays of `kneighbors`, ids first, with each row among its own neighbours:
@@ -31,8 +31,9 @@ try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
-    advice = f"gpuknn.sklearn needs scikit-learn, 1.6 or later: {pip_install('sklearn')}"
-    raise ImportError(advice, name=error.name) from error
+    raise ImportError(
+        f"gpuknn.sklearn needs scikit-learn, 1.6 or later: {pip_install('sklearn')}", name=error.name
+    ) from error
 
 METRICS = {
     "euclidean": Metric.L2,
@@ -243,8 +244,9 @@ class ExactNeighbors(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def transform(self, X: ArrayLike) -> csr_matrix:
         """The distances of the `n_neighbors` + 1 nearest rows of each row of X, as a sparse matrix.
 
-        One more than `n_neighbors`, because a row that was in `fit` finds itself, at a distance of 0; so does
-        scikit-learn's `KNeighborsTransformer`.
+        One more than `n_neighbors`, because a row that was in `fit` finds itself, at a distance of 0 (but for inner
+        products, and rows with so many duplicates of lower index that these take all places).  scikit-learn's
+        `KNeighborsTransformer` does the same.
 
         Parameters
         ----------
