@@ -1,6 +1,7 @@
 """Recall, evaluation, comparison and files of answers, as a Python program asks for them."""
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -270,16 +271,17 @@ def test_gold_standards_compare_without_raising() -> None:
 
 def test_vectors_are_compared_wherever_they_are(tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", ROWS)
-    seen: list[tuple[int, int, int]] = []
+    seen: list[Mapping[str, Any]] = []
     other = ROWS.copy()
     other[7, 2] = -1
     for there in (ROWS, tmp_path / "rows.npy", str(tmp_path / "rows.npy"), gpuknn.open_vectors(tmp_path / "rows.npy")):
-        found = compare(there, ROWS.tolist(), dtype="float32", on_rows=lambda *told: seen.append(told))
+        found = compare(there, ROWS.tolist(), dtype="float32", progress=seen.append)
         assert isinstance(found, RowsComparison)
         assert (found.equal, found.difference) == (False, "200 x 3 float32 beside 200 x 3 float64")
-        found = compare(there, ROWS, on_rows=lambda *told: seen.append(told))
+        found = compare(there, ROWS, progress=seen.append)
         assert (found.equal, repr(found)) == (True, "equal: 200 x 3 float32")
-        assert seen[-2:] == [(0, 200, 12), (200, 200, 12)]
+        assert [event.get("rows") for event in seen[-2:]] == [200, 200]
+        assert (seen[-2]["name"], seen[-2]["row_bytes"], seen[-1]["event"]) == ("comparing", 12, "read")
         found = compare(there, other)
         words = f"first at row 7, component 2: {ROWS[7, 2]:g} beside -1"
         assert isinstance(found, RowsComparison)

@@ -1,7 +1,6 @@
 """`gpuknn compare`: are two files equal, gold standards or vectors, and if not, in what way?"""
 
 import argparse
-from contextlib import ExitStack
 
 from gpuknn.cli.options import add_changes, add_missing, write_outcome
 
@@ -33,21 +32,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Compare, show."""
-    from gpuknn.cli.progress import Shown, shown
+    from gpuknn.cli.progress import shown
     from gpuknn.gold import Comparison, compare
 
     options = ("rows", "dtype", "normalize", "scale", "round", "ignore_ids", "missing")
-    with ExitStack() as open_bars:
-        bars: list[Shown] = []
-
-        def on_rows(done: int, of: int, row_bytes: int) -> None:
-            if not bars:
-                bars.append(open_bars.enter_context(shown(chosen, row_bytes)))
-                bars[0].step("comparing" if chosen.b else "reading", of, "read", "rows", computes=False)
-            bars[0].happened({"event": "read", "rows": done})
-
-        given = {name: getattr(chosen, name) for name in options}
-        found = compare(chosen.a, chosen.b, **given, on_rows=on_rows)
+    with shown(chosen) as told:
+        found = compare(chosen.a, chosen.b, **{name: getattr(chosen, name) for name in options}, progress=told)
     lines = [repr(found), *(found.remarks if isinstance(found, Comparison) else ())]
     write_outcome(chosen, found.facts, "".join(f"{line}\n" for line in lines))
     return 0 if found.equal else 1

@@ -14,8 +14,9 @@ from gpuknn.gold.gold import Gold
 from gpuknn.gold.match import ROWS, matched
 from gpuknn.gold.recall import one_kind
 from gpuknn.gold.rounding import cut_gold
+from gpuknn.progress import Listener, listening
 from gpuknn.vectors import Rows, as_vectors
-from gpuknn.vectors.compare import OnRows, RowsComparison, compare_rows, compare_with_checksums
+from gpuknn.vectors.compare import RowsComparison, compare_rows, compare_with_checksums
 from gpuknn.vectors.converted import Converted, rows_named
 from gpuknn.vectors.vectors import ROW_TYPES
 from gpuknn.vectors.written import Missing
@@ -113,7 +114,7 @@ def compare(
     round: bool = False,
     ignore_ids: bool = False,
     missing: Missing = "refuse",
-    on_rows: OnRows = lambda done, of, row_bytes: None,
+    progress: bool | Listener = False,
 ) -> Comparison | RowsComparison:
     """Compare two gold standards or two sets of vectors, of any formats, bit by bit.
 
@@ -132,8 +133,9 @@ def compare(
         Leave out the ids that files give their rows.
     missing
         What becomes of rows that nobody wrote: refuse, or zeros.
-    on_rows
-        Told how many vectors have been read, of how many, and the bytes of each.
+    progress
+        True for a bar in a terminal or a notebook while vectors are read, or a function that is told what happens, as
+        mappings.
 
     Returns
     -------
@@ -171,7 +173,8 @@ def compare(
         _refuse({"rows": rows, "dtype": kind, **vectors_only}, f"there is nothing to compare {where[0]} with")
         if not isinstance(a, str | os.PathLike):
             raise InputError("there is nothing to compare a with; name b, too: only files hold checksums")
-        return compare_with_checksums(where[0], missing, on_rows)
+        with listening(progress) as told:
+            return compare_with_checksums(where[0], missing, told)
     both = tuple(zip((a, b), where, strict=True))
     gold = [holds_answer(what, name) for what, name in both]
     if any(gold) or all(holds_answer(what, name, beside_rows=True) for what, name in both):
@@ -181,7 +184,8 @@ def compare(
     ours, theirs = as_vectors(a, where[0], missing), as_vectors(b, where[1], missing)
     extent = rows_named(rows, len(ours))
     changed = Converted.of(ours, extent, np.dtype(kind or theirs.dtype), normalize, scale, round)
-    return compare_rows(changed, theirs, not ignore_ids, on_rows)
+    with listening(progress) as told:
+        return compare_rows(changed, theirs, not ignore_ids, told)
 
 
 def _compare_answers(a: Gold, b: Gold, where: tuple[str, str]) -> Comparison:

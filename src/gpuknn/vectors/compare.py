@@ -5,15 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpuknn.progress import Listener, step
 from gpuknn.vectors.checksums import first_damage, open_noted
 from gpuknn.vectors.converted import Converted
 from gpuknn.vectors.ids import first_other, own_ids
 from gpuknn.vectors.target import BLOCK_BYTES
 from gpuknn.vectors.vectors import Vectors
 from gpuknn.vectors.written import Missing
-
-OnRows = Callable[[int, int, int], None]
-"""Told how many rows have been read, of how many, and the bytes of a row; with 0 rows before the first is read."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,28 +37,25 @@ class RowsComparison:
         return f"equal: {self.compared}" if self.equal else f"not equal: {self.difference}"
 
 
-def compare_rows(ours: Converted, theirs: Vectors, ids: bool, on_rows: OnRows) -> RowsComparison:
-    """Compare rows, and with `ids` the ids that files give them."""
+def compare_rows(ours: Converted, theirs: Vectors, ids: bool, told: Listener) -> RowsComparison:
+    """Compare rows, and with `ids` the ids that files give them; `told` is told of the step and its events `read`."""
     after = f", after turning {ours.source.dtype} into {ours.dtype}" if ours.source.dtype != ours.dtype else ""
     after += f", scaled by {ours.scale:g}" if ours.scale is not None else ""
-    difference = _first_difference(ours, theirs, ids, _telling(on_rows, ours))
+    difference = _first_difference(ours, theirs, ids, _telling(told, "comparing", ours))
     return RowsComparison(f"{len(ours):,} x {ours.shape[1]} {ours.dtype}{after}", difference)
 
 
-def compare_with_checksums(path: str, missing: Missing, on_rows: OnRows) -> RowsComparison:
+def compare_with_checksums(path: str, missing: Missing, told: Listener) -> RowsComparison:
     """Compare rows with the checksums that stand beside them; raises InputError if there are none."""
     rows, notes = open_noted(path, missing)
-    damaged = first_damage(rows, notes, _telling(on_rows, rows))
+    damaged = first_damage(rows, notes, _telling(told, "reading", rows))
     difference = None if damaged is None else f"rows {damaged.start} to {damaged.stop} are not what was written"
     return RowsComparison(f"{len(rows):,} x {rows.shape[1]} {rows.dtype}, as they were written", difference)
 
 
-def _telling(on_rows: OnRows, rows: Vectors) -> Callable[[int], None]:
-    def tell(done: int) -> None:
-        on_rows(done, len(rows), rows.nbytes // len(rows))
-
-    tell(0)
-    return tell
+def _telling(told: Listener, doing: str, rows: Vectors) -> Callable[[int], None]:
+    told(step(doing, len(rows), "read", row_bytes=rows.nbytes // len(rows)))
+    return lambda done: told({"event": "read", "rows": done})
 
 
 def _first_difference(ours: Converted, theirs: Vectors, ids: bool, checked: Callable[[int], None]) -> str | None:
@@ -72,9 +67,9 @@ def _first_difference(ours: Converted, theirs: Vectors, ids: bool, checked: Call
         if other is not None:
             return f"first at row {other[0]}, which has the id {other[1]} beside {other[2]}"
     d, itemsize = ours.shape[1], ours.dtype.itemsize
-    step = max(1, BLOCK_BYTES // (d * itemsize))
-    for first in range(0, len(ours), step):
-        a, b = ours[first : first + step], theirs[first : first + step]
+    size = max(1, BLOCK_BYTES // (d * itemsize))
+    for first in range(0, len(ours), size):
+        a, b = ours[first : first + size], theirs[first : first + size]
         same = a.view(f"u{itemsize}") == b.view(f"u{itemsize}")
         if not same.all():
             i, j = (int(x) for x in np.argwhere(~same)[0])

@@ -75,7 +75,7 @@ class Feeder:
         return list(self._running.values())
 
     def cancel(self) -> None:
-        """Take back what has not begun."""
+        """Take back what has not ended: Dask gives it up, and threads of this process finish what they have begun."""
         for future in self._running:
             future.cancel()
 
