@@ -171,6 +171,16 @@ def test_an_answer_keeps_what_it_knows(tmp_path: Path) -> None:
         compare(squares, Neighbors(EXACT.ids, EXACT.dists, "cosine"))
 
 
+def test_inner_products_of_faiss_descend() -> None:
+    gold = gpuknn.exact_knn(ROWS, ASKED, k=4, metric="ip")
+    ids, products = gold.ids, np.einsum("qkd,qd->qk", ROWS[gold.ids], ASKED)
+    assert np.all(np.diff(products) <= 0)
+    found = evaluate((ids, products), gold, ks=4)
+    assert found[4] == Recall(4, 1.0, 1.0, 1.0, 1e-3, 0, 0, 0)
+    assert compare((ids, products), gold).equal
+    assert evaluate((ids, 1 - products), gold, ks=4)[4].by_distances is None  # as hnswlib gives them
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
@@ -338,6 +348,11 @@ def test_a_written_answer_is_what_the_command_would_have_written(metric: str, tm
     names = [name for name in there.said if name.startswith("certificate") or name in ("metric", "distance")]
     assert len(names) == 6
     assert {type(here.said[name]) for name in names} == {type(there.said[name]) for name in names}
+    if metric == "hamming":
+        write_gold(ours, found, {"bits": 128})
+        for name, ann in ((ours, "ours.hdf5"), (gold, "gold.hdf5")):
+            assert main(["convert", name, f"{tmp_path}/{ann}", "--to", "ann-benchmarks"]) == 0
+        assert gpuknn.read_gold(tmp_path / "ours.hdf5") == gpuknn.read_gold(tmp_path / "gold.hdf5")
     for command in (["compare", ours, gold], ["eval", ours, gold, "-k", "4"], ["convert", ours, f"{ours}.ivecs"]):
         assert main(command) == 0
 
@@ -357,6 +372,13 @@ def test_what_a_file_has_a_place_for_is_kept(tmp_path: Path) -> None:
     for name in ("g.ibin", "g.ivecs"):
         with pytest.raises(InputError, match="its lines are not in the order of the queries' ids, for which"):
             write_gold(tmp_path / name, tmp_path / "g.parquet")
+    for name, words in (
+        ("no/g.h5", "there is no such folder"),
+        ("g.txt", "its name tells no format"),
+        ("", "no name|no"),
+    ):
+        with pytest.raises(InputError, match=words):
+            write_gold(tmp_path / name, answer)
     with pytest.raises(InputError, match="holds distances, and the source has none"):
         write_gold(tmp_path / "ids.h5", IDS)
     certificate = Certificate("float32, int8", 0.25, 12, 0.125)
@@ -388,17 +410,13 @@ def test_attributes_tell_the_distance(
 @pytest.mark.parametrize(
     ("answer", "said", "words"),
     [
-        (Neighbors(IDS, DISTS, "l2"), {"metric": "euclidean"}, "holds .*the square of the Euclidean distance, and not"),
         (
             Neighbors(IDS, DISTS, "l2"),
-            {"metric": "cosine"},
-            "holds .*the square of the Euclidean distance, and not 1 - x.q",
+            {"metric": "euclidean"},
+            "metric is euclidean, but the distances are .*the square",
         ),
-        (
-            Gold(IDS, DISTS, "hamming"),
-            {"distance": "mean-hamming"},
-            "holds the number of differing bits, and not the share",
-        ),
+        (Neighbors(IDS, DISTS, "l2"), {"metric": "cosine"}, "metric is cosine, but the distances are .*the square"),
+        (Gold(IDS, DISTS, "hamming"), {"distance": "mean-hamming"}, "distance is mean-hamming, but .* the number of"),
         ((IDS, DISTS), {"metric": "cosine"}, "which is not 1 - x.q .*: that is from 0 to 2"),
         ((IDS, DISTS), {"metric": "nonsense"}, "nonsense"),
         ((IDS, DISTS), {"metric": "angular"}, "angular.*cosine"),

@@ -10,10 +10,11 @@ from gpuknn.engine.metric import metric_named
 from gpuknn.engine.neighbors import Neighbors
 from gpuknn.errors import InputError, one_line
 from gpuknn.gold.certificate import said_of_certificate
-from gpuknn.gold.distances import DISTANCES, told
+from gpuknn.gold.distances import DISTANCES, described, told
 from gpuknn.gold.formats import for_target, gold_format, holds_gold, read_gold, save_gold
 from gpuknn.gold.gold import Gold, from_file
 from gpuknn.gold.writer import Attributes
+from gpuknn.storage.destination import check_destination
 from gpuknn.vectors import Vectors
 
 Answer = Any
@@ -81,7 +82,8 @@ def write_gold(path: str | Path, neighbors: Answer, attributes: Attributes | Non
     Raises
     ------
     InputError
-        The format cannot hold the answer, or the attributes tell another distance than the answer does.
+        The format cannot hold the answer, the attributes tell another distance than the answer does, or no file can be
+        written there.
 
     Examples
     --------
@@ -96,9 +98,15 @@ def write_gold(path: str | Path, neighbors: Answer, attributes: Attributes | Non
     >>> gpuknn.write_gold("other.h5", ([[0, 2]], [[0.25, 1.5]]), {"metric": "l2", "algo": "HNSW"})
     """
     name, gold = gold_format(path), as_gold(neighbors, "the neighbors")
-    given, said = attributes or {}, dict(attributes or {})
-    if gold.dists is not None and (kind := given.get("distance", given.get("metric"))) is not None:
-        gold = told(gold, str(kind) if kind in DISTANCES else metric_named(str(kind)).value, "the neighbors")
+    check_destination(str(path), [], replace=True, stores=False)
+    said = dict(attributes or {})
+    if gold.dists is not None and (key := next((key for key in ("distance", "metric") if key in said), None)):
+        kind = said[key] if said[key] in DISTANCES else metric_named(str(said[key])).value
+        if gold.distance not in (None, kind):
+            raise InputError(
+                f"the attribute {key} is {said[key]}, but the distances are {described(gold)}; leave it out"
+            )
+        gold = told(gold, str(kind), "the neighbors")
     if isinstance(neighbors, Neighbors):
         metric = {} if neighbors.metric is None else {"metric": neighbors.metric}
         proof = {} if neighbors.certificate is None else said_of_certificate(neighbors.certificate)
