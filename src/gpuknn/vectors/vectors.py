@@ -33,6 +33,9 @@ class Vectors(ABC):
     ids: RowIds | None = field(default=None, kw_only=True)
     """What the file calls its rows, if it has ids; they may be the rows' numbers (`ids.own_ids`)."""
 
+    in_files = True
+    """Whether `path` and `key` tell another process, or a later one, where the rows are."""
+
     @property
     def bits(self) -> int | None:
         """Bits of a sketch, if the file tells them; words may be filled up."""
@@ -81,6 +84,7 @@ class ArrayVectors(Vectors):
     """Rows of an array in memory."""
 
     array: np.ndarray
+    in_files = False
 
     @classmethod
     def of(cls, array: np.ndarray, name: str) -> "ArrayVectors":
