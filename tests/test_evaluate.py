@@ -171,7 +171,7 @@ def test_an_answer_keeps_what_it_knows(tmp_path: Path) -> None:
         compare(squares, Neighbors(EXACT.ids, EXACT.dists, "cosine"))
 
 
-def test_inner_products_of_faiss_descend() -> None:
+def test_inner_products_of_faiss_descend(tmp_path: Path) -> None:
     gold = gpuknn.exact_knn(ROWS, ASKED, k=4, metric="ip")
     ids, products = gold.ids, np.einsum("qkd,qd->qk", ROWS[gold.ids], ASKED)
     assert np.all(np.diff(products) <= 0)
@@ -179,6 +179,10 @@ def test_inner_products_of_faiss_descend() -> None:
     assert found[4] == Recall(4, 1.0, 1.0, 1.0, 1e-3, 0, 0, 0)
     assert compare((ids, products), gold).equal
     assert evaluate((ids, 1 - products), gold, ks=4)[4].by_distances is None  # as hnswlib gives them
+    nearest = gpuknn.exact_knn(ROWS, ASKED, k=1, metric="ip")
+    write_gold(tmp_path / "g.h5", tuple(nearest), {"metric": "ip"})  # no line tells whether the numbers descend
+    assert gpuknn.read_gold(tmp_path / "g.h5") == Gold(nearest.ids, nearest.dists)
+    assert compare(tuple(nearest), nearest).equal
 
 
 @pytest.mark.parametrize(
