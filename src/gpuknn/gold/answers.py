@@ -29,8 +29,8 @@ def as_gold(answer: Answer, name: str) -> Gold:
 
     `answer`: a file's path (`FILE:GROUP`), a `Gold`, a `Neighbors`, an array (nq, k) of ids, or a pair of ids and
     distances (nq, k).  An array is whatever NumPy takes or speaks DLPack.  Its ids count from 0, and -1 is no id; they
-    are taken as those of .npy files are.  Distances that descend are taken for similarities.  `name`: what messages call an array.  Raises InputError if it is none of
-    these.
+    are taken as those of .npy files are.  Distances that descend are taken for similarities.  `name`: what messages
+    call an array.  Raises InputError if it is none of these.
     """
     if isinstance(answer, Gold):
         return answer
