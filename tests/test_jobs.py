@@ -5,14 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import nullcontext
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import h5py
 import numpy as np
@@ -266,33 +263,6 @@ def test_a_database_changed_during_the_run_is_noticed(tmp_path: Path, monkeypatc
     with pytest.raises(RunError, match="was changed while it was searched"):
         exact.run_exact(plan)
     assert not (tmp_path / "gold.h5").exists()
-
-
-@pytest.mark.usefixtures("no_dask")
-def test_rows_done_are_counted_once_though_two_threads_hear_of_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done: list[int] = []
-
-    def hear_in_two_threads(feed: Any, *_: object) -> None:
-        def tell() -> None:
-            for first, rows in product(range(0, 3000, 3), (1, 2, 3)):
-                feed._heard({"event": "progress", "queries": 0, "shard": first, "rows": rows})
-
-        threads = [threading.Thread(target=tell) for _ in range(2)]
-        before = sys.getswitchinterval()
-        sys.setswitchinterval(1e-6)
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        sys.setswitchinterval(before)
-        raise RunError("enough")
-
-    monkeypatch.setattr(Feed, "run", hear_in_two_threads)
-    with pytest.raises(RunError, match="enough"):
-        exact.run_exact(planned(tmp_path), lambda event: done.append(event.get("done", 0)))
-    assert done[-1] == max(done) == 3000
 
 
 @pytest.mark.usefixtures("no_dask")

@@ -142,7 +142,7 @@ def _files(chosen: argparse.Namespace) -> tuple[str | Path, str | Path | None, P
             raise InputError(f"--subset {chosen.subset} has its own queries; name the database instead for --self")
         if chosen.metric != "cosine":
             raise InputError(f"--metric {chosen.metric}: subsets are searched under cosine; name the files instead")
-        database, queries = subset_files(chosen.subset, chosen.queries, chosen.data_dir)
+        database, queries = subset_files(chosen.subset, queries=chosen.queries, data_dir=chosen.data_dir)
         return database, queries, chosen.output or Path(gold_name(chosen.subset, chosen.queries, chosen.k))
     if chosen.database and (chosen.self_join or chosen.self_first):
         if chosen.queries_file:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from gpuknn.errors import InputError, option
+from gpuknn.jobs.command import command_line
 from gpuknn.jobs.exact.job import SelfJoin, ask
 from gpuknn.jobs.exact.plan import Plan, Wishes, planned
 from gpuknn.progress import Listener
@@ -151,8 +152,11 @@ def plan_exact(
     >>> plan.run().output
     PosixPath('gold.h5')
     """
-    words = _command(database, queries, output, {"k": k, "metric": metric, **options}) if command is None else command
-    return _plan(database, queries, Path(output), k, metric, client, words, said, **options)
+    if command is None:
+        files = [rows.where if isinstance(rows, Vectors) else rows for rows in (database, queries) if rows is not None]
+        said_of = {"output": output, "k": k, "metric": metric, "self": queries is None, **options}
+        command = command_line("exact", files, said_of)
+    return _plan(database, queries, Path(output), k, metric, client, command, said, **options)
 
 
 def _plan(
@@ -187,14 +191,3 @@ def _plan(
         check_report(wish.performance_report)
     job = ask(database, queries, k, metric, dists, self_join, missing, ignore_ids)
     return planned(job, output, hire(cluster, device, workers, threads, client, said), wish)
-
-
-def _command(database: Rows, queries: Rows | None, output: str | Path, options: dict[str, Any]) -> list[str]:
-    """The words of a command line that does the same, on this machine if a client was given."""
-    where = [str(rows.where if isinstance(rows, Vectors) else rows) for rows in (database, queries) if rows is not None]
-    words = ["exact", *where, "--output", str(output), *(["--self"] if queries is None else [])]
-    for name, value in options.items():
-        dashed = f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
-        if value is not None and value is not False:
-            words += [dashed] if value is True else [dashed, str(value)]
-    return words

@@ -1,11 +1,10 @@
 """A planned job at work: shards to workers, partial results to the record, the answer to a gold-standard file."""
 
 import dataclasses
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from importlib.metadata import version
 from itertools import pairwise
 from operator import add
@@ -46,7 +45,7 @@ LONG_ENOUGH = 5.0
 """Seconds of computing that tell a rate: the start weighs little then."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Outcome:
     """What a run did; `gpuknn.read_gold(outcome.output)` reads the answer."""
 
@@ -54,14 +53,18 @@ class Outcome:
     certificate: Certificate
     device: str
     shards: int
+    """That were computed, and the rows that an earlier run had done."""
     resumed_rows: int
     seconds: float
 
+    def __repr__(self) -> str:
+        return f"Outcome({self.output}, {self.shards} shards in {self.seconds:.1f} s on {self.device})"
 
-def run_exact(plan: Plan, on_event: Listener = lambda _: None) -> Outcome:
+
+def run_exact(plan: Plan, tell: Listener = lambda _: None) -> Outcome:
     """Compute the job's gold standard and write it to the plan's output; goes on from what its record holds.
 
-    `on_event` is told what happens, from several threads, one event at a time:
+    `tell` is told what happens, in this thread:
 
         plan        title: in a line, and the plan's facts;  step: of the two that follow (`gpuknn.progress`)
         said        line: for a person
@@ -76,11 +79,6 @@ def run_exact(plan: Plan, on_event: Listener = lambda _: None) -> Outcome:
     """
     started = time.monotonic()
     check_room(plan)
-    telling = threading.Lock()
-
-    def tell(event: Event) -> None:
-        with telling:
-            on_event(event)
 
     def say(line: str) -> None:
         tell({"event": "said", "line": line})
@@ -187,14 +185,11 @@ def _partials(
     resumed = tally.rows // len(found)
     tell({"event": "resumed", "done": resumed})
 
-    hearing = threading.Lock()  # workers are heard by a thread of Dask's, ends of tasks by this one
-
     def hear(event: Event) -> None:
-        with hearing:
-            tally.hear(event)
-            if event["event"] == "damaged":
-                say(str(Damaged(range(*event["rows"]))))
-            tell({**event, "done": tally.rows // len(found)})
+        tally.hear(event)
+        if event["event"] == "damaged":
+            say(str(Damaged(range(*event["rows"]))))
+        tell({**event, "done": tally.rows // len(found)})
 
     parts = {block: list(done) for block, done in found.items()}
     shards = [(block, rows) for block, done in parts.items() for rows in cut(n, done, plan.shard_rows)]
@@ -205,8 +200,12 @@ def _partials(
             tell({"event": "watch", "address": page_address(client)})
             feeder = dask_feeder(client, device.resources, claim.held.check)
             feed = Feed(feeder, _everywhere(job), state, device, folder, plan.shard_rows, known, hear)
+
+            def hear_of_workers(event: Event) -> None:  # in a thread of Dask's
+                feeder.soon(partial(hear, event))
+
             report, lent = plan.wishes.performance_report, plan.crew.lent
-            with heard(client, folder, hear), watched(client, folder, job.title, shards, report, lent):
+            with heard(client, folder, hear_of_workers), watched(client, folder, job.title, shards, report, lent):
                 parts = feed.run(parts, shards)
     # By their names, since network folders list new files late.
     every = {block: [find_partial(claim.folder, block, rows) for rows in done] for block, done in parts.items()}
