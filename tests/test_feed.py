@@ -34,9 +34,6 @@ class Future:
     def result(self) -> Any:
         return self._work()
 
-    def cancel(self) -> None:
-        self.cancelled = True
-
 
 class Client:
     """Of a scheduler with these workers."""

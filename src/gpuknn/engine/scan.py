@@ -9,7 +9,7 @@ import numpy as np
 from gpuknn.engine.check import check_content, check_question
 from gpuknn.engine.choose import open_device, usable_cores
 from gpuknn.engine.device import Device, Search
-from gpuknn.engine.metric import metric_named
+from gpuknn.engine.metric import Metric, metric_named
 from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.progress import Listener, listening, step
 from gpuknn.vectors import Rows, Vectors, as_vectors
@@ -103,6 +103,7 @@ def exact_knn(
         kind.value,
         None if ids is None else ids.of(found.ids),
         None if query_ids is None else query_ids.all(),
+        asked.bits or 64 * asked.shape[1] if kind is Metric.HAMMING else None,
         certificate,
     )
 

@@ -11,7 +11,7 @@ from gpuknn.engine.metric import metric_named
 from gpuknn.engine.neighbors import Neighbors
 from gpuknn.errors import InputError, one_line
 from gpuknn.gold.certificate import said_of_certificate
-from gpuknn.gold.distances import DISTANCES, described, told
+from gpuknn.gold.distances import BITS, DISTANCES, described, told
 from gpuknn.gold.formats import for_target, gold_format, holds_gold, read_gold, save_gold
 from gpuknn.gold.gold import Gold, from_file
 from gpuknn.gold.writer import Attributes
@@ -35,7 +35,8 @@ def as_gold(answer: Answer, name: str) -> Gold:
     if isinstance(answer, Gold):
         return answer
     if isinstance(answer, Neighbors):
-        return Gold(answer.ids, answer.dists, answer.metric, answer.own_ids, answer.query_ids)
+        bits = {} if answer.bits is None else {BITS: answer.bits}
+        return Gold(answer.ids, answer.dists, answer.metric, answer.own_ids, answer.query_ids, said=bits)
     if isinstance(answer, str | os.PathLike):
         return read_gold(_path(answer))
     if not _is_pair(answer):
