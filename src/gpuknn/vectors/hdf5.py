@@ -275,7 +275,7 @@ def open_file(path: str | Path) -> h5py.File:
             raise
         # This process has the file open with locks, and HDF5 opens it a second time in the same way only.
         file = h5py.File(path, "r")
-    for opened in h5py.h5f.get_obj_ids(file.id, h5py.h5f.OBJ_FILE):
+    for opened in h5py.h5f.get_obj_ids(file.id, h5py.h5f.OBJ_FILE | h5py.h5f.OBJ_DATASET):
         h5py.h5f.flush(opened)  # this process may have written to it, and some rows are read past the library
     return file
 

@@ -127,7 +127,7 @@ class _Blas:
 
 
 def _let_any_thread_limit() -> None:
-    """Since 3.7, threadpoolctl does silently nothing for any thread but the one that first limited OpenBLAS."""
+    """Let this thread set the limit: threadpoolctl 3.8 silently ignores all but the one that first set OpenBLAS's."""
     if hasattr(OpenBLASController, "clear_controlling_thread"):
         OpenBLASController.clear_controlling_thread(force=True)
 
