@@ -103,8 +103,6 @@ def dlpack_words(rows: Rows, name: str, error: Exception) -> InputError:
         advice = f"NumPy has no {kind.rpartition('.')[2]}; use rows.float(), or rows.astype('float32')"
     elif getattr(rows, "requires_grad", False):
         advice = "it takes part in a gradient; use rows.detach()"
-    elif getattr(rows, "is_neg", bool)():
-        advice = "it is the negative of another tensor that was not computed yet; use rows.resolve_neg()"
     else:
         advice = "use an array of NumPy, e.g. np.asarray(rows)"
     return InputError(f"{name}: {_type(rows)} cannot be read ({one_line(error)}); {advice}")
@@ -160,6 +158,9 @@ def _from_dlpack(rows: Rows, name: str) -> np.ndarray:
 
 
 def _place(rows: Rows, name: str) -> int:
+    """DLPack's number of the place; raises InputError if the array cannot say it, or would not give its own values."""
+    if getattr(rows, "is_neg", bool)():  # PyTorch would give the values without their sign
+        raise InputError(f"{name}: is the negative of a tensor and was not computed yet; use rows.resolve_neg()")
     try:
         return int(rows.__dlpack_device__()[0])
     except Exception as error:  # as of an array that is spread over devices
