@@ -200,7 +200,7 @@ def test_options_from_a_file_and_over_it(capsys: pytest.CaptureFixture[str], mon
         ("- 1", "must hold"),
         ("metrc: l2", "job.yaml: there is no option 'metrc'; did you mean 'metric'?\n"),
         ("k: x", "job.yaml: k: invalid int value: 'x'\n"),
-        ("metric: l3", "job.yaml: metric: invalid choice: 'l3'"),
+        ("device: l3", "job.yaml: device: invalid choice: 'l3'"),
         ("metric: true", "job.yaml: metric: takes a value, not true\n"),
         ("self: 3", "job.yaml: self: takes true or false, not 3\n"),
         ("queries: other\nsubset: sample", "job.yaml: queries: invalid choice: 'other'"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpuknn.cli.main import main
-from gpuknn.gold import Gold, read_gold, recall, recall_at, save_gold, write_gold
+from gpuknn.gold import Gold, evaluate, read_gold, recall, save_gold, write_gold
 from tests.answers import dists_of
 
 NQ, K, ROWS = 30, 8, 1_000
@@ -47,7 +47,7 @@ def test_the_same_recall_before_and_after(name: str, gold: Gold) -> None:
     as_stored = np.sqrt(dists_of(gold).astype("f8")).astype("f4") if name == "ann.hdf5" else dists_of(gold)
     assert dists_of(there).tobytes() == as_stored.tobytes()
     result = read_gold("result.h5")
-    assert recall(result, there) == recall_at(result, there, K).tie_aware == 1 - 1 / 2 / K
+    assert recall(result, there) == evaluate(result, there, ks=K)[K].tie_aware == 1 - 1 / 2 / K
     assert main(words(name, "back.h5")) == 0
     back = read_gold("back.h5")
     assert np.array_equal(back.ids, gold.ids)
@@ -63,7 +63,7 @@ def test_formats_without_distances(name: str, gold: Gold, capsys: pytest.Capture
     assert np.array_equal(there.ids, gold.ids)
     assert there.dists is None
     assert recall(read_gold("result.h5"), there) == 1 - 1 / 2 / K
-    by_ids = recall_at(read_gold("result.h5"), there, K)
+    by_ids = evaluate(read_gold("result.h5"), there, ks=K)[K]
     assert by_ids.tie_aware == by_ids.by_ids == 1 - 1 / 2 / K
     assert by_ids.by_distances is None
     assert main(["compare", "gold.h5", name]) == 0

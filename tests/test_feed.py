@@ -34,6 +34,9 @@ class Future:
     def result(self) -> Any:
         return self._work()
 
+    def cancel(self) -> None:
+        self.cancelled = True
+
 
 class Client:
     """Of a scheduler with these workers."""

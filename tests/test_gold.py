@@ -9,7 +9,7 @@ import pytest
 
 import gpuknn
 from gpuknn.errors import InputError
-from gpuknn.gold import Gold, compare_gold, holds_gold, read_gold, recall_at, write_gold
+from gpuknn.gold import Comparison, Gold, compare, evaluate, holds_gold, read_gold, write_gold
 from gpuknn.gold.hdf5 import Hdf5Writer
 from gpuknn.gold.writer import Outline, written
 from tests.answers import dists_of
@@ -62,19 +62,19 @@ def test_nothing_appears_under_the_name_when_writing_fails(tmp_path: Path) -> No
 
 def test_recall_by_ids_and_with_ties() -> None:
     result = neighbors([[4, 7, 2, 8], [1, 0, 5, 3]], np.zeros((2, 4)))
-    assert gpuknn.recall(result, GOLD, 2) == (1 / 2 + 1) / 2
-    at_two = recall_at(result, GOLD, 2)
+    assert gpuknn.recall(result, GOLD, k=2) == (1 / 2 + 1) / 2
+    at_two = evaluate(result, GOLD, ks=2)[2]
     assert (at_two.by_ids, at_two.tie_aware, at_two.undecided) == (0.75, 1.0, 0)
     assert gpuknn.recall(result, GOLD) == (3 / 4 + 1) / 2
-    assert recall_at(result, GOLD, 4).undecided == 0
-    assert recall_at(result, GOLD.first(3), 2).undecided == 1
+    assert evaluate(result, GOLD, ks=4)[4].undecided == 0
+    assert evaluate(result, GOLD.first(3), ks=2)[2].undecided == 1
     repeated = neighbors([[4, 4, 4, 4], [9, 9, 9, 9]], np.zeros((2, 4)))
-    assert gpuknn.recall(repeated, GOLD, 4) == 1 / 8
-    assert recall_at(repeated, GOLD, 4).repeated == 2
-    assert recall_at(result, GOLD, 4).repeated == 0
+    assert gpuknn.recall(repeated, GOLD, k=4) == 1 / 8
+    assert evaluate(repeated, GOLD, ks=4)[4].repeated == 2
+    assert evaluate(result, GOLD, ks=4)[4].repeated == 0
     for k in (0, 5):
         with pytest.raises(InputError, match="k = "):
-            gpuknn.recall(result, GOLD, k)
+            gpuknn.recall(result, GOLD, k=k)
     with pytest.raises(InputError, match="answers 1 queries"):
         gpuknn.recall(neighbors([[1]], [[0]]), GOLD)
 
@@ -82,12 +82,12 @@ def test_recall_by_ids_and_with_ties() -> None:
 def test_a_gold_standard_that_repeats_its_last_neighbour_has_fewer() -> None:
     """As big-ann's filtered ground truths do in place of padding."""
     gold = replace(neighbors([[4, 2, 2, 2], [1, 0, 5, 3]], [[0.1, 0.2, 0.2, 0.2], [0.0, 0.5, 0.6, 0.7]]), distance="l2")
-    found = recall_at(gold, gold, 4)
+    found = evaluate(gold, gold, ks=4)[4]
     assert (found.by_ids, found.tie_aware, found.by_distances, found.short) == (1, 1, 1, 1)
     late = replace(neighbors([[-1, 5, 7], [1, 0, -1]], [[0, 1, 2], [0, 1, np.inf]]), distance="l2")
-    found = recall_at(late, late, 3)
+    found = evaluate(late, late, ks=3)[3]
     assert (found.by_ids, found.tie_aware, found.by_distances, found.short) == (1, 1, 1, 2)
-    half = recall_at(neighbors([[4, 9, 8, 7], [1, 0, 5, 3]], np.full((2, 4), 9)), gold, 4)
+    half = evaluate(neighbors([[4, 9, 8, 7], [1, 0, 5, 3]], np.full((2, 4), 9)), gold, ks=4)[4]
     assert half.by_ids == half.tie_aware == (1 / 2 + 1) / 2
 
 
@@ -113,22 +113,28 @@ def test_results_may_speak_in_attributes_or_scalars(tmp_path: Path) -> None:
         assert np.array_equal(result.ids, GOLD.ids)
 
 
+def compared(a: Gold, b: Gold) -> Comparison:
+    found = compare(a, b)
+    assert isinstance(found, Comparison)
+    return found
+
+
 def test_differences_are_told_apart() -> None:
-    assert compare_gold(GOLD, GOLD).equal
+    assert compared(GOLD, GOLD).equal
     other = neighbors([[4, 7, 2, 9], [1, 0, 3, 5]], [[0.1, 0.2, 0.2, 0.30000001], [0.0, 0.5, 0.6000001, 0.9]])
-    found = compare_gold(GOLD, other)
+    found = compared(GOLD, other)
     assert (found.ties, found.rounding, found.real, found.first) == (2, 1, 1, (1, 3))
     assert not found.equal
-    with pytest.raises(InputError, match="one answers 2 queries, the other 1"):
-        compare_gold(GOLD, neighbors([[1]], [[0]]))
-    first = compare_gold(GOLD, other.first(2))
+    with pytest.raises(InputError, match="a answers 2 queries, b answers 1"):
+        compared(GOLD, neighbors([[1]], [[0]]))
+    first = compared(GOLD, other.first(2))
     assert (first.widths, first.entries, first.ties, first.first) == ((4, 2), 4, 1, (0, 1))
-    assert compare_gold(GOLD.first(3), GOLD).equal
-    by_ids = compare_gold(GOLD, Gold(other.ids))
+    assert compared(GOLD.first(3), GOLD).equal
+    by_ids = compared(GOLD, Gold(other.ids))
     assert (by_ids.ids_only, by_ids.ids, by_ids.ties, by_ids.first) == (True, 4, 0, (0, 1))
-    assert compare_gold(GOLD, Gold(GOLD.ids)).equal
+    assert compared(GOLD, Gold(GOLD.ids)).equal
     nan = neighbors(GOLD.ids, np.full((2, 4), np.nan))
-    assert compare_gold(nan, nan).real == 8
+    assert compared(nan, nan).real == 8
 
 
 @pytest.mark.parametrize("kind", ["link", "storage", "virtual", "group", "scalar"])

@@ -5,14 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import nullcontext
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import h5py
 import numpy as np
@@ -157,12 +154,13 @@ def test_killed_worker(data: Path, expected: tuple[bytes, bytes], tmp_path: Path
     assert answer(tmp_path) == expected
 
 
-def test_killed_client(data: Path, expected: tuple[bytes, bytes], tmp_path: Path) -> None:
-    process = started(data, tmp_path)
-    workers = workers_of(process)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_client(workers: int, data: Path, expected: tuple[bytes, bytes], tmp_path: Path) -> None:
+    process = started(data, tmp_path, "--workers", workers)
+    processes = workers_of(process)
     kill(process)
-    gone, alive = psutil.wait_procs(workers, timeout=60)
-    assert gone
+    gone, alive = psutil.wait_procs(processes, timeout=60)
+    assert len(gone) == (2 if workers == 2 else 0), "one worker lives in the client's process"
     assert not alive
     assert not (tmp_path / "gold.h5").exists()
     finish(data, tmp_path, expected)
@@ -194,15 +192,18 @@ def test_unfinished_runs_are_listed_resumed_and_removed(
     assert "is not a run directory" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(how: signal.Signals, data: Path, expected: tuple[bytes, bytes], tmp_path: Path) -> None:
-    process = started(data, tmp_path)
-    workers = workers_of(process)
+def test_interrupted(
+    how: signal.Signals, workers: int, data: Path, expected: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    process = started(data, tmp_path, "--workers", workers)
+    processes = workers_of(process)
     os.killpg(process.pid, how)  # as Ctrl-C in a terminal: the workers hear it too
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said == "gpuknn: interrupted; what is finished is kept, the same command goes on from there\n"
-    assert not psutil.wait_procs(workers, timeout=60)[1]
+    assert not psutil.wait_procs(processes, timeout=60)[1]
     assert not (tmp_path / "gold.h5").exists()
     finish(data, tmp_path, expected)
 
@@ -241,7 +242,7 @@ def planned(folder: Path) -> Plan:
 
 @pytest.fixture
 def no_dask(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("listen", "watched", "dask_feeder"):
+    for name in ("heard", "watched", "dask_feeder"):
         monkeypatch.setattr(exact, name, lambda *_: nullcontext())
     monkeypatch.setattr(exact, "page_address", str)
 
@@ -262,33 +263,6 @@ def test_a_database_changed_during_the_run_is_noticed(tmp_path: Path, monkeypatc
     with pytest.raises(RunError, match="was changed while it was searched"):
         exact.run_exact(plan)
     assert not (tmp_path / "gold.h5").exists()
-
-
-@pytest.mark.usefixtures("no_dask")
-def test_rows_done_are_counted_once_though_two_threads_hear_of_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done: list[int] = []
-
-    def hear_in_two_threads(feed: Any, *_: object) -> None:
-        def tell() -> None:
-            for first, rows in product(range(0, 3000, 3), (1, 2, 3)):
-                feed._heard({"event": "progress", "queries": 0, "shard": first, "rows": rows})
-
-        threads = [threading.Thread(target=tell) for _ in range(2)]
-        before = sys.getswitchinterval()
-        sys.setswitchinterval(1e-6)
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        sys.setswitchinterval(before)
-        raise RunError("enough")
-
-    monkeypatch.setattr(Feed, "run", hear_in_two_threads)
-    with pytest.raises(RunError, match="enough"):
-        exact.run_exact(planned(tmp_path), lambda event: done.append(event.get("done", 0)))
-    assert done[-1] == max(done) == 3000
 
 
 @pytest.mark.usefixtures("no_dask")
@@ -314,6 +288,7 @@ def test_nothing_is_kept_of_what_was_found_in_changed_files(tmp_path: Path, monk
     state = job.file_state()
     os.utime(tmp_path / "db.npy")
     monkeypatch.setattr(shard, "tell", lambda *_, **__: None)
+    monkeypatch.setattr(shard.Report, "_given_up", lambda _: False)
     monkeypatch.setattr(shard, "get_worker", lambda: SimpleNamespace(name="0", state=SimpleNamespace(nthreads=1)))
     task = range(50), range(50), np.full(50, np.inf), tmp_path, CpuDevice(1)
     with pytest.raises(RunError, match="was changed while it was searched"):

@@ -19,15 +19,14 @@ from gpuknn.cli.progress import shown
 from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.engine.metric import Metric
 from gpuknn.errors import InputError
-from gpuknn.jobs import watch
-from gpuknn.jobs.events import listen
+from gpuknn.jobs import events, watch
 from gpuknn.jobs.exact import shard
 from gpuknn.jobs.exact.job import Job
 from gpuknn.jobs.exact.partial import find_partial
 from gpuknn.jobs.exact.plan import blocks
 from gpuknn.jobs.page import Run, duration
-from gpuknn.jobs.tally import Event
 from gpuknn.jobs.watch import check_report, page_address, watched
+from gpuknn.progress import Event
 from gpuknn.vectors import open_vectors
 from gpuknn.workers.cluster import local_cluster
 from gpuknn.workers.workers import Workers
@@ -85,8 +84,11 @@ def test_the_page_shows_what_is_done(client: Client, job: Job, shards: list[Shar
     run, other = tmp_path / "a.run", tmp_path / "b.run"
     title = "<script>alert('db')</script>.npy"
     heard: list[Event] = []
-    listen(client, run, heard.append)
-    with watched(client, run, title, shards), watched(client, other, "another", shards[:1]):
+    with (
+        events.heard(client, run, heard.append),
+        watched(client, run, title, shards),
+        watched(client, other, "another", shards[:1]),
+    ):
         scan(client, job, run, shards[:3])
         scan(client, job, run, shards[2:3])  # computed twice, counted once
         scan(client, job, other, shards[:1])
@@ -196,6 +198,7 @@ def test_what_is_told_and_counted_of_a_shard(job: Job, tmp_path: Path, monkeypat
     monkeypatch.setattr(shard, "tell", lambda run, event, **facts: told.append({"event": event, **facts}))
     monkeypatch.setattr(shard, "count", lambda phase, seconds, **amounts: counted.append(amounts))
     monkeypatch.setattr(shard, "SECONDS_BETWEEN_REPORTS", 60)
+    monkeypatch.setattr(shard.Report, "_given_up", lambda _: False)
     report = shard.Report(job, range(20, 30), range(250, 500), tmp_path, "cpu")
     report.begun()
     for rows in (100, 101, 250):
@@ -262,8 +265,8 @@ def test_log_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert events[-1] == "written"
     assert (lines[0]["rows"], lines[-1]["output"]) == (ROWS, "x.h5")
     assert events.count("shard") == 3
-    with shown(Namespace(log_json=True), row_bytes=1) as log:
-        log.happened({"event": "said", "line": "a line"})
+    with shown(Namespace(log_json=True)) as log:
+        log({"event": "said", "line": "a line"})
     assert json.loads(capsys.readouterr().err)["line"] == "a line"
     steps = {line["event"]: line["rows"] for line in lines if line["event"] in ("checking", "computing")}
     assert steps == {"checking": ROWS, "computing": ROWS}

@@ -1,53 +1,116 @@
-"""Exact nearest neighbours, the same to the last bit on any device.
+"""Exact nearest neighbours and gold standards, the same to the last bit on any device.
+
+Search, in this process:
 
 >>> import numpy as np, gpuknn
->>> rows = np.eye(4, dtype=np.float32)
->>> gpuknn.exact_knn(rows, rows[:2], k=1).ids.tolist()
-[[0], [1]]
+>>> rows = np.random.default_rng(0).standard_normal((1000, 64), np.float32)
+>>> ids, dists = gpuknn.exact_knn(rows, rows[:5], k=10, metric="cosine")
+>>> ids.shape, ids[:, 0].tolist()  # rows are counted from 0, the nearest comes first
+((5, 10), [0, 1, 2, 3, 4])
+
+A gold standard as a file, which a crash cannot undo, by this machine or the workers of a `distributed.Client`:
+
+>>> database, queries = gpuknn.subset_files("sample")  # or paths of your own
+>>> outcome = gpuknn.exact(database, queries, "gold.h5", k=100)  # the same call goes on after a crash
+
+Recall of somebody's result, and whether two answers are the same:
+
+>>> found = gpuknn.exact_knn(database, queries, k=10)
+>>> gpuknn.evaluate(found, "gold.h5", ks=[1, 10])[10].by_ids
+1.0
+>>> gpuknn.compare(found, "gold.h5").equal
+True
+
+    exact_knn               the neighbours of queries among rows, in this process
+    exact, plan_exact       a gold standard file, resumable, on one machine or many
+    convert                 vectors and gold standards from one format to another
+    recall, evaluate        how much of a gold standard a result has found
+    compare                 two gold standards, or two files of vectors
+    open_vectors            rows of a file or URL, read as they are needed
+    read_gold, write_gold   gold standard files of all formats
+    subset_files            the database and queries of a LAION2B subset, or of the sample that is shipped
+    gpuknn.sklearn          an estimator for scikit-learn, UMAP and scanpy
+
+Errors are `InputError` (a ValueError: something given is wrong) and `RunError` (the same call goes on).
 """
 
 from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gpuknn.engine.neighbors import Neighbors
+    from gpuknn.engine.neighbors import Certificate, Neighbors
     from gpuknn.engine.scan import exact_knn
     from gpuknn.errors import InputError, RunError
-    from gpuknn.gold import Gold, read_gold, recall, write_gold
+    from gpuknn.gold import Comparison, Evaluation, Gold, Recall, compare, evaluate, read_gold, recall, write_gold
+    from gpuknn.jobs.convert.convert import convert
+    from gpuknn.jobs.exact.exact import exact, plan_exact
+    from gpuknn.jobs.exact.plan import Plan
+    from gpuknn.jobs.exact.run import Outcome
+    from gpuknn.laion import subset_files
     from gpuknn.vectors import Vectors, open_vectors
 
+_HOMES = {
+    "exact_knn": "engine.scan",
+    "exact": "jobs.exact.exact",
+    "plan_exact": "jobs.exact.exact",
+    "convert": "jobs.convert.convert",
+    "recall": "gold",
+    "evaluate": "gold",
+    "compare": "gold",
+    "open_vectors": "vectors",
+    "read_gold": "gold",
+    "write_gold": "gold",
+    "subset_files": "laion",
+    "Neighbors": "engine.neighbors",
+    "Certificate": "engine.neighbors",
+    "Gold": "gold",
+    "Recall": "gold",
+    "Evaluation": "gold",
+    "Comparison": "gold",
+    "Vectors": "vectors",
+    "Plan": "jobs.exact.plan",
+    "Outcome": "jobs.exact.run",
+    "InputError": "errors",
+    "RunError": "errors",
+}
+"""Where each public name lives: it is loaded when it is first used, so that importing gpuknn stays quick."""
+
 __all__ = [
+    "Certificate",
+    "Comparison",
+    "Evaluation",
     "Gold",
     "InputError",
     "Neighbors",
+    "Outcome",
+    "Plan",
+    "Recall",
     "RunError",
     "Vectors",
+    "compare",
+    "convert",
+    "evaluate",
+    "exact",
     "exact_knn",
     "open_vectors",
+    "plan_exact",
     "read_gold",
     "recall",
+    "subset_files",
     "write_gold",
 ]
 
 __version__ = version("gpuknn")
 
-_HOMES = {
-    "InputError": "gpuknn.errors",
-    "RunError": "gpuknn.errors",
-    "Gold": "gpuknn.gold",
-    "Neighbors": "gpuknn.engine.neighbors",
-    "exact_knn": "gpuknn.engine.scan",
-    "read_gold": "gpuknn.gold",
-    "recall": "gpuknn.gold",
-    "write_gold": "gpuknn.gold",
-    "Vectors": "gpuknn.vectors",
-    "open_vectors": "gpuknn.vectors",
-}
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
 
 
-def __getattr__(name: str) -> Any:
-    """Load a public name when it is first used: importing gpuknn stays quick."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'gpuknn' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # else every name would be there, and be of any type
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'gpuknn' has no attribute {name!r}")
+        return getattr(import_module(f"gpuknn.{_HOMES[name]}"), name)

@@ -26,7 +26,7 @@ from gpuknn.jobs.exact.job import Job
 from gpuknn.jobs.exact.partial import find_partial, write_partial
 from gpuknn.jobs.exact.shard import ShardDone
 from gpuknn.jobs.exact.tree import Tree
-from gpuknn.jobs.tally import Event
+from gpuknn.progress import Event
 from gpuknn.storage.lock import lock
 from gpuknn.vectors import open_vectors
 from gpuknn.workers.cluster import local_cluster

@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from gpuknn.cli.log import write_event
-from gpuknn.cli.options import add_changes, add_cluster, add_missing, add_shown, crew_of, write_outcome
+from gpuknn.cli.options import add_changes, add_cluster, add_missing, add_shown, sayer, write_outcome
 from gpuknn.errors import InputError
 from gpuknn.jobs.convert.formats import NAMES
 
@@ -69,19 +69,16 @@ def _convert_vectors(chosen: argparse.Namespace, job: "Job") -> int:
     from gpuknn.cli.progress import shown
     from gpuknn.jobs.convert.plan import plan_convert
     from gpuknn.jobs.convert.run import run_convert
+    from gpuknn.workers.crew import hire
 
-    with crew_of(chosen) as crew:
-        plan = plan_convert(job, chosen.destination, crew, chosen.fresh, chosen.force, chosen.words)
-        (n, d), dtype, was = plan.rows.shape, plan.rows.dtype, plan.rows.source.dtype
-        facts = {"format": plan.format.name, "rows": n, "components": d, "dtype": dtype.name}
-        with shown(chosen, row_bytes=d * dtype.itemsize) as bar:
-            bar.title(f"gpuknn convert: {n:,} rows x {d} {was} to {plan.format.name}, {dtype}", facts)
-            bar.step("writing", n, "progress", "done", computes=False)
-            done = run_convert(plan, bar.happened)
-            bar.happened({"event": "written", "output": chosen.destination, **vars(done)})
+    crew = hire(chosen.cluster, None, chosen.workers, said=sayer(chosen))
+    plan = plan_convert(job, chosen.destination, crew, chosen.fresh, chosen.force, chosen.words)
+    with shown(chosen) as told:
+        done = run_convert(plan, told)
+    (n, d), dtype = plan.rows.shape, plan.rows.dtype
     rate = plan.rows.nbytes * done.written / done.pieces / done.seconds / 1e9
     line = f"{chosen.destination}: {n:,} x {d} {dtype}, {done.seconds:.1f} s, {rate:.2f} GB/s"
-    _say(chosen, facts | vars(done), f"{line}; {_rounded('components', done.error)}")
+    _say(chosen, plan.facts | vars(done), f"{line}; {_rounded('components', done.error)}")
     return 0
 
 

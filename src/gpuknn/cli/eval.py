@@ -1,13 +1,9 @@
 """`gpuknn eval`: recall of a result against a gold standard."""
 
 import argparse
-from typing import TYPE_CHECKING
 
 from gpuknn.cli.options import write_outcome
 from gpuknn.errors import InputError
-
-if TYPE_CHECKING:
-    from gpuknn.gold import Gold, Recall
 
 EXAMPLES = "example:\n  gpuknn eval result.h5 gold.h5 -k 10,30,100\n"
 WAYS = """by ids        the share of the gold's ids that were found, as the SISAP evaluation computes it
@@ -38,52 +34,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Read both, compute, show."""
-    from gpuknn.gold import matched, read_gold, recall_at
-    from gpuknn.gold.match import ROWS
+    """Evaluate, show."""
+    from gpuknn.gold import evaluate
 
     try:
         ranks = [int(k) for k in chosen.k.split(",")]
     except ValueError as error:
         raise InputError(f"-k {chosen.k}: expected numbers separated by commas, as in 10,30,100") from error
-    if not chosen.epsilon >= 0:
-        raise InputError(f"--epsilon {chosen.epsilon}: must be 0 or more")
-    result, gold = read_gold(chosen.result), read_gold(chosen.gold)
-    pair = matched(result, gold, (chosen.result, chosen.gold))
-    recalls = [recall_at(pair.a, pair.b, k, chosen.epsilon) for k in ranks]
-    told = {name: result.said[name] for name in TOLD if name in result.said}
+    found = evaluate(chosen.result, chosen.gold, ks=ranks, epsilon=chosen.epsilon)
+    said = found.result.said
+    told = {name: said[name] for name in TOLD if name in said}
     lines = [f"{name}: {value}" for name, value in told.items()]
-    files = ((chosen.result, result), (chosen.gold, gold))
+    files = ((chosen.result, found.result), (chosen.gold, found.gold))
     lines += [f"{path}: holds similarities, the largest first" for path, read in files if read.were_similarities]
-    lines += [] if pair.by == ROWS else [f"rows are told by {pair.by}"]
-    lines += [f"recall@{r.k}: {_figures(r)}{_remarks(r, pair.a, pair.b)}" for r in recalls]
-    facts = told | {"rows_by": pair.by, "recall": [vars(r) for r in recalls]}
-    write_outcome(chosen, facts, "".join(f"{line}\n" for line in lines))
+    facts = told | {"rows_by": found.rows_by, "recall": [vars(recall) for recall in found]}
+    write_outcome(chosen, facts, "".join(f"{line}\n" for line in (*lines, found)))
     return 0
-
-
-def _figures(r: "Recall") -> str:
-    figures = f"{r.by_ids:.6f} by ids, {r.tie_aware:.6f} tie-aware"
-    if r.by_distances is not None:
-        figures += f", {r.by_distances:.6f} by distances to within {r.epsilon:g}"
-    return figures
-
-
-def _remarks(r: "Recall", result: "Gold", gold: "Gold") -> str:
-    """What a reader of the figures must know."""
-    from gpuknn.gold.recall import one_kind
-
-    remarks = []
-    if r.by_distances is None and result.dists is not None and gold.dists is not None:
-        apart = one_kind(result, gold) is False
-        why = "the two files give the same neighbours other distances" if apart else "distances may be of two kinds"
-        remarks.append(f"{why}, so distances were not compared")
-    if r.by_ids == 0 and result.are_rows != gold.are_rows:
-        remarks.append("one file counts rows, and the other may hold ids of the database's own")
-    if r.short:
-        remarks.append(f"the gold has fewer than {r.k} neighbours of {r.short} queries")
-    if r.repeated:
-        remarks.append(f"{r.repeated} queries have an id more than once, which was counted once")
-    if r.undecided:
-        remarks.append(f"{r.undecided} queries' ties may go on past the gold's last column")
-    return f"  ({'; '.join(remarks)})" if remarks else ""

@@ -2,9 +2,9 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gpuknn.cli.options import add_crew, add_metric, add_missing, add_shown, crew_of, sayer, write_outcome
+from gpuknn.cli.options import add_crew, add_metric, add_missing, add_shown, sayer, write_outcome
 from gpuknn.errors import InputError
 from gpuknn.laion import SUBSETS, gold_name, subset_files
 
@@ -90,89 +90,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Ask, plan, compute, show."""
+    """Plan, compute, show."""
     from gpuknn.cli.progress import shown
-    from gpuknn.jobs.exact.job import SelfJoin, ask
-    from gpuknn.jobs.exact.plan import Wishes, plan_exact
+    from gpuknn.jobs.exact.exact import Options, plan_exact
 
     database, queries, output = _files(chosen)
-    self_join = SelfJoin.FIRST if chosen.self_first else SelfJoin.LEFT_OUT if chosen.self_join else SelfJoin.NO
-    asked = None if self_join is not SelfJoin.NO else queries
-    kind = chosen.metric, chosen.dists
-    job = ask(database, asked, chosen.k, *kind, self_join, chosen.missing, chosen.ignore_ids)
-    if chosen.performance_report:
-        from gpuknn.jobs.watch import check_report
-
-        check_report(chosen.performance_report)
-    wishes = Wishes(
-        memory=chosen.memory,
-        shard_rows=chosen.shard_rows,
-        rates=chosen.rates,
-        run_dir=chosen.run_dir,
-        fresh=chosen.fresh,
-        replace=chosen.force,
-        performance_report=chosen.performance_report,
-        command=chosen.words,
-    )
-    with crew_of(chosen) as crew:
-        plan = plan_exact(job, output, crew, wishes)
-        facts = _facts(plan)
-        if chosen.dry_run:
-            if crew.yet_to_start:
-                sayer(chosen)(
-                    f"{crew.name}: nothing is started; the plan counts on the {crew.workers.count} workers that it "
-                    "describes"
-                )
-            write_outcome(chosen, facts, _table(facts))
-            return 0
-        from gpuknn.jobs.exact.run import run_exact  # which loads Dask
-
-        with shown(chosen, row_bytes=job.database.nbytes // len(job.database), row_operations=job.operations(1)) as bar:
-            bar.title(_title(plan), facts)
-            bar.step("checking", len(job.database), "checked", "rows", computes=False)
-            bar.step("computing", len(job.database), "resumed progress shard damaged", "done", computes=True)
-            outcome = run_exact(plan, bar.happened)
-            written = {"output": str(output), "seconds": outcome.seconds, **vars(outcome.certificate)}
-            bar.happened({"event": "written", **written})
+    options = {name: getattr(chosen, name) for name in Options.__annotations__}
+    asked = {"k": chosen.k, "metric": chosen.metric, "command": chosen.words, "said": sayer(chosen)}
+    plan = plan_exact(database, queries, output, **asked, **options)
+    if chosen.dry_run:
+        if plan.crew.yet_to_start:
+            count = plan.crew.workers.count
+            sayer(chosen)(
+                f"{plan.crew.name}: nothing is started; the plan counts on the {count} workers that it describes"
+            )
+        write_outcome(chosen, plan.facts, f"{plan}\n")
+        return 0
+    with shown(chosen) as told:
+        outcome = plan.run(progress=told)
     known = {"seconds": outcome.seconds, "resumed_rows": outcome.resumed_rows, **vars(outcome.certificate)}
-    write_outcome(chosen, facts | known, "" if chosen.quiet else _told(plan, outcome))
+    write_outcome(chosen, plan.facts | known, "" if chosen.quiet else _told(plan, outcome))
     return 0
-
-
-def _title(plan: "Plan") -> str:
-    database, workers = plan.job.database, plan.crew.workers
-    return (
-        f"gpuknn exact: {len(database):,} rows x {database.shape[1]} {database.dtype}, "
-        f"{len(plan.job.queries):,} queries, k = {plan.job.k}, {plan.job.metric.value}, "
-        f"on {workers.count} x {workers.device.name}"
-    )
-
-
-def _facts(plan: "Plan") -> dict[str, Any]:
-    """The plan, for a person or a program."""
-    job, workers, prediction = plan.job, plan.crew.workers, plan.prediction
-    return {
-        "database": job.database.where,
-        "rows": len(job.database),
-        "components": job.database.shape[1],
-        "dtype": job.database.dtype.name,
-        "queries": len(job.queries),
-        "k": job.k,
-        "metric": job.metric.value,
-        "device": workers.device.name,
-        "workers": workers.count,
-        "memory_per_worker": plan.worker_bytes,
-        "passes": plan.passes,
-        "shards": plan.shards,
-        "shard_rows": plan.shard_rows,
-        "bytes_read": plan.bytes_read,
-        "operations": plan.operations,
-        "answer_bytes": job.answer_bytes,
-        "predicted_seconds": prediction and round(prediction.seconds, 1),
-        "limited_by": prediction and prediction.limit,
-        "run_dir": str(plan.record.path),
-        "output": str(plan.output),
-    }
 
 
 def _told(plan: "Plan", outcome: "Outcome") -> str:
@@ -195,18 +133,8 @@ def _told(plan: "Plan", outcome: "Outcome") -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _table(facts: dict[str, Any]) -> str:
-    """A plan for a person."""
-    width, lines = max(map(len, facts)), []
-    for name, value in facts.items():
-        shown = f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else value
-        shown = "unknown: gpuknn doctor --full measures it" if value is None else shown
-        lines.append(f"{name.replace('_', ' '):<{width}}  {shown}\n")
-    return "".join(lines)
-
-
-def _files(chosen: argparse.Namespace) -> tuple[str | Path, str | Path, Path]:
-    """Database, queries and output, from the subset's name or as given."""
+def _files(chosen: argparse.Namespace) -> tuple[str | Path, str | Path | None, Path]:
+    """Database, queries (None if they are the rows) and output, from the subset's name or as given."""
     if chosen.subset:
         if named := chosen.database or chosen.queries_file:
             raise InputError(f"--subset {chosen.subset} names the files; leave out {named}")
@@ -214,13 +142,12 @@ def _files(chosen: argparse.Namespace) -> tuple[str | Path, str | Path, Path]:
             raise InputError(f"--subset {chosen.subset} has its own queries; name the database instead for --self")
         if chosen.metric != "cosine":
             raise InputError(f"--metric {chosen.metric}: subsets are searched under cosine; name the files instead")
-        database, queries = subset_files(chosen.subset, chosen.queries, chosen.data_dir)
+        database, queries = subset_files(chosen.subset, queries=chosen.queries, data_dir=chosen.data_dir)
         return database, queries, chosen.output or Path(gold_name(chosen.subset, chosen.queries, chosen.k))
     if chosen.database and (chosen.self_join or chosen.self_first):
         if chosen.queries_file:
             raise InputError(f"with --self the rows are the queries; leave out {chosen.queries_file}")
-        chosen.queries_file = chosen.database
-    if not chosen.database or not chosen.queries_file:
+    elif not chosen.database or not chosen.queries_file:
         raise InputError("name a database and a file of queries, or a --subset (see gpuknn exact --help)")
     if chosen.output is None:
         raise InputError("name the file to write: -o OUT.h5")

@@ -4,14 +4,9 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpuknn.cli.log import write_event
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from gpuknn.workers.crew import Crew
 
 
 def add_missing(group: argparse._ActionsContainer) -> None:
@@ -72,14 +67,6 @@ def add_shown(group: argparse._ActionsContainer, what: str) -> None:
     group.add_argument("--quiet", action="store_true", help="no progress")
     group.add_argument("--log-json", action="store_true", help="no progress bar, but a line of JSON for what happens")
     group.add_argument("--json", action="store_true", help=f"{what} as JSON on standard output")
-
-
-def crew_of(chosen: argparse.Namespace) -> "AbstractContextManager[Crew]":
-    """Who is to do the work; a command without `--device` computes nothing on one."""
-    from gpuknn.workers.crew import hired
-
-    device, threads = getattr(chosen, "device", None), getattr(chosen, "threads", None)
-    return hired(chosen.cluster, device, chosen.workers, threads, sayer(chosen))
 
 
 def sayer(chosen: argparse.Namespace) -> Callable[[str], None]:

@@ -12,6 +12,7 @@ from gpuknn.engine.device import Device, Search
 from gpuknn.engine.metric import metric_named
 from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.engine.rows import gpu_of, open_rows
+from gpuknn.progress import Listener, listening, step
 from gpuknn.vectors import Rows, Vectors
 from gpuknn.vectors.ids import own_ids
 from gpuknn.vectors.written import Missing
@@ -28,6 +29,7 @@ def exact_knn(
     threads: int | None = None,
     missing: Missing = "refuse",
     ignore_ids: bool = False,
+    progress: bool | Listener = False,
 ) -> Neighbors:
     """The exact k nearest rows of every query, in this process.
 
@@ -53,6 +55,8 @@ def exact_knn(
         What becomes of rows that nobody wrote (`open_vectors`): refuse, or zeros.
     ignore_ids
         Leave out the ids that a file gives its rows; the answer then holds row numbers alone.
+    progress
+        True for a bar in a terminal or a notebook, or a function that is told of the rows done, as mappings.
 
     Returns
     -------
@@ -83,9 +87,17 @@ def exact_knn(
     kind = metric_named(metric)
     check_question(rows, asked, k, kind, dists, itself=queries is None)
     chosen = open_device(device, threads, gpu_of(rows))
-    check_content(rows, asked, kind, dists, threads or usable_cores())
-    search = Search(asked[:], k, kind, np.dtype(dists), first_id=0 if queries is None else None)
-    found, certificate = scan(rows, range(len(rows)), search, chosen)
+    with listening(progress) as told:
+        n, row_bytes = len(rows), rows.nbytes // len(rows)
+        told(step("checking", n, "checked", row_bytes=row_bytes))
+        told(step("computing", n, "progress", row_bytes=row_bytes))
+
+        def heard(name: str) -> Callable[[int], None]:
+            return lambda done: told({"event": name, "rows": done})
+
+        check_content(rows, asked, kind, dists, threads or usable_cores(), heard("checked"))
+        search = Search(asked[:], k, kind, np.dtype(dists), first_id=0 if queries is None else None)
+        found, certificate = scan(rows, range(n), search, chosen, heard("progress"))
     return Neighbors(
         found.ids,
         found.dists,

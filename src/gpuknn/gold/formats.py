@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from gpuknn.engine.neighbors import Neighbors
 from gpuknn.errors import InputError
-from gpuknn.gold.distances import DISTANCES, for_ann_benchmarks, said_of, said_to_ann_benchmarks
-from gpuknn.gold.gold import Gold, as_gold
+from gpuknn.gold.distances import for_ann_benchmarks, said_of, said_to_ann_benchmarks
+from gpuknn.gold.gold import Gold
 from gpuknn.gold.hdf5 import ANN_BENCHMARKS, Hdf5Writer, holds_gold_hdf5, read_hdf5
 from gpuknn.gold.ibin import IbinWriter, read_ibin
 from gpuknn.gold.ivecs import IvecsWriter, read_ivecs
@@ -68,6 +67,17 @@ def read_gold(path: str | Path) -> Gold:
     ------
     InputError
         The file is missing, is not of these formats, was written in part, or lacks ids and distances of one shape.
+
+    Examples
+    --------
+    >>> import gpuknn, numpy as np
+    >>> np.save("ids.npy", np.array([[4, 2], [1, -1]]))
+    >>> gold = gpuknn.read_gold("ids.npy")
+    >>> gold
+    Gold(2 queries x 2, no distances)
+    >>> gold.ids
+    array([[ 4,  2],
+           [ 1, -1]])
     """
     place, key = split_key(path)
     if is_url(place):
@@ -99,26 +109,6 @@ def holds_gold(path: str | Path, beside_rows: bool = False) -> bool:
     if reader is read_neighbors_parquet:
         return is_neighbors_parquet(file)
     return reader is not read_npy or is_ids_npy(file)
-
-
-def write_gold(path: str | Path, neighbors: Neighbors | Gold, attributes: Attributes | None = None) -> None:
-    """Write `neighbors` to a gold-standard file, whole or not at all; an existing file is replaced.
-
-    Parameters
-    ----------
-    path
-        The file; its suffix tells the format: .h5, .ibin or .bin, .ivecs, .parquet.
-    neighbors
-        ids (nq, k) from 0; dists (nq, k) float32 or float64.
-    attributes
-        Root attributes to add, if the format has some.  `metric` (cosine, ip, l2, hamming) tells which distances these
-        are.
-    """
-    said = attributes or {}
-    gold = as_gold(neighbors)
-    if gold.distance is None and said.get("metric") in DISTANCES:
-        gold = replace(gold, distance=str(said["metric"]))
-    save_gold(gold, gold_format(path), Path(path), None, said)
 
 
 def gold_format(path: str | Path) -> str:

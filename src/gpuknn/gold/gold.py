@@ -1,32 +1,50 @@
 """What a gold standard or a result is, whatever file it comes from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gpuknn.engine.neighbors import Neighbors
+from gpuknn.engine.neighbors import same_bits
 from gpuknn.errors import InputError
 
 NONE_UNSIGNED = 2**32 - 1
 """-1 in 32 bits without a sign: no neighbour."""
+ARRAYS = ("ids", "dists", "own_ids", "query_ids")
+"""Of a gold standard."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Gold:
-    """The neighbours of every query, as a file gives them."""
+    """The neighbours of every query, as a file gives them: `ids, dists = gold`; `len(gold)` is the number of queries.
 
-    ids: np.ndarray
+    Two are equal if `ids`, `dists`, `own_ids` and `query_ids` are, bit by bit.
+
+    Examples
+    --------
+    >>> import gpuknn, numpy as np
+    >>> gold = gpuknn.Gold(np.array([[4, 2, 7]]), np.array([[0, 0.5, 2]]), "l2")
+    >>> gold, len(gold)
+    (Gold(1 queries x 3, l2, float64 distances), 1)
+    >>> ids, dists = gold
+    >>> ids
+    array([[4, 2, 7]])
+    >>> gold == gold.first(2)
+    False
+    """
+
+    ids: NDArray[np.int64]
     """(nq, k) int64, counted from 0; -1 if there is no neighbour."""
-    dists: np.ndarray | None = None
+    dists: NDArray[np.floating] | None = None
     """(nq, k) float32 or float64, the smallest first; None if only ids are known."""
     distance: str | None = None
     """Which distance `dists` are, one of `distances.DISTANCES`; None if the file does not tell."""
-    own_ids: np.ndarray | None = None
+    own_ids: NDArray[np.int64] | None = None
     """(nq, k) int64: the ids that the database's file gives to its rows, if these are not their numbers; -1 as in
     `ids`."""
-    query_ids: np.ndarray | None = None
+    query_ids: NDArray[np.int64] | None = None
     """(nq,) int64: the ids that the queries' file gives to them, if these are not their numbers."""
     are_rows: bool = True
     """Whether `ids` are row numbers by the format's definition; else they may be ids that the database's file gives."""
@@ -46,20 +64,29 @@ class Gold:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __iter__(self) -> Iterator[Any]:  # type checkers know one type for both, and the distances may be None
+        """The ids, then the distances (FAISS and scikit-learn give them in the other order)."""
+        return iter((self.ids, self.dists))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Gold):
+            return NotImplemented
+        return all(same_bits(getattr(self, name), getattr(other, name)) for name in ARRAYS)
+
+    def __repr__(self) -> str:
+        kind = f"{self.distance}, " if self.distance else ""
+        dists = "no distances" if self.dists is None else f"{self.dists.dtype} distances"
+        return f"Gold({self.shape[0]:,} queries x {self.shape[1]}, {kind}{dists})"
+
     def queries(self, chosen: slice | np.ndarray) -> "Gold":
         """The answers to some of the queries."""
-        parts = {name: getattr(self, name) for name in ("ids", "dists", "own_ids", "query_ids")}
+        parts = {name: getattr(self, name) for name in ARRAYS}
         return replace(self, **{name: part[chosen] for name, part in parts.items() if part is not None})
 
     def first(self, k: int) -> "Gold":
         """The first k neighbours of every query."""
         parts = {name: getattr(self, name) for name in ("ids", "dists", "own_ids")}
         return replace(self, **{name: part[:, :k] for name, part in parts.items() if part is not None})
-
-
-def as_gold(neighbors: "Neighbors | Gold") -> Gold:
-    """What a search has found, as a gold standard."""
-    return neighbors if isinstance(neighbors, Gold) else Gold(neighbors.ids, neighbors.dists)
 
 
 def from_file(ids: np.ndarray, dists: np.ndarray | None, first_id: int, **more: Any) -> Gold:

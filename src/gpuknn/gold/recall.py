@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gpuknn.engine.neighbors import Neighbors
 from gpuknn.errors import InputError
+from gpuknn.gold.answers import Answer, as_gold, named
 from gpuknn.gold.distances import BITS, FOR_ANN_BENCHMARKS, alike, as_distance
-from gpuknn.gold.gold import Gold, as_gold, unsorted_query
+from gpuknn.gold.gold import Gold, unsorted_query
 from gpuknn.gold.match import matched
 
 EPSILON = 1e-3
@@ -16,7 +16,7 @@ SAME_KIND = 1e-3
 """Two distances of one pair that differ by more, relative to them, are not of one kind."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recall:
     """Recall at k, in three ways; each the mean over all queries of a share of the gold's neighbours.
 
@@ -41,14 +41,54 @@ class Recall:
     short: int
     """Queries of which the gold has fewer than k different neighbours."""
 
+    def __repr__(self) -> str:
+        by_distances = None if self.by_distances is None else f"{self.by_distances:.6f}"
+        figures = f"by_ids={self.by_ids:.6f}, tie_aware={self.tie_aware:.6f}, by_distances={by_distances}"
+        return f"Recall(k={self.k}, {figures})"
 
-def recall(result: Neighbors | Gold, gold: Neighbors | Gold, k: int | None = None) -> float:
+
+def recall(result: Answer, gold: Answer, *, k: int | None = None) -> float:
     """Mean over all queries of the share of the gold's first k ids that are among the result's, by ids alone.
 
-    The measure of the SISAP challenges.  `k` defaults to the narrower of the two.  Raises InputError if the numbers of
-    queries differ or k exceeds either width.
+    The measure of the SISAP challenges.  `evaluate` knows ties and distances, too.
+
+    Parameters
+    ----------
+    result, gold
+        Each is a file's path (`FILE:GROUP` if it holds several answers), what `exact_knn` or `read_gold` gives, an
+        array (nq, k) of ids, or ids and distances as a pair.  The arrays of NumPy, PyTorch, CuPy, JAX and lists are
+        taken.  Ids in arrays count from 0 and -1 is no id, as in FAISS's `I`: `D, I = index.search(queries, k)`, then
+        `recall(I, gold)` or `recall((I, D), gold)`.  So do the labels of hnswlib.  `knns` of an HDF5 file count from 1:
+        name the file.  If the gold standard has `own_ids`, the ids that the database's file gives, an array is taken
+        for such ids; `gpuknn.Gold(I)` says that they are row numbers.
+    k
+        The first neighbours to count; those of the narrower of the two by default.
+
+    Returns
+    -------
+    float
+        From 0 to 1.
+
+    Raises
+    ------
+    InputError
+        The numbers of queries differ, k is more than one of the two has, or these are no ids.
+
+    Examples
+    --------
+    >>> import gpuknn, numpy as np
+    >>> gold = gpuknn.exact_knn([[0.0], [1.0], [4.0], [9.0]], [[0.0], [8.0]], k=2, metric="l2")
+    >>> gold.ids
+    array([[0, 1],
+           [3, 2]])
+    >>> I = np.array([[0, 2], [2, 3]])
+    >>> gpuknn.recall(I, gold)
+    0.75
+    >>> gpuknn.recall(I, gold, k=1)
+    0.5
     """
-    pair = matched(as_gold(result), as_gold(gold), ("the result", "the gold standard"))
+    where = named(result, "the result"), named(gold, "the gold standard")
+    pair = matched(as_gold(result, where[0]), as_gold(gold, where[1]), where)
     return _by_ids(pair.a, pair.b, _check(pair.a, pair.b, k))
 
 
@@ -175,6 +215,8 @@ def _mean(found: np.ndarray, true: np.ndarray) -> float:
 def _check(result: Gold, gold: Gold, k: int | None) -> int:
     widths = result.shape[1], gold.shape[1]
     k = min(widths) if k is None else k
+    if not isinstance(k, int | np.integer):
+        raise InputError(f"k = {k!r}: must be a whole number")
     if len(result) != len(gold):
         raise InputError(f"the result answers {len(result)} queries, the gold standard {len(gold)}")
     if len(gold) == 0:

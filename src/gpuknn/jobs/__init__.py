@@ -4,6 +4,7 @@ In: a job, and a crew (`workers.crew`) to do it.  Out: a file, an `Outcome`, and
 `bench`, `workers` and those below; a verb's folder knows nothing of another's.
 
     tally.py            how far a job is, by its events
+    command.py          the command line that does what a call does
     pieces.py           jobs whose work is pieces of rows, in any order
     events.py           what workers tell;  page.py, watch.py  who sees it in a browser
 """

@@ -1,13 +1,14 @@
 """What workers tell while they work: events for whoever watches the run, counters for Prometheus."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from distributed import Client, get_worker
 
-from gpuknn.jobs.tally import Event
+from gpuknn.progress import Event
 
 TOPIC = "gpuknn"
 """Of all events, those of all runs; each says which run it is of.
@@ -29,17 +30,23 @@ What a worker tells holds its `name` and, put in by Dask, as `worker` its addres
 def tell(run: Path, event: str, **facts: object) -> None:
     """Tell those who watch the run what happened; called by a worker's task."""
     worker = get_worker()
-    worker.log_event(TOPIC, {"event": event, "run": str(run), "name": str(worker.name), **facts})
+    # Twice: the page hears of all runs, a client of its own only.
+    worker.log_event((TOPIC, _topic(run)), {"event": event, "run": str(run), "name": str(worker.name), **facts})
 
 
-def listen(client: Client, run: Path, heard: Callable[[Event], None]) -> None:
-    """Hand over the run's events as they come, in a thread of Dask's; the scheduler may serve other runs as well."""
+@contextmanager
+def heard(client: Client, run: Path, hear: Callable[[Event], None]) -> Iterator[None]:
+    """Hand over the run's events as they come, in a thread of Dask's, as long as the context lasts."""
+    client.subscribe_topic(_topic(run), lambda event: hear(event[1]))
+    try:
+        yield
+    finally:
+        client.unsubscribe_topic(_topic(run))
 
-    def hear(event: tuple[float, Event]) -> None:
-        if event[1]["run"] == str(run):
-            heard(event[1])
 
-    client.subscribe_topic(TOPIC, hear)
+def _topic(run: Path) -> str:
+    """Of one run's events."""
+    return f"{TOPIC} {run}"
 
 
 def count(phase: str, seconds: float, **amounts: float) -> None:

@@ -11,7 +11,8 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from tornado.web import Application, RequestHandler
 
 from gpuknn.jobs.events import TOPIC
-from gpuknn.jobs.tally import Event, Tally
+from gpuknn.jobs.tally import Tally
+from gpuknn.progress import Event
 
 PATH = "/gpuknn"
 """The page's; with .json for programs."""
@@ -23,20 +24,29 @@ AMOUNTS = ("rows", "bytes", "operations", "pairs", "shards")
 
 
 class Page(SchedulerPlugin):  # type: ignore[misc]
-    """Hears what the workers tell, and serves it; stays with the scheduler, so that a run's end can be seen."""
+    """Hears what the workers tell, and serves it."""
 
     name = "gpuknn"
     idempotent = True
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
+        self.stays = False
+        """Whether it goes on when no run is at work, so that a run's end can be seen: if one run says so."""
 
     def start(self, scheduler: Any) -> None:
         """Called by Dask on the scheduler."""
         self._scheduler = scheduler
         route = PATH + r"(\.json)?", Show, {"page": self}
         # Tornado's templates escape all that they are given.
-        scheduler.http_application.add_application(Application([route], template_path=str(Path(__file__).parent)))
+        self._application = Application([route], template_path=str(Path(__file__).parent))
+        scheduler.http_application.add_application(self._application)
+
+    def leave(self) -> None:
+        """Take the page down if nobody needs it any more: the scheduler is then as it was before."""
+        if not self.stays and all(run.state != "at work" for run in self.runs.values()):
+            self._scheduler.remove_plugin(self.name)
+            self._scheduler.http_application.applications.remove(self._application)
 
     def log_event(self, topic: str, msg: Event) -> None:
         """Called by Dask for each event."""
@@ -44,6 +54,7 @@ class Page(SchedulerPlugin):  # type: ignore[misc]
             return
         if msg["event"] == "begun":
             self.runs.pop(msg["run"], None)
+            self.stays = self.stays or msg["stays"]
             self.runs[msg["run"]] = Run(msg["run"], msg["title"], msg["client"], msg["shards"], msg["rows"])
             for old in list(self.runs)[:-RUNS_SHOWN]:
                 del self.runs[old]

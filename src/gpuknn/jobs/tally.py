@@ -1,10 +1,8 @@
 """How far a job is, counted from what its workers tell: each piece once, by the last that was heard of it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-Event = Mapping[str, Any]
+from gpuknn.progress import Event
 
 
 @dataclass

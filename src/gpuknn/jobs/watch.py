@@ -2,10 +2,11 @@
 
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from distributed import Client, performance_report
@@ -18,12 +19,18 @@ from gpuknn.storage.durable import appearing
 
 @contextmanager
 def watched(
-    client: Client, run: Path, title: str, shards: Sequence[tuple[range, range]], report: Path | None = None
+    client: Client,
+    run: Path,
+    title: str,
+    shards: Sequence[tuple[range, range]],
+    report: Path | None = None,
+    lent: bool = False,
 ) -> Iterator[None]:
     """Show the computation of `shards` (queries, rows) on the scheduler's HTTP server, as `page_address` says.
 
-    `report`: a file for Dask's performance report of what ended well.  Raises InputError, before anything is computed,
-    where the scheduler cannot make one.
+    `report`: a file for Dask's performance report of what ended well.  `lent`: whether the scheduler is to be left as
+    it was; else the page stays, so that a run's end can be seen.  Raises InputError, before anything is computed, if
+    the scheduler cannot make a report.
     """
     if report and not _draws(client):
         raise InputError(
@@ -32,10 +39,16 @@ def watched(
     client.register_plugin(Page())
     rows = sum(len(rows) for _, rows in shards)
     facts = {"run": str(run), "title": title, "client": client.id, "shards": len(shards), "rows": rows}
-    client.log_event(TOPIC, {"event": "begun", **facts})
-    with _reported(client, title, report):
-        yield
-    client.log_event(TOPIC, {"event": "ended", "run": str(run)})  # of one that fails, the page sees the client leave
+    client.log_event(TOPIC, {"event": "begun", **facts, "stays": not lent})
+    try:
+        with _reported(client, title, report):
+            yield
+        # Of a run that fails, the page sees the client leave.
+        client.log_event(TOPIC, {"event": "ended", "run": str(run)})
+    finally:
+        if lent:
+            with suppress(OSError):  # of a scheduler that was lost
+                client.run_on_scheduler(_leave, run=str(run))
 
 
 def page_address(client: Client) -> str:
@@ -58,6 +71,15 @@ def _reachable(dashboard: str) -> tuple[str, str]:
     except OSError:
         here = urlunsplit(place._replace(netloc=f"127.0.0.1:{port}"))
         return here, f" after ssh -L {port}:127.0.0.1:{port} {place.hostname}"
+
+
+def _leave(run: str, dask_scheduler: Any) -> None:
+    """The run is over, and the scheduler is lent."""
+    if page := dask_scheduler.plugins.get(Page.name):
+        ended = page.runs.get(run)
+        if ended and ended.state == "at work":
+            ended.stop("stopped")
+        page.leave()
 
 
 def check_report(report: Path) -> None:

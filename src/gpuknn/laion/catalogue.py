@@ -5,7 +5,7 @@ from pathlib import Path
 
 import platformdirs
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option
 
 SOURCE = "https://sisap-23-challenge.s3.amazonaws.com/SISAP23-Challenge"
 SAMPLE = Path(__file__).parent / "sample"
@@ -40,16 +40,26 @@ QUERIES = {
 SUBSETS = ("sample", *DATABASES)
 
 
-def subset_files(subset: str, queries: str, data_dir: Path | None) -> tuple[Path, Path]:
-    """Paths of a subset's database and of its `public` or `private` queries.
+def subset_files(subset: str, *, queries: str = "public", data_dir: str | Path | None = None) -> tuple[Path, Path]:
+    """Paths of a LAION2B subset's database and queries, or of the sample that is shipped.
 
-    Raises InputError where one is missing, with its size, address, md5 and the command that fetches it.
+    `subset`: sample, 100K, 300K, 10M, 30M or 100M.  `queries`: public or private.  `data_dir`: where the files lie; by
+    default the user's data folder.  Raises InputError if there is no such subset or set of queries, or if a file is
+    missing: the message tells its size, address, md5 and the command that fetches it.
+
+    >>> import gpuknn
+    >>> database, queries = gpuknn.subset_files("sample")
+    >>> gpuknn.open_vectors(database).shape
+    (10000, 384)
     """
+    for name, value, known in (("subset", subset, SUBSETS), ("queries", queries, QUERIES)):
+        if value not in known:
+            raise InputError(f"{option(name, value)}: there are {', '.join(known)}")
     if subset == "sample":
         if queries != "public":
-            raise InputError(f"--queries {queries}: the sample has public queries only")
+            raise InputError(f"{option('queries', queries)}: the sample has public queries only")
         return SAMPLE / "database.h5", SAMPLE / "queries.h5"
-    folder = data_dir or Path(platformdirs.user_data_dir("gpuknn"))
+    folder = Path(data_dir) if data_dir else Path(platformdirs.user_data_dir("gpuknn"))
     return _local(folder, DATABASES[subset]), _local(folder, QUERIES[queries])
 
 

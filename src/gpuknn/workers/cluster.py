@@ -20,10 +20,11 @@ from distributed.comm.addressing import parse_host_port
 
 from gpuknn.engine.choose import open_device
 from gpuknn.engine.cpu.device import CpuDevice
-from gpuknn.errors import InputError, RunError
+from gpuknn.errors import InputError, RunError, option
 from gpuknn.workers.cluster_file import Running, Slurm, Ssh
 from gpuknn.workers.workers import Workers
 
+HERE = "127.0.0.1"
 HUSHED = logging.CRITICAL + 1
 """Above all that Dask logs.  Its critical records carry tracebacks: the scheduler writes one for news that it cannot
 tell a client any more, as happens if a run fails and its cluster closes while workers tell of progress."""
@@ -37,9 +38,14 @@ SETTINGS = {
     # setting of its own.
     "distributed.scheduler.allowed-failures": 5,
     "distributed.comm.timeouts.connect": "30s",
-    # A floor of a million queries is worth its 8 MB in a task; Dask would warn.
-    "distributed.admin.large-graph-warning-threshold": "1 GiB",
 }
+LENT_SHARE = 0.5
+"""Of a worker's memory limit, what a job may plan with: Dask stops giving work to a worker that takes 80 %."""
+
+
+def large_tasks() -> Any:
+    """A context in which a floor of a million queries is worth its 8 MB in a task; Dask would warn."""
+    return dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"})
 
 
 @contextmanager
@@ -53,16 +59,27 @@ def connect(where: str, patience: float = 10) -> Iterator[Client]:
         parse_host_port(address.partition("://")[2])
     except ValueError as error:
         raise InputError(f"--cluster {where}: {address} is no scheduler's address, as tcp://HOST:PORT") from error
-    # What Dask logs of a scheduler that is lost is for Dask's developers; `feed.py` says it in one line.
-    for name in ("distributed", "distributed.client"):  # Dask gives the second a level of its own
-        logging.getLogger(name).setLevel(HUSHED)
-    with dask.config.set(SETTINGS):
+    with dask.config.set(SETTINGS), _hushed():
         try:
             client = Client(address, set_as_default=False, timeout=patience)
         except (OSError, ValueError) as error:
             raise InputError(f"--cluster {where}: no Dask scheduler answers there ({error})") from error
         with client:
             yield client
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep back what Dask logs of a scheduler that is lost: it is for Dask's developers, and `feed.py` says it."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]  # two levels of their own
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(HUSHED)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _address_in(scheduler_file: Path) -> str:
@@ -81,6 +98,23 @@ def _address_in(scheduler_file: Path) -> str:
     return str(found["address"])
 
 
+def workers_of_client(client: Client, cores: int, device: str, said: Callable[[str], None]) -> tuple[str, Workers]:
+    """The scheduler's address, and what its workers compute on; the client is the caller's, and goes on.
+
+    Raises InputError as `workers_of` does, and if the client is closed or asynchronous.
+    """
+    what = option("client")
+    if not isinstance(client, Client):
+        raise InputError(f"{what}: is a {type(client).__name__}, not a distributed.Client")
+    if client.status != "running" or client.asynchronous:
+        state = "asynchronous" if client.status == "running" else client.status
+        raise InputError(
+            f"{what}: is {state}; make one as distributed.Client(ADDRESS or CLUSTER), outside of coroutines"
+        )
+    address = client.scheduler_info(n_workers=0)["address"]
+    return address, workers_of(client, cores, device, Running(f"the client of {address}", address, wait=60), said)
+
+
 def workers_of(
     client: Client, cores: int, device: str, source: Running | Ssh | Slurm, said: Callable[[str], None]
 ) -> Workers:
@@ -89,28 +123,44 @@ def workers_of(
     `cores` are those of this machine.  auto takes the workers that have a GPU (resource GPU=1) if there are any.
     Raises InputError if no worker fits, or the Python, Dask or gpuknn of scheduler and workers are not this process's.
     """
-    deadline = time.monotonic() + source.wait
-    while True:
-        every = client.scheduler_info(n_workers=-1)["workers"]
-        with_gpu = {address: worker for address, worker in every.items() if worker["resources"].get("GPU")}
-        fitting = with_gpu if device == "cuda" or (device == "auto" and with_gpu) else every
-        if len(fitting) >= source.workers:
-            break
-        if time.monotonic() > deadline:
-            if not fitting:
-                raise InputError(_nobody(source, len(every), device))
-            said(
-                f"{source.name}: {len(fitting)} of {source.workers} workers are there; "
-                "others are given work when they come"
-            )
-            break
-        time.sleep(0.2)
+    fitting = _wait_for(client, device, source, said)
     _check_versions(client, source.name)
-    if fitting is with_gpu:
-        found = client.run(open_device, "cuda", workers=list(with_gpu)).values()
-        return Workers(len(with_gpu), cores, min(found, key=lambda gpu: gpu.most_queries(1, 1)))
-    threads = min(worker["nthreads"] for worker in every.values())
-    return Workers(len(every), cores, CpuDevice(threads))
+    limits = [worker["memory_limit"] for worker in fitting.values() if worker["memory_limit"]]
+    memory = int(LENT_SHARE * min(limits)) if limits else None
+    if all(worker["resources"].get("GPU") for worker in fitting.values()) and device != "cpu":
+        found = client.run(open_device, "cuda", workers=list(fitting)).values()
+        return Workers(len(fitting), cores, min(found, key=lambda gpu: gpu.most_queries(1, 1)), memory)
+    threads = min(worker["nthreads"] for worker in fitting.values())
+    return Workers(len(fitting), cores, CpuDevice(threads), memory)
+
+
+def _wait_for(
+    client: Client, device: str, source: Running | Ssh | Slurm, said: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """The workers that fit, by their addresses; at least one."""
+    deadline = time.monotonic() + source.wait
+    asked = None
+    try:
+        while True:
+            every = client.scheduler_info(n_workers=-1)["workers"]
+            with_gpu = {address: worker for address, worker in every.items() if worker["resources"].get("GPU")}
+            fitting = with_gpu if device == "cuda" or (device == "auto" and with_gpu) else every
+            if len(fitting) >= source.workers:
+                return fitting
+            if time.monotonic() > deadline:
+                if not fitting:
+                    raise InputError(_nobody(source, len(every), device))
+                said(
+                    f"{source.name}: {len(fitting)} of {source.workers} workers are there; "
+                    "others are given work when they come"
+                )
+                return fitting
+            if not every and asked is None:  # an adaptive cluster starts workers for tasks that wait
+                asked = client.submit(version, "gpuknn", pure=False)
+            time.sleep(0.2)
+    finally:
+        if asked is not None:
+            asked.cancel()
 
 
 def _nobody(source: Running | Ssh | Slurm, there: int, device: str) -> str:
@@ -185,10 +235,9 @@ def _start(workers: Workers) -> LocalCluster:
     options: dict[str, Any] = {
         "n_workers": workers.count,
         "threads_per_worker": 1,
-        "host": "127.0.0.1",
         # Not None: without a dashboard Dask serves its status pages all the same, to the whole network.
-        "dashboard_address": "127.0.0.1:0",
-        "worker_dashboard_address": "127.0.0.1:0",
+        "dashboard_address": f"{HERE}:0",
+        "worker_dashboard_address": f"{HERE}:0",
         "memory_limit": 0,
         "silence_logs": HUSHED,
         "resources": workers.device.resources,
@@ -196,8 +245,12 @@ def _start(workers: Workers) -> LocalCluster:
     if workers.device.resources and _nvml_works():
         from dask_cuda import LocalCUDACluster
 
-        return LocalCUDACluster(device_memory_limit=None, **options)
-    return LocalCluster(processes=True, **options)
+        return LocalCUDACluster(device_memory_limit=None, host=HERE, **options)
+    if workers.count == 1 and not workers.device.resources:
+        # It lives in this process: no port is open but the page's, and a script needs no `if __name__ == "__main__"`,
+        # as it does if processes are spawned.
+        return LocalCluster(processes=False, **options)
+    return LocalCluster(processes=True, host=HERE, **options)
 
 
 def _nvml_works() -> bool:

@@ -1,19 +1,20 @@
-"""The workers of one job: found or described before it is planned, at work while it runs."""
+"""The workers of one job: looked for before it is planned, at work while it runs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuknn.engine.choose import usable_cores
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option
 from gpuknn.workers.feed import Feeder, dask_feeder, thread_feeder
 from gpuknn.workers.workers import LOCAL, Workers, choose_workers
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from gpuknn.workers.cluster_file import Slurm, Ssh
+    from gpuknn.workers.cluster_file import Running, Slurm, Ssh
 
 THREADS = 2
 """For each core, of reading and writing: while one waits for the disk another reads."""
@@ -24,12 +25,13 @@ class Crew:
     """Who does a job's work."""
 
     name: str
-    """The cluster's, as the person at the terminal calls it."""
+    """The cluster's, as whoever asked calls it."""
     workers: Workers
     """Those that are there; of a cluster that is yet to start, those that its file describes."""
+    source: "Running | Ssh | Slurm | None" = None
+    """Where workers come from; None: this machine, or the caller's own client."""
     connection: "Client | None" = None
-    """To the scheduler; None if the workers are yet to start."""
-    yet_to_start: "Ssh | Slurm | None" = None
+    """To the scheduler; None if nothing is started yet."""
     wanted: str = "auto"
     """auto, cpu or cuda."""
     in_process: bool = False
@@ -38,7 +40,17 @@ class Crew:
     @property
     def local(self) -> bool:
         """Whether the workers are processes of this machine, which share its memory."""
-        return self.connection is None and self.yet_to_start is None
+        return self.source is None and self.connection is None
+
+    @property
+    def yet_to_start(self) -> bool:
+        """Whether a file describes workers that nobody has started."""
+        return self.connection is None and hasattr(self.source, "planned")
+
+    @property
+    def lent(self) -> bool:
+        """Whether the client is the caller's, to be left as it was."""
+        return self.source is None and self.connection is not None
 
     @contextmanager
     def started(self, said: Callable[[str], None]) -> Iterator["Crew"]:
@@ -46,23 +58,26 @@ class Crew:
 
         Raises InputError if a cluster does not start or has no workers that fit.
         """
-        if self.yet_to_start is None:
+        if self.source is None or self.connection is not None:
             yield self
             return
-        from gpuknn.workers.launch import launched
+        from gpuknn.workers.cluster_file import Running
+        from gpuknn.workers.launch import joined, launched
 
-        with launched(self.yet_to_start, self.wanted, self.workers.cores, said) as (client, workers):
-            yield replace(self, workers=workers, connection=client, yet_to_start=None)
+        source, asked = self.source, (self.wanted, self.workers.cores, said)
+        with joined(source, *asked) if isinstance(source, Running) else launched(source, *asked) as (client, workers):
+            yield replace(self, workers=workers, connection=client)
 
     @contextmanager
     def client(self, most: int) -> Iterator["Client"]:
         """Dask's client of workers at work; `most` tasks are to be had at once, so no more of them are started."""
-        if self.connection is not None:
-            yield self.connection
-            return
-        from gpuknn.workers.cluster import local_cluster
+        from gpuknn.workers.cluster import large_tasks, local_cluster
 
-        with local_cluster(replace(self.workers, count=min(self.workers.count, most))) as client:
+        if self.connection is not None:
+            with large_tasks():
+                yield self.connection
+            return
+        with local_cluster(replace(self.workers, count=min(self.workers.count, most))) as client, large_tasks():
             yield client
 
     @contextmanager
@@ -76,40 +91,48 @@ class Crew:
                 yield dask_feeder(client, self.workers.device.resources, check)
 
 
-@contextmanager
-def hired(
-    cluster: str = LOCAL,
+def hire(
+    cluster: str | Path = LOCAL,
     device: str | None = "auto",
     workers: int | None = None,
     threads: int | None = None,
+    client: "Client | None" = None,
     said: Callable[[str], None] = lambda _: None,
-) -> Iterator[Crew]:
-    """Those who are to do the work.  A scheduler that is there is connected to; nothing is started.
+) -> Crew:
+    """Those who are to do the work; nothing is started, but a scheduler that is there is asked for its workers.
 
     `cluster`: local, a scheduler's address or file (.json), or a cluster file (.yaml).  `device`: auto, cpu or cuda;
     None if none is needed, as to read and write.  `workers`: processes of this machine; None: one, or one for each GPU,
     or, if no device is needed, threads of this one.  `threads`: cores of this machine that are shared; None: all.
-    Raises InputError if there is no such cluster or device, or workers do not run what this process runs.
+    `client`: the caller's own, instead of a cluster.  Raises InputError if there is no such cluster or device, or
+    workers do not run what this process runs.
     """
-    for option, value in (("--workers", workers), ("--threads", threads)):
+    where = str(cluster)
+    if client is not None and where != LOCAL:
+        raise InputError(f"{option('client')}, {option('cluster')}: give one of the two")
+    for name, value in (("workers", workers), ("threads", threads)):
         if value is not None and value < 1:
-            raise InputError(f"{option} {value}: must be at least 1")
-        if value is not None and cluster != LOCAL:
-            raise InputError(f"{option}: the cluster {cluster} has the workers that it has; leave it out")
+            raise InputError(f"{option(name, value)}: must be at least 1")
+        if value is not None and (client is not None or where != LOCAL):
+            whose = "of that client" if client is not None else where
+            raise InputError(f"{option(name)}: the cluster {whose} has the workers that it has; leave it out")
     cores, kind = min(threads or usable_cores(), usable_cores()), device or "cpu"
-    if cluster == LOCAL:
-        yield Crew(LOCAL, choose_workers(kind, workers, cores), in_process=device is None and workers is None)
-        return
+    if client is not None:
+        from gpuknn.workers.cluster import workers_of_client
+
+        name, found = workers_of_client(client, cores, kind, said)
+        return Crew(name, found, connection=client)
+    if where == LOCAL:
+        return Crew(LOCAL, choose_workers(kind, workers, cores), in_process=device is None and workers is None)
     from gpuknn.workers.cluster_file import Running, read_cluster
 
-    source = read_cluster(cluster)
-    if not isinstance(source, Running):
-        if kind == "cuda" and not source.gpus:
-            raise InputError(f"{source.name}: gpus: is not set, and --device cuda asks for them")
-        yield Crew(source.name, source.planned(kind), None, source, kind)
-        return
-    from gpuknn.workers.cluster import connect, workers_of
+    source = read_cluster(where)
+    if isinstance(source, Running):
+        from gpuknn.workers.launch import joined
 
-    described = source.name != source.where  # by a file: the scheduler, too, may be on its way
-    with connect(source.where, max(10, source.wait) if described else 10) as client:
-        yield Crew(source.name, workers_of(client, cores, kind, source, said), client)
+        with joined(source, kind, cores, said) as (_, found):
+            # All that were to be waited for have had their time.
+            return Crew(source.name, found, replace(source, workers=1, wait=0), None, kind)
+    if kind == "cuda" and not source.gpus:
+        raise InputError(f"{source.name}: gpus: is not set, and {option('device', 'cuda')} asks for them")
+    return Crew(source.name, source.planned(kind), source, None, kind)

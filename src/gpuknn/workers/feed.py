@@ -35,7 +35,8 @@ class Feeder:
     def __init__(self, submit: Callable[..., Any], window: Callable[[], int], check: Callable[[], None]) -> None:
         self._submit, self._window, self._check = submit, window, check
         self._running: dict[Any, Any] = {}
-        self._ended: SimpleQueue[Any] = SimpleQueue()
+        self._news: SimpleQueue[Any] = SimpleQueue()
+        """Tasks that have ended, by their futures, and what is to be called."""
 
     def __len__(self) -> int:
         return len(self._running)
@@ -48,7 +49,14 @@ class Feeder:
         """Have `work` done; `task` comes back with its result.  `options` are those of Dask's `Client.submit`."""
         future = self._submit(work, *arguments, **options)
         self._running[future] = task
-        future.add_done_callback(self._ended.put)
+        future.add_done_callback(self._news.put)
+
+    def soon(self, work: Callable[[], None]) -> None:
+        """Have the thread that takes tasks call `work`; may be asked by any thread, as by Dask's own.
+
+        What the caller wants to be told is so told in the caller's thread, and may raise there.
+        """
+        self._news.put(work)
 
     def take(self) -> tuple[Any, Any]:
         """The next task that has ended, and its future.
@@ -59,8 +67,10 @@ class Feeder:
         while True:
             self._check()
             try:
-                future = self._ended.get(timeout=LOOK_EVERY)
-                return self._running.pop(future), future
+                news = self._news.get(timeout=LOOK_EVERY)
+                if news in self._running:
+                    return self._running.pop(news), news
+                news()
             except Empty:
                 if self._window():
                     seen = time.monotonic()
@@ -75,7 +85,7 @@ class Feeder:
         return list(self._running.values())
 
     def cancel(self) -> None:
-        """Take back what has not begun."""
+        """Take back what has not ended: Dask gives it up, and threads of this process finish what they have begun."""
         for future in self._running:
             future.cancel()
 

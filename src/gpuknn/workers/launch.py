@@ -1,4 +1,4 @@
-"""Clusters that are started for a job, over SSH or as SLURM jobs, and end with it."""
+"""Clusters that work for a job: a scheduler that is there, or one started over SSH or SLURM, which ends with it."""
 
 import logging
 import shutil
@@ -14,12 +14,20 @@ from distributed import Client, SpecCluster, SSHCluster
 
 from gpuknn.errors import InputError, pip_install
 from gpuknn.workers.cluster import HUSHED, SETTINGS, connect, workers_of
-from gpuknn.workers.cluster_file import Slurm, Ssh
+from gpuknn.workers.cluster_file import Running, Slurm, Ssh
 from gpuknn.workers.workers import Workers
 
 PAGES = "127.0.0.1:8787"
 """Of a scheduler, for `ssh -L`: Dask's pages have no password."""
 NO_PAGES = "127.0.0.1:0"
+
+
+@contextmanager
+def joined(source: Running, wanted: str, cores: int, said: Callable[[str], None]) -> Iterator[tuple[Client, Workers]]:
+    """A client of a scheduler that is there already, and what its workers compute on; as `launched`."""
+    described = source.name != source.where  # by a file: the scheduler, too, may be on its way
+    with connect(source.where, max(10, source.wait) if described else 10) as client:
+        yield client, workers_of(client, cores, wanted, source, said)
 
 
 @contextmanager

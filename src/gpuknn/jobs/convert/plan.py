@@ -42,6 +42,19 @@ class Plan:
     """Words of a command line that go on with the conversion."""
 
     @property
+    def title(self) -> str:
+        """What is going to be done, in a line."""
+        rows = self.rows
+        (n, d), was = rows.shape, rows.source.dtype
+        return f"gpuknn convert: {n:,} rows x {d} {was} to {self.format.name}, {rows.dtype}"
+
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """The plan for a program."""
+        (n, d), dtype = self.rows.shape, self.rows.dtype
+        return {"format": self.format.name, "rows": n, "components": d, "dtype": dtype.name}
+
+    @property
     def sources(self) -> list[str]:
         """All that is read, which must not be written to."""
         return [str(self.rows.source.path), *self.beside]

@@ -14,7 +14,7 @@ from gpuknn.engine.choose import usable_cores
 from gpuknn.errors import InputError, RunError
 from gpuknn.jobs.convert.plan import Plan, check_room
 from gpuknn.jobs.pieces import read_receipts, work_through, write_receipt
-from gpuknn.jobs.tally import Event
+from gpuknn.progress import Event, Listener, step
 from gpuknn.storage.destination import check_destination
 from gpuknn.storage.durable import digest
 from gpuknn.storage.location import absolute, is_url, listing
@@ -41,13 +41,15 @@ class Outcome:
     seconds: float
 
 
-def run_convert(plan: Plan, on_event: Callable[[Event], None] = lambda _: None) -> Outcome:
+def run_convert(plan: Plan, on_event: Listener = lambda _: None) -> Outcome:
     """Write the target and give it its name; goes on from what an earlier call has finished.
 
     `on_event` is told what happens:
 
-        said        line: for the person at the terminal
+        plan        title: in a line, and the plan's facts;  step: of what follows (`gpuknn.progress`)
+        said        line: for a person
         progress    done: rows that are on disk
+        written     output, and the outcome
 
     Raises InputError if the source cannot be converted, and then leaves nothing behind; RunError or OSError if the same
     plan goes on later.
@@ -58,6 +60,9 @@ def run_convert(plan: Plan, on_event: Callable[[Event], None] = lambda _: None) 
     def say(line: str) -> None:
         on_event({"event": "said", "line": line})
 
+    (n, d), itemsize = plan.rows.shape, plan.rows.dtype.itemsize
+    on_event({"event": "plan", "title": plan.title, **plan.facts})
+    on_event(step("writing", n, "progress", "done", d * itemsize))
     sample, beside = sampled(source), {path: repr(listing(path)) for path in plan.beside}
     title = f"{source.where} to {plan.destination}"
     fingerprint = _fingerprint(plan, sample, beside)
@@ -74,7 +79,9 @@ def run_convert(plan: Plan, on_event: Callable[[Event], None] = lambda _: None) 
                 record.note(None, said)
         record.remove()  # also if an earlier call was killed when only that was left to do
     written = 0 if there is None else said["pieces"] - there
-    return Outcome(said["pieces"], written, said["error"], time.monotonic() - started)
+    done = Outcome(said["pieces"], written, said["error"], time.monotonic() - started)
+    on_event({"event": "written", "output": plan.destination, **vars(done)})
+    return done
 
 
 def _fingerprint(plan: Plan, sample: Sampled, beside: dict[str, str]) -> str:

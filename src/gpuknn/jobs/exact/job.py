@@ -2,16 +2,17 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
 from gpuknn.engine.check import check_question
 from gpuknn.engine.metric import Metric, metric_named
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option
 from gpuknn.storage.durable import digest
 from gpuknn.storage.location import is_url, split_key
-from gpuknn.vectors import Sampled, Vectors, file_state, open_vectors, sampled
+from gpuknn.vectors import Rows, Sampled, Vectors, as_vectors, file_state, sampled
 from gpuknn.vectors.hdf5 import arrays_of_queries
 from gpuknn.vectors.ids import RowIds, own_ids
 from gpuknn.vectors.written import Missing
@@ -94,8 +95,8 @@ class Job:
 
 
 def ask(
-    database: str | Path,
-    queries: str | Path | None,
+    database: Rows,
+    queries: Rows | None,
     k: int,
     metric: str = "cosine",
     dists: str = "float32",
@@ -108,17 +109,29 @@ def ask(
     `queries`: None if the rows are the queries.  `missing`: what becomes of rows that nobody wrote.  `ignore_ids`: the
     answer holds row numbers alone.  Raises InputError if the files cannot be read or make no question together.
     """
-    rows = open_vectors(database, missing=missing)
-    asked = rows if queries is None else open_vectors(queries, missing=missing)
+    rows = _opened(database, "database", missing)
+    asked = rows if queries is None else _opened(queries, "queries", missing)
     if queries is not None:
-        refuse_rows_as_queries(rows, asked, split_key(queries)[1] is not None)
+        named = not isinstance(queries, str | PathLike) or split_key(str(queries))[1] is not None
+        refuse_rows_as_queries(rows, asked, named)
     ids = (None, None) if ignore_ids else (own_ids(rows.ids), own_ids(asked.ids))
     if self_join is SelfJoin.FIRST and k < 2:
-        raise InputError(f"k = {k}: with --self-first it must be at least 2, the row and a neighbour")
+        raise InputError(f"k = {k}: with {option('self_first', True)} it must be at least 2, the row and a neighbour")
     searched_k = k - (self_join is SelfJoin.FIRST)
     kind = metric_named(metric)
     check_question(rows, asked, searched_k, kind, dists, self_join is not SelfJoin.NO)
     return Job(rows, asked, k, kind, dists, self_join, *ids)
+
+
+def _opened(rows: Rows, what: str, missing: Missing) -> Vectors:
+    """The rows of a file; those of an array cannot be found again after a crash, nor by workers."""
+    opened = as_vectors(rows, what, missing)
+    if not opened.in_files:
+        raise InputError(
+            f"{what}: is in memory, and a run that can be resumed needs a file; save it (np.save), or search it with "
+            "gpuknn.exact_knn"
+        )
+    return opened
 
 
 def refuse_rows_as_queries(database: Vectors, queries: Vectors, named: bool) -> None:
@@ -132,8 +145,9 @@ def refuse_rows_as_queries(database: Vectors, queries: Vectors, named: bool) -> 
     others = [] if is_url(b) else [f"{b}:{key}" for key in arrays_of_queries(b) if key != queries.key]
     if same:
         offer = f"name its queries ({', '.join(others)}), or " if others else ""
+        itself = option("self", True, "queries=None")
         raise InputError(
-            f"{queries.where}: is named as the database and as the queries; {offer}say --self to find every row's "
+            f"{queries.where}: is named as the database and as the queries; {offer}say {itself} to find every row's "
             "neighbours among the others"
         )
     if others and not named and queries.key == "train":

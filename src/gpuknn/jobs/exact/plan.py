@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,16 +13,20 @@ from gpuknn.bench.kept import Rates, rates_for
 from gpuknn.engine.check import CHECKED_VALUES
 from gpuknn.engine.device import Device
 from gpuknn.engine.metric import Metric
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, option
 from gpuknn.gold.formats import WRITERS, gold_format
 from gpuknn.gold.writer import Outline, check_outline
 from gpuknn.jobs.exact.job import Job
 from gpuknn.jobs.exact.predict import Prediction, predict
 from gpuknn.jobs.exact.tree import most_parts
+from gpuknn.progress import Listener, listening
 from gpuknn.storage.destination import check_destination, lacking
 from gpuknn.storage.record import Record
 from gpuknn.workers.crew import Crew
 from gpuknn.workers.memory import memory_budget
+
+if TYPE_CHECKING:
+    from gpuknn.jobs.exact.run import Outcome
 
 SHARD_OPERATIONS = 2e13
 """Multiplications and additions of one shard by default: a minute or so of a laptop, a second of a GPU."""
@@ -43,7 +48,7 @@ class Wishes:
     run_dir: Path | None = None
     fresh: bool = False
     """Whether earlier partial results are thrown away."""
-    replace: bool = False
+    force: bool = False
     """Whether an output that is there may go."""
     performance_report: Path | None = None
     """A file for Dask's report."""
@@ -51,9 +56,9 @@ class Wishes:
     """Words of a command line that go on with the run."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
-    """How a job will be done."""
+    """How a job will be done; nothing is started or written before `run`."""
 
     job: Job
     output: Path
@@ -83,8 +88,8 @@ class Plan:
         return -(-len(self.job.database) // self.shard_rows)
 
     @property
-    def worker_bytes(self) -> int:
-        """Memory that a worker takes."""
+    def memory(self) -> int:
+        """Bytes that each worker takes."""
         return worker_bytes(self.job, self.block, self.crew.workers.device)
 
     @property
@@ -102,16 +107,79 @@ class Plan:
         """None if nobody has measured the device."""
         return predict(self.job, self.crew.workers, self.passes, self.rates) if self.rates else None
 
+    @property
+    def seconds(self) -> float | None:
+        """That the whole run is predicted to take; None if nobody has measured the device (`gpuknn doctor --full`)."""
+        return self.prediction.seconds if self.prediction else None
 
-def plan_exact(job: Job, output: Path, crew: Crew, wishes: Wishes) -> Plan:
+    def run(self, *, progress: bool | Listener = False) -> "Outcome":
+        """Compute the answer and write it; goes on from what an earlier run has finished.
+
+        `progress`: True for a bar in a terminal or a notebook, or a function that is told what happens (`run_exact`).
+        Raises InputError if rows cannot be measured or the record belongs to another job, RunError if the run failed:
+        the same plan goes on from there.
+        """
+        from gpuknn.jobs.exact.run import run_exact  # which loads Dask
+
+        with listening(progress) as told:
+            return run_exact(self, told)
+
+    @property
+    def title(self) -> str:
+        """What is going to be done, in a line."""
+        database, workers = self.job.database, self.crew.workers
+        return (
+            f"gpuknn exact: {len(database):,} rows x {database.shape[1]} {database.dtype}, "
+            f"{len(self.job.queries):,} queries, k = {self.job.k}, {self.job.metric.value}, "
+            f"on {workers.count} x {workers.device.name}"
+        )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The plan for a program, in plain JSON values."""
+        job, workers, prediction = self.job, self.crew.workers, self.prediction
+        return {
+            "database": job.database.where,
+            "rows": len(job.database),
+            "components": job.database.shape[1],
+            "dtype": job.database.dtype.name,
+            "queries": len(job.queries),
+            "k": job.k,
+            "metric": job.metric.value,
+            "device": workers.device.name,
+            "workers": workers.count,
+            "memory_per_worker": self.memory,
+            "passes": self.passes,
+            "shards": self.shards,
+            "shard_rows": self.shard_rows,
+            "bytes_read": self.bytes_read,
+            "operations": self.operations,
+            "answer_bytes": job.answer_bytes,
+            "predicted_seconds": prediction and round(prediction.seconds, 1),
+            "limited_by": prediction and prediction.limit,
+            "run_dir": str(self.record.path),
+            "output": str(self.output),
+        }
+
+    def __repr__(self) -> str:
+        """A table for a person."""
+        facts, lines = self.facts, []
+        for name, value in facts.items():
+            shown = f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else value
+            shown = "unknown: gpuknn doctor --full measures it" if value is None else shown
+            lines.append(f"{name.replace('_', ' '):<{max(map(len, facts))}}  {shown}")
+        return "\n".join(lines)
+
+
+def planned(job: Job, output: Path, crew: Crew, wishes: Wishes) -> Plan:
     """Cut the work so that it fits into memory; nothing is started or written.
 
     Raises InputError if it cannot fit, the output cannot be written or hold the answer, or a file of rates is none.
     """
     if wishes.shard_rows is not None and wishes.shard_rows < 1:
-        raise InputError(f"--shard-rows {wishes.shard_rows}: must be at least 1")
+        raise InputError(f"{option('shard_rows', wishes.shard_rows)}: must be at least 1")
     resumes = _record(output, wishes).exists and not wishes.fresh  # then the output may be that run's own
-    check_destination(str(output), [job.database.path, job.queries.path], wishes.replace or resumes, stores=False)
+    check_destination(str(output), [job.database.path, job.queries.path], wishes.force or resumes, stores=False)
     check_outline(output, WRITERS[gold_format(output)], outline(job))
     return _cut_for(crew, job, output, wishes)
 
@@ -201,7 +269,7 @@ def _too_little(job: Job, memory: int, need: int, workers: int, device: Device) 
     asked, needed = memory / 2**30, -(-need * 100 // 2**30) / 100
     larger = max((job.queries, job.database), key=lambda vectors: vectors.held_bytes(device.readers))
     held = larger.held_bytes(device.readers)
-    line = f"--memory {asked:.2f} GiB: {workers} worker(s) need at least {needed:.2f} GiB"
+    line = f"{option('memory', f'{asked:.2f} GiB')}: {workers} worker(s) need at least {needed:.2f} GiB"
     if held > NOTED_BYTES:
         line += f", {held / 2**30:.2f} GiB of it each to decode {larger.where}"
         return f"{line}; give more, or write that file anew with smaller pieces (gpuknn convert)"

@@ -1,11 +1,10 @@
 """A planned job at work: shards to workers, partial results to the record, the answer to a gold-standard file."""
 
 import dataclasses
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from importlib.metadata import version
 from itertools import pairwise
 from operator import add
@@ -18,13 +17,13 @@ from gpuknn.engine.check import check_content
 from gpuknn.engine.metric import Metric
 from gpuknn.engine.neighbors import Certificate
 from gpuknn.engine.self_join import put_self_first
-from gpuknn.errors import InputError, RunError
+from gpuknn.errors import InputError, RunError, option
 from gpuknn.gold.distances import BITS, DISTANCES
 from gpuknn.gold.formats import WRITERS, gold_format
 from gpuknn.gold.gold import Gold
 from gpuknn.gold.hdf5 import read_attributes
 from gpuknn.gold.writer import GoldWriter, written
-from gpuknn.jobs.events import listen
+from gpuknn.jobs.events import heard
 from gpuknn.jobs.exact.feed import Block, Feed
 from gpuknn.jobs.exact.job import Job, SelfJoin
 from gpuknn.jobs.exact.merge import merge_some, queries_at_once
@@ -32,8 +31,9 @@ from gpuknn.jobs.exact.partial import Damaged, Partial, find_partial, find_parti
 from gpuknn.jobs.exact.plan import Plan, blocks, check_room, cut, outline, replanned
 from gpuknn.jobs.exact.shard import changed
 from gpuknn.jobs.exact.tree import Tree
-from gpuknn.jobs.tally import Event, Tally
+from gpuknn.jobs.tally import Tally
 from gpuknn.jobs.watch import page_address, watched
+from gpuknn.progress import Event, Listener, step
 from gpuknn.storage.durable import sweep
 from gpuknn.storage.record import Claim, Identity
 from gpuknn.vectors import Sampled
@@ -45,47 +45,54 @@ LONG_ENOUGH = 5.0
 """Seconds of computing that tell a rate: the start weighs little then."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Outcome:
-    """What a run did."""
+    """What a run did; `gpuknn.read_gold(outcome.output)` reads the answer."""
 
+    output: Path
     certificate: Certificate
     device: str
     shards: int
+    """That were computed, and the rows that an earlier run had done."""
     resumed_rows: int
     seconds: float
 
+    def __repr__(self) -> str:
+        return f"Outcome({self.output}, {self.shards} shards in {self.seconds:.1f} s on {self.device})"
 
-def run_exact(plan: Plan, on_event: Callable[[Event], None] = lambda _: None) -> Outcome:
+
+def run_exact(plan: Plan, tell: Listener = lambda _: None) -> Outcome:
     """Compute the job's gold standard and write it to the plan's output; goes on from what its record holds.
 
-    `on_event` is told what happens, from several threads, one event at a time:
+    `tell` is told what happens, in this thread:
 
-        said        line: for the person at the terminal
+        plan        title: in a line, and the plan's facts;  step: of the two that follow (`gpuknn.progress`)
+        said        line: for a person
         checked     rows: of the database, read and found right before the work begins
         resumed     done: rows of the database that were found done
         watch       address: where a browser can watch the run
         progress, shard, merged, damaged   what workers tell (`jobs.events`), and done: rows of the database, in all
+        written     output, seconds, and the certificate
 
     Raises InputError if the rows cannot be measured or the record belongs to another job, RunError if the run failed:
     the same plan goes on from there.
     """
     started = time.monotonic()
     check_room(plan)
-    telling = threading.Lock()
-
-    def tell(event: Event) -> None:
-        with telling:
-            on_event(event)
 
     def say(line: str) -> None:
         tell({"event": "said", "line": line})
 
+    rows, row_bytes = len(plan.job.database), plan.job.database.nbytes // len(plan.job.database)
+    tell({"event": "plan", "title": plan.title, **plan.facts})
+    tell(step("checking", rows, "checked", "rows", row_bytes))
+    tell(step("computing", rows, "resumed progress shard damaged", "done", row_bytes, plan.job.operations(1)))
     with plan.crew.started(say) as crew:
         fitted = replanned(plan, crew)
         if fitted is not plan:
             say(f"{crew.name}: {crew.workers.count} x {crew.workers.device.name}; {fitted.shards} shards a pass")
         outcome = _run(fitted, started, tell, say)
+    tell({"event": "written", "output": str(outcome.output), "seconds": outcome.seconds, **vars(outcome.certificate)})
     if plan.crew.local and not outcome.resumed_rows:
         _learn(plan, outcome.seconds)
     return outcome
@@ -99,12 +106,11 @@ def _run(plan: Plan, started: float, tell: Callable[[Event], None], say: Callabl
     fingerprint = job.fingerprint(files)
     passes = {"queries_at_once": plan.block}
     rows = plan.passes * len(job.database)
-    identity = Identity(
-        fingerprint, job.description(), job.title, rows, passes, wishes.command, ", --run-dir names another folder"
-    )
+    elsewhere = f", {option('run_dir')} names another folder"
+    identity = Identity(fingerprint, job.description(), job.title, rows, passes, wishes.command, elsewhere)
     with record.held(identity, wishes.fresh, say) as claim:
         # Looked at before, but another client may have been at work since.
-        if output.exists() and (not wishes.replace or record.noted(output).get(JOB) == fingerprint):
+        if output.exists() and (not wishes.force or record.noted(output).get(JOB) == fingerprint):
             return _finished(plan, fingerprint)
         sweep(output)
         if not record.has_results():
@@ -117,8 +123,8 @@ def _run(plan: Plan, started: float, tell: Callable[[Event], None], say: Callabl
         said: dict[str, str | int | float] = {JOB: fingerprint}
 
         def whole(part: Path) -> None:
-            if output.exists() and not wishes.replace:
-                raise InputError(f"{output}: exists already; --force replaces it")
+            if output.exists() and not wishes.force:
+                raise InputError(f"{output}: exists already; {option('force', True)} replaces it")
             record.note(part, said)
             claim.held.check()
 
@@ -129,7 +135,7 @@ def _run(plan: Plan, started: float, tell: Callable[[Event], None], say: Callabl
             said |= _attributes(job, files, certificate, devices, seconds)
             gold.describe(said)
         record.remove()
-    return Outcome(certificate, ", ".join(devices), shards, resumed, seconds)
+    return Outcome(output, certificate, ", ".join(devices), shards, resumed, seconds)
 
 
 def _finished(plan: Plan, fingerprint: str) -> Outcome:
@@ -139,10 +145,10 @@ def _finished(plan: Plan, fingerprint: str) -> Outcome:
     if said.get(JOB) != fingerprint:
         if not record.has_results():
             record.remove()
-        raise InputError(f"{output}: exists already; --force replaces it")
+        raise InputError(f"{output}: exists already; {option('force', True)} replaces it")
     record.remove()
     proof = (said[f"certificate{name}"] for name in ("", "_bound", "_pairs_refined", "_smallest_margin"))
-    return Outcome(Certificate(*proof), said["device"], 0, len(plan.job.database), said["seconds"])
+    return Outcome(output, Certificate(*proof), said["device"], 0, len(plan.job.database), said["seconds"])
 
 
 def _check(plan: Plan, claim: Claim, tell: Callable[[Event], None]) -> None:
@@ -167,7 +173,7 @@ def _partials(
     if size > plan.block:
         raise InputError(
             f"{plan.record.path}: was begun with {size:,} queries at once, and there is memory for {plan.block:,} now; "
-            "give it more (--memory) or, to begin anew, --fresh"
+            f"give it more ({option('memory')}) or, to begin anew, {option('fresh', True)}"
         )
     tally, found = Tally(), {}
     for block in blocks(len(job.queries), size):
@@ -179,16 +185,11 @@ def _partials(
     resumed = tally.rows // len(found)
     tell({"event": "resumed", "done": resumed})
 
-    hearing = threading.Lock()  # workers are heard by a thread of Dask's, ends of tasks by this one
-
     def hear(event: Event) -> None:
-        if event["event"] in ("begun", "ended"):  # for the page
-            return
-        with hearing:
-            tally.hear(event)
-            if event["event"] == "damaged":
-                say(str(Damaged(range(*event["rows"]))))
-            tell({**event, "done": tally.rows // len(found)})
+        tally.hear(event)
+        if event["event"] == "damaged":
+            say(str(Damaged(range(*event["rows"]))))
+        tell({**event, "done": tally.rows // len(found)})
 
     parts = {block: list(done) for block, done in found.items()}
     shards = [(block, rows) for block, done in parts.items() for rows in cut(n, done, plan.shard_rows)]
@@ -197,10 +198,14 @@ def _partials(
         known = {block: Block(_floor(block, done), Tree(plan.shard_rows)) for block, done in found.items()}
         with plan.crew.client(len(shards)) as client:
             tell({"event": "watch", "address": page_address(client)})
-            listen(client, folder, hear)
             feeder = dask_feeder(client, device.resources, claim.held.check)
             feed = Feed(feeder, _everywhere(job), state, device, folder, plan.shard_rows, known, hear)
-            with watched(client, folder, job.title, shards, plan.wishes.performance_report):
+
+            def hear_of_workers(event: Event) -> None:  # in a thread of Dask's
+                feeder.soon(partial(hear, event))
+
+            report, lent = plan.wishes.performance_report, plan.crew.lent
+            with heard(client, folder, hear_of_workers), watched(client, folder, job.title, shards, report, lent):
                 parts = feed.run(parts, shards)
     # By their names, since network folders list new files late.
     every = {block: [find_partial(claim.folder, block, rows) for rows in done] for block, done in parts.items()}

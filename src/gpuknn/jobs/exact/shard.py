@@ -93,7 +93,9 @@ class Report:
         self._tell("progress")
 
     def at(self, rows: int) -> None:
-        """So many rows are done."""
+        """So many rows are done.  Raises RunError if nobody waits for the shard any more."""
+        if self._given_up():
+            raise RunError("the shard was given up")
         self._count("scan", **self._work(rows - self._rows))
         self._rows = rows
         if rows < self._length and self._counted - self._told > SECONDS_BETWEEN_REPORTS:
@@ -108,6 +110,12 @@ class Report:
         """The shard is in the record."""
         self._count("write", pairs=pairs, shards=1)
         self._tell("shard", pairs=pairs)
+
+    def _given_up(self) -> bool:
+        """Whether the client has taken the task back, or has gone: a thread cannot be stopped from outside."""
+        worker = get_worker()
+        task = worker.state.tasks.get(worker.get_current_task())
+        return task is None or task.state != "executing"
 
     def _tell(self, event: str, **facts: int) -> None:
         work = self._work(self._rows)

@@ -1,0 +1,106 @@
+"""A result evaluated against a gold standard: recall at several ranks, and what a reader of the figures must know."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from gpuknn.errors import InputError, option
+from gpuknn.gold.answers import Answer, as_gold, named
+from gpuknn.gold.gold import Gold
+from gpuknn.gold.match import ROWS, matched
+from gpuknn.gold.recall import EPSILON, Recall, one_kind, recall_at
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation:
+    """Recall at several ranks: `evaluation[10].by_ids`, or `for recall in evaluation`; its `repr` is a table."""
+
+    recalls: tuple[Recall, ...]
+    """At each k that was asked for."""
+    rows_by: str
+    """What told that a row of the one is a row of the other, in words."""
+    result: Gold
+    """As it was compared: its lines and ids are brought beside those of `gold`."""
+    gold: Gold
+
+    def __getitem__(self, k: int) -> Recall:
+        """Recall at k."""
+        return {recall.k: recall for recall in self.recalls}[k]
+
+    def __iter__(self) -> Iterator[Recall]:
+        return iter(self.recalls)
+
+    def __len__(self) -> int:
+        return len(self.recalls)
+
+    def __repr__(self) -> str:
+        lines = [] if self.rows_by == ROWS else [f"rows are told by {self.rows_by}"]
+        return "\n".join([*lines, *(f"recall@{r.k}: {_figures(r)}{self._remarks(r)}" for r in self)])
+
+    def _remarks(self, r: Recall) -> str:
+        """What a reader of the figures must know."""
+        result, gold, remarks = self.result, self.gold, []
+        if r.by_distances is None and result.dists is not None and gold.dists is not None:
+            apart = one_kind(result, gold) is False
+            why = "the two files give the same neighbours other distances" if apart else "distances may be of two kinds"
+            remarks.append(f"{why}, so distances were not compared")
+        if r.by_ids == 0 and result.are_rows != gold.are_rows:
+            remarks.append("one file counts rows, and the other may hold ids of the database's own")
+        if r.short:
+            remarks.append(f"the gold has fewer than {r.k} neighbours of {r.short} queries")
+        if r.repeated:
+            remarks.append(f"{r.repeated} queries have an id more than once, which was counted once")
+        if r.undecided:
+            remarks.append(f"{r.undecided} queries' ties may go on past the gold's last column")
+        return f"  ({'; '.join(remarks)})" if remarks else ""
+
+
+def evaluate(result: Answer, gold: Answer, *, ks: int | Iterable[int] = (10,), epsilon: float = EPSILON) -> Evaluation:
+    """Recall of a result against a gold standard: by ids, with ties, and by distances.
+
+    Parameters
+    ----------
+    result, gold
+        As `recall` takes them: paths, answers, arrays of ids, or pairs of ids and distances.
+    ks
+        The ranks at which recall is wanted.
+    epsilon
+        How much farther than the gold's k-th neighbour a row may be that counts by distances.
+
+    Returns
+    -------
+    Evaluation
+        `evaluation[k]` is the `Recall` at k: `by_ids`, `tie_aware`, `by_distances` (None if nothing shows that both
+        hold distances of one kind).
+
+    Raises
+    ------
+    InputError
+        As `recall` does; also if the gold's distances do not ascend or are no numbers, or epsilon is below 0.
+
+    Examples
+    --------
+    >>> import gpuknn, numpy as np
+    >>> gold = gpuknn.exact_knn([[0.0], [2.0], [4.0], [9.0]], [[3.0], [8.0]], k=3, metric="l2")
+    >>> ids, dists = np.array([[2, 0], [3, 0]]), np.array([[1.0, 9.0], [1.0, 64.0]])
+    >>> found = gpuknn.evaluate((ids, dists), gold, ks=(1, 2))
+    >>> found
+    recall@1: 0.500000 by ids, 1.000000 tie-aware, 1.000000 by distances to within 0.001
+    recall@2: 0.500000 by ids, 0.500000 tie-aware, 0.500000 by distances to within 0.001
+    >>> found[1].tie_aware
+    1.0
+    >>> [recall.by_ids for recall in found]
+    [0.5, 0.5]
+    """
+    if not epsilon >= 0:
+        raise InputError(f"{option('epsilon', epsilon)}: must be 0 or more")
+    where = named(result, "the result"), named(gold, "the gold standard")
+    pair = matched(as_gold(result, where[0]), as_gold(gold, where[1]), where)
+    ranks = [ks] if isinstance(ks, int) else ks
+    return Evaluation(tuple(recall_at(pair.a, pair.b, k, epsilon) for k in ranks), pair.by, pair.a, pair.b)
+
+
+def _figures(r: Recall) -> str:
+    figures = f"{r.by_ids:.6f} by ids, {r.tie_aware:.6f} tie-aware"
+    if r.by_distances is not None:
+        figures += f", {r.by_distances:.6f} by distances to within {r.epsilon:g}"
+    return figures

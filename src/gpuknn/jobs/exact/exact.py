@@ -1,0 +1,193 @@
+"""`gpuknn.exact`: the job in one call, as the command does it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from gpuknn.errors import InputError, option
+from gpuknn.jobs.command import command_line
+from gpuknn.jobs.exact.job import SelfJoin, ask
+from gpuknn.jobs.exact.plan import Plan, Wishes, planned
+from gpuknn.progress import Listener
+from gpuknn.vectors import Rows, Vectors
+from gpuknn.vectors.written import Missing
+from gpuknn.workers.crew import hire
+from gpuknn.workers.workers import LOCAL
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from gpuknn.jobs.exact.run import Outcome
+
+
+class Options(TypedDict, total=False):
+    """What else may be said of a job, by the names of the command's options; `exact` describes them."""
+
+    dists: str
+    self_first: bool
+    missing: Missing
+    ignore_ids: bool
+    device: str
+    workers: int | None
+    threads: int | None
+    cluster: str | Path
+    memory: str | None
+    shard_rows: int | None
+    run_dir: str | Path | None
+    fresh: bool
+    force: bool
+    rates: str | Path | None
+    performance_report: str | Path | None
+
+
+def exact(
+    database: Rows,
+    queries: Rows | None,
+    output: str | Path,
+    *,
+    k: int = 100,
+    metric: str = "cosine",
+    client: "Client | None" = None,
+    progress: bool | Listener = False,
+    **options: Unpack[Options],
+) -> "Outcome":
+    """Compute a gold standard file: `gpuknn exact` as a function, with the same options, bytes and crash safety.
+
+    Finished shards are kept in a folder beside the output until the file is written.  After a crash, a kill or an
+    interrupt the same call goes on from there; so does the command.
+
+    Parameters
+    ----------
+    database, queries
+        Paths, `FILE:KEY`, URLs, or what `open_vectors` gives: rows (n, d) and (nq, d).  Queries of None are the rows
+        themselves, each of which is left out of its own answer.  (`exact_knn` takes arrays in memory.)
+    output
+        The file; its suffix tells the format: .h5, .ibin, .ivecs, .parquet.
+    k, metric
+        As in `exact_knn`.
+    client
+        A `distributed.Client`, whose workers compute; the client and its cluster are left as they were.  Without it
+        (and without `cluster`) this machine computes: its GPUs if there are any, else the processor.
+    progress
+        True for a bar in a terminal or a notebook, or a function that is told what happens, as mappings.
+
+    Other Parameters
+    ----------------
+    dists : str
+        float32 (default) or float64: how distances are stored, and so what a tie is.
+    self_first : bool
+        If the rows are the queries: a row stands first in its own answer.
+    missing : str
+        What becomes of rows that nobody wrote: refuse (default), or zeros.
+    ignore_ids : bool
+        Write row numbers alone, even if a file gives its rows ids of their own.
+    device : str
+        auto (default), cpu or cuda.
+    workers, threads : int
+        Processes of this machine (by default one, or one for each GPU), and the cores that they share (all).  A script
+        that asks for several processes must call this under `if __name__ == "__main__":`.
+    cluster : str or Path
+        A Dask scheduler's address or file, or a cluster file (.yaml: SSH, SLURM, Kubernetes).
+    memory : str
+        Of all processes together, or of each worker of a cluster, as "8GiB"; by default half of the machine's, or of a
+        worker's limit.
+    shard_rows : int
+        Rows of a shard, which is what a crash can cost.
+    run_dir : str or Path
+        Where finished shards are kept; by default the output's name with .run.
+    fresh : bool
+        Discard what an earlier run has finished.
+    force : bool
+        Replace an output that exists.
+    rates, performance_report : str or Path
+        A file of rates to predict the time by, and one for Dask's performance report.
+
+    Returns
+    -------
+    Outcome
+        `output`; `certificate`, which says what proves the answer; `seconds`; `device`; `shards`; `resumed_rows`.
+
+    Raises
+    ------
+    InputError
+        The input or an option is wrong; nothing was written.
+    RunError
+        The run failed; the same call goes on from what was finished.
+
+    Examples
+    --------
+    >>> import gpuknn
+    >>> database, queries = gpuknn.subset_files("sample")
+    >>> outcome = gpuknn.exact(database, queries, "gold.h5", k=10)
+    >>> gpuknn.read_gold(outcome.output)
+    Gold(200 queries x 10, cosine, float32 distances)
+    """
+    return plan_exact(database, queries, output, k=k, metric=metric, client=client, **options).run(progress=progress)
+
+
+def plan_exact(
+    database: Rows,
+    queries: Rows | None,
+    output: str | Path,
+    *,
+    k: int = 100,
+    metric: str = "cosine",
+    client: "Client | None" = None,
+    command: Sequence[str] | None = None,
+    said: Callable[[str], None] = lambda _: None,
+    **options: Unpack[Options],
+) -> Plan:
+    """How `exact` would do it: headers are read, nothing is started or written.  `plan.run()` does it.
+
+    It takes what `exact` takes.  The plan's `seconds` are None if nobody has measured this machine (`gpuknn doctor
+    --full` does); `memory` is that of a worker in bytes; `shards` are those of each of its `passes` over the database.
+    `command`: the words of a command line that does the same, for `gpuknn runs`.  `said`: is told lines for a person.
+
+    Raises InputError if the input or an option is wrong, or the work does not fit into memory.
+
+    >>> import gpuknn
+    >>> plan = gpuknn.plan_exact(*gpuknn.subset_files("sample"), "gold.h5", k=10)
+    >>> plan.shards, plan.passes
+    (1, 1)
+    >>> plan.run().output
+    PosixPath('gold.h5')
+    """
+    if command is None:
+        files = [rows.where if isinstance(rows, Vectors) else rows for rows in (database, queries) if rows is not None]
+        said_of = {"output": output, "k": k, "metric": metric, "self": queries is None, **options}
+        command = command_line("exact", files, said_of)
+    return _plan(database, queries, Path(output), k, metric, client, command, said, **options)
+
+
+def _plan(
+    database: Rows,
+    queries: Rows | None,
+    output: Path,
+    k: int,
+    metric: str,
+    client: "Client | None",
+    command: Sequence[str],
+    said: Callable[[str], None],
+    *,
+    dists: str = "float32",
+    self_first: bool = False,
+    missing: Missing = "refuse",
+    ignore_ids: bool = False,
+    device: str = "auto",
+    workers: int | None = None,
+    threads: int | None = None,
+    cluster: str | Path = LOCAL,
+    **wishes: Any,
+) -> Plan:
+    """The same with all defaults; of `wishes`, those of `Wishes`."""
+    self_join = SelfJoin.NO if queries is not None else SelfJoin.FIRST if self_first else SelfJoin.LEFT_OUT
+    if self_first and queries is not None:
+        raise InputError(f"{option('self_first', True)}: the queries are others than the rows; leave it out")
+    paths = {name: Path(wishes[name]) for name in ("run_dir", "rates", "performance_report") if wishes.get(name)}
+    wish = Wishes(command=command, **wishes | paths)
+    if wish.performance_report:
+        from gpuknn.jobs.watch import check_report  # which loads Dask
+
+        check_report(wish.performance_report)
+    job = ask(database, queries, k, metric, dists, self_join, missing, ignore_ids)
+    return planned(job, output, hire(cluster, device, workers, threads, client, said), wish)

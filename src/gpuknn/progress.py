@@ -1,0 +1,101 @@
+"""What long work tells while it is at it, and the bar that shows it in a terminal or a notebook.
+
+An event is a mapping; `event` is its name.  The bar knows these, and leaves all others alone:
+
+    plan    title: what is going to be done, in a line
+    step    name, rows: a part of the work that goes over so many rows;  told_by, fact: the events, and what in them,
+            that tell how many are done;  row_bytes, row_operations: of a row, 0 if they say nothing
+    said    line: for a person
+    watch   address: where a browser can watch
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+Event = Mapping[str, Any]
+Listener = Callable[[Event], None]
+
+
+@contextmanager
+def listening(progress: bool | Listener) -> Iterator[Listener]:
+    """What is to be told of work under way, as long as the context lasts.
+
+    `progress`: True for a bar, in a terminal or a notebook; False for nothing, but that what is said is logged; or the
+    caller's own function, which is told all events.
+    """
+    if progress is True:
+        with bar() as shown:
+            yield shown
+    else:
+        yield progress or _log
+
+
+@contextmanager
+def bar(disable: bool = False) -> Iterator[Listener]:
+    """A bar for each step on standard error, or in a notebook's cell; elsewhere only what is said is shown."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    console = Console(stderr=True)
+    shown = Progress(
+        TextColumn("{task.description:<9}"),
+        BarColumn(bar_width=None, table_column=Column(max_width=40)),  # in a narrow terminal it gives way
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}", table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        disable=disable or not (console.is_terminal or console.is_jupyter),
+    )
+    with shown:
+        yield _Bar(shown)
+
+
+class _Bar:
+    """The steps of one piece of work, each a line of the bar."""
+
+    def __init__(self, shown: Any) -> None:
+        self._shown = shown
+        self._steps: list[tuple[Any, Event]] = []
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        name = event["event"]
+        for task, step in self._steps:
+            if name in step["told_by"]:
+                self._shown.update(task, completed=event[step["fact"]], rate=self._rate(task, step))
+        if name == "step":
+            self._steps.append((self._shown.add_task(event["name"], total=event["rows"], rate=""), event))
+        elif name == "said":
+            self._say(event["line"])
+        elif name in ("plan", "watch") and not self._shown.disable:
+            self._say(event["title"] if name == "plan" else f"watch it at {event['address']}")
+
+    def _rate(self, number: Any, step: Event) -> str:
+        """Rows, bytes and operations per second, once there are any."""
+        task = next(task for task in self._shown.tasks if task.id == number)
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return ""
+        line = f"{speed:,.0f} rows/s  {speed * step['row_bytes'] / 1e9:.2f} GB/s"
+        if step["row_operations"]:
+            line += f"  {speed * step['row_operations'] / 1e9:,.0f} GFLOP/s"
+        return line
+
+    def _say(self, line: str) -> None:
+        self._shown.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def step(
+    name: str, rows: int, told_by: str, fact: str = "rows", row_bytes: int = 0, row_operations: float = 0.0
+) -> Event:
+    """The event that announces a step; `told_by`: names of events, separated by spaces."""
+    about = {"told_by": told_by.split(), "fact": fact, "row_bytes": row_bytes, "row_operations": row_operations}
+    return {"event": "step", "name": name, "rows": rows, **about}
+
+
+def _log(event: Event) -> None:
+    if event["event"] == "said":
+        logging.getLogger("gpuknn").info(event["line"])
