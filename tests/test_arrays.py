@@ -268,6 +268,19 @@ def test_any_rows_of_it_can_be_read(kind: str, tmp_path: Path) -> None:
         assert np.array_equal(held[first:end], rows[first:end])
 
 
+IN_FILES = {"h5py", "h5py just written", "h5py r+", "zarr folder", "zarr folder raw", "zarr group"}
+"""What another process can open by its name."""
+
+
+@pytest.mark.parametrize("kind", [kind for kind, (_, types) in HELD.items() if "bool" in types])
+def test_what_no_worker_could_open_says_so(kind: str, tmp_path: Path) -> None:
+    for dtype in ("float64", "bool"):
+        folder = tmp_path / dtype
+        folder.mkdir()
+        held = HELD[kind][0](numbers(dtype, N), folder)
+        assert as_vectors(held, "rows").in_files == (kind in IN_FILES)
+
+
 SINGLE: dict[str, Callable[[np.ndarray], Any]] = {
     "numpy": lambda x: x,
     "list": lambda x: x.tolist(),

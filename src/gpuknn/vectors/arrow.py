@@ -23,6 +23,7 @@ class ArrowVectors(Vectors):
     """(m, d) each, none empty."""
     edges: tuple[int, ...] = field(kw_only=True, repr=False)
     """The first rows of the pieces, and the number of rows."""
+    in_files = False
 
     def read(self, first: int, out: np.ndarray) -> None:
         """Copy the rows from `first` on into `out`."""

@@ -25,6 +25,7 @@ class DaskVectors(DecodedVectors):
     array: Any = field(kw_only=True, repr=False)
     edges: tuple[int, ...] = field(kw_only=True, repr=False)
     """The first rows of the chunks, and the number of rows."""
+    in_files = False
 
     def band(self, row: int) -> range:
         """The rows of the chunks that hold `row`."""

@@ -84,6 +84,7 @@ class HeldHdf5(Hdf5Vectors):
     """The same of an array that the program has open, in a file or in memory."""
 
     dataset: h5py.Dataset = field(kw_only=True, repr=False)
+    in_files = False
 
     def _opened(self) -> AbstractContextManager[h5py.Dataset]:
         return nullcontext(self.dataset)

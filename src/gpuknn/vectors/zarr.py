@@ -133,6 +133,7 @@ class HeldZarr(ZarrVectors):
     """The same of an array that the program has open, in whatever store."""
 
     array: zarr.Array = field(kw_only=True, repr=False)
+    in_files = False
 
     @cached_property
     def _array(self) -> zarr.Array:

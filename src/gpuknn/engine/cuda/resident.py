@@ -20,6 +20,7 @@ class GpuVectors(Vectors):
     gpu: int
     """The GPU's number."""
     array: Any = field(repr=False)
+    in_files = False
 
     def read(self, first: int, out: np.ndarray) -> None:
         """Copy the rows from `first` on into `out`, in the machine's memory."""
