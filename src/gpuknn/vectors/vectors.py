@@ -41,8 +41,10 @@ class Vectors(ABC):
     ids: RowIds | None = field(default=None, kw_only=True)
     """What the file calls its rows, if it has ids; they may be the rows' numbers (`ids.own_ids`)."""
 
-    in_files = True
-    """Whether `path` and `key` tell another process, or a later one, where the rows are."""
+    @property
+    def in_files(self) -> bool:
+        """Whether `path` and `key` tell another process, or a later one, where the rows are."""
+        return True
 
     @property
     def bits(self) -> int | None:
