@@ -44,7 +44,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextmanager
 def cluster(**how: Any) -> Iterator[Client]:
-    pages = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
+    pages: dict[str, Any] = {
+        "dashboard_address": "127.0.0.1:0",
+        "worker_dashboard_address": "127.0.0.1:0",
+        "host": "127.0.0.1",
+    }
     pages |= {"host": None} if how.get("processes") is False else {}
     with LocalCluster(**pages, **how) as cluster, Client(cluster) as client:
         yield client
@@ -234,7 +238,7 @@ def test_an_interrupt_in_the_callers_process(data: Path) -> None:
 def test_clients_that_cannot_be_used(data: Path, workers: Client) -> None:
     address = workers.scheduler_info()["address"]
     with pytest.raises(InputError := gpuknn.InputError, match="client: is a str, not a distributed"):
-        exact(data, address)  # type: ignore[arg-type]
+        exact(data, address)
     with pytest.raises(InputError, match="client, cluster: give one of the two"):
         exact(data, workers, cluster=address)
     with pytest.raises(InputError, match="workers: the cluster of that client has the workers that it has"):

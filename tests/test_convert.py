@@ -422,7 +422,7 @@ def test_real_files() -> None:
         ("bigann10k_u8.npy", None),
     ):
         original = bigann / name
-        values = open_vectors(original, key)[:]
+        values = open_vectors(original, key=key)[:]
         for via in ("a.zarr", "a.h5"):
             assert main(["convert", str(original), via, "--force", "--quiet"]) == 0
             assert same(open_vectors(via)[:], values)

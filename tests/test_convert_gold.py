@@ -55,6 +55,19 @@ def test_the_same_recall_before_and_after(name: str, gold: Gold) -> None:
     assert main(["compare", "gold.h5", "back.h5"]) == 0
 
 
+def test_a_part_of_an_answer_is_not_taken_for_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a conversion, or `write_gold`, has made of a job's file is not the job's own."""
+    np.save("rows.npy", np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32))
+    job = ["exact", "rows.npy", "--self", "-k", "3", "-o"]
+    assert main([*job, "whole.h5"]) == 0
+    assert main(["convert", "whole.h5", "part.h5", "--rows", "0:9"]) == 0
+    whole = read_gold("whole.h5")
+    write_gold("first.h5", whole.first(2), whole.said)
+    for name in ("part.h5", "first.h5"):
+        assert main([*job, name]) == 2
+        assert f"{name}: exists already" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", IDS_ONLY)
 def test_formats_without_distances(name: str, gold: Gold, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([word for word in words("gold.h5", name) if word != "--quiet"]) == 0

@@ -171,7 +171,7 @@ def test_an_answer_keeps_what_it_knows(tmp_path: Path) -> None:
         compare(squares, Neighbors(EXACT.ids, EXACT.dists, "cosine"))
 
 
-def test_inner_products_of_faiss_descend() -> None:
+def test_inner_products_of_faiss_descend(tmp_path: Path) -> None:
     gold = gpuknn.exact_knn(ROWS, ASKED, k=4, metric="ip")
     ids, products = gold.ids, np.einsum("qkd,qd->qk", ROWS[gold.ids], ASKED)
     assert np.all(np.diff(products) <= 0)
@@ -179,6 +179,10 @@ def test_inner_products_of_faiss_descend() -> None:
     assert found[4] == Recall(4, 1.0, 1.0, 1.0, 1e-3, 0, 0, 0)
     assert compare((ids, products), gold).equal
     assert evaluate((ids, 1 - products), gold, ks=4)[4].by_distances is None  # as hnswlib gives them
+    nearest = gpuknn.exact_knn(ROWS, ASKED, k=1, metric="ip")
+    write_gold(tmp_path / "g.h5", tuple(nearest), {"metric": "ip"})  # no line tells whether the numbers descend
+    assert gpuknn.read_gold(tmp_path / "g.h5") == Gold(nearest.ids, nearest.dists)
+    assert compare(tuple(nearest), nearest).equal
 
 
 @pytest.mark.parametrize(
@@ -349,7 +353,7 @@ def test_a_written_answer_is_what_the_command_would_have_written(metric: str, tm
     assert len(names) == 6
     assert {type(here.said[name]) for name in names} == {type(there.said[name]) for name in names}
     if metric == "hamming":
-        write_gold(ours, found, {"bits": 128})
+        assert found.bits == 128
         for name, ann in ((ours, "ours.hdf5"), (gold, "gold.hdf5")):
             assert main(["convert", name, f"{tmp_path}/{ann}", "--to", "ann-benchmarks"]) == 0
         assert gpuknn.read_gold(tmp_path / "ours.hdf5") == gpuknn.read_gold(tmp_path / "gold.hdf5")
@@ -359,7 +363,12 @@ def test_a_written_answer_is_what_the_command_would_have_written(metric: str, tm
 
 def test_what_a_file_has_a_place_for_is_kept(tmp_path: Path) -> None:
     answer = Neighbors(
-        IDS, DISTS, "l2", np.where(IDS < 0, -1, IDS + 1000), np.arange(NQ)[::-1] + 7, Certificate("f", 0.5, 3, 1.0)
+        IDS,
+        DISTS,
+        "l2",
+        np.where(IDS < 0, -1, IDS + 1000),
+        np.arange(NQ)[::-1] + 7,
+        certificate=Certificate("f", 0.5, 3, 1.0),
     )
     write_gold(tmp_path / "g.h5", answer, {"algo": "HNSW", "certificate": "mine"})
     again = gpuknn.read_gold(tmp_path / "g.h5")

@@ -118,7 +118,7 @@ def test_rows_that_only_add_up_to_equal_length(tmp_path: Path) -> None:
 def test_files_that_shrink_and_keys(suffix: str, tmp_path: Path) -> None:
     path = write(tmp_path / f"a{suffix}", rows_of("float32"))
     with pytest.raises(InputError, match="one array without a name; leave out the key 'emb'"):
-        open_vectors(path, "emb")
+        open_vectors(path, key="emb")
     vectors = open_vectors(path)
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(InputError, match=r"ends at row \d+ of 700; the file is truncated"):
@@ -182,7 +182,7 @@ def test_parquet(kind: str, dtype: str, tmp_path: Path) -> None:
     vectors = open_vectors(parquet(tmp_path / "a.parquet", column, row_group_size=300))
     assert vectors.key == "emb"
     assert_holds(vectors, rows)
-    assert_holds(open_vectors(parquet(tmp_path / "named_otherwise", column), "emb"), rows)
+    assert_holds(open_vectors(parquet(tmp_path / "named_otherwise", column), key="emb"), rows)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_damaged_parquet(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     path = parquet(tmp_path / "a.parquet", pa.array([[1.0, 2.0]] * 1000), compression=None, use_dictionary=False)
     with pytest.raises(InputError, match="has no column 'nope'; it holds id, emb"):
-        open_vectors(path, "nope")
+        open_vectors(path, key="nope")
     vectors, whole = open_vectors(path), path.read_bytes()
     path.write_bytes(whole[:-50])
     with pytest.raises(InputError, match="damaged Parquet file"):
@@ -234,7 +234,7 @@ def test_files_of_ann_benchmarks(tmp_path: Path) -> None:
         file["neighbors"], file["distances"] = rows[:9].astype("i4"), rows[:9]
     with pytest.raises(InputError, match=r"several .*; name one of them: .*a.hdf5:test, .*a.hdf5:train$"):
         open_vectors(tmp_path / "a.hdf5")
-    assert_holds(open_vectors(tmp_path / "a.hdf5", "train"), rows)
+    assert_holds(open_vectors(tmp_path / "a.hdf5", key="train"), rows)
 
 
 def test_files_of_sisap(tmp_path: Path) -> None:
@@ -245,8 +245,8 @@ def test_files_of_sisap(tmp_path: Path) -> None:
             file[f"{part}/queries"], file[f"{part}/knns"], file[f"{part}/dists"] = rows[:9], rows[:9, :0], rows[:9]
         file["allknn/knns"], file["allknn/dists"] = rows.astype("i4"), rows.astype("f4")
     assert open_vectors(tmp_path / "a.h5").key == "train"
-    assert_holds(open_vectors(tmp_path / "a.h5", "train"), rows)
-    assert np.array_equal(open_vectors(tmp_path / "a.h5", "itest/queries")[:], rows[:9])
+    assert_holds(open_vectors(tmp_path / "a.h5", key="train"), rows)
+    assert np.array_equal(open_vectors(tmp_path / "a.h5", key="itest/queries")[:], rows[:9])
 
 
 def test_gold_files_are_no_databases(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_sparse_rows_are_refused(key: str | None, tmp_path: Path) -> None:
         group.attrs["shape"] = (2, 30000)
         file["itest/dists"] = rows_of("float32")
     with pytest.raises(InputError, match=r"sparse rows \(CSR\) in /?train; only dense vectors are searched"):
-        open_vectors(tmp_path / "a.h5", key)
+        open_vectors(tmp_path / "a.h5", key=key)
 
 
 def test_the_same_content_has_the_same_fingerprint(tmp_path: Path) -> None:

@@ -53,8 +53,8 @@ def test_holes_of_a_file_were_never_written(name: str, tmp_path: Path) -> None:
     path = sparse(tmp_path / name)
     words = r"5 of 10 chunks .* first of rows 50 to 59" if name == "early.h5" else r"has a hole at row 5[01] \(counted"
     with pytest.raises(InputError, match=words):
-        open_vectors(path, "emb" if path.suffix == ".h5" else None)
-    rows: Vectors = open_vectors(path, "emb" if path.suffix == ".h5" else None, missing="zeros")
+        open_vectors(path, key="emb" if path.suffix == ".h5" else None)
+    rows: Vectors = open_vectors(path, key="emb" if path.suffix == ".h5" else None, missing="zeros")
     assert rows[:50].all()
     assert not rows[51:].any()
 
@@ -145,8 +145,8 @@ def test_room_that_was_never_written_stays_so_after_it_was_read(name: str, row: 
     preallocate(file, file.read_bytes(), hole, hole + 2 * WIDE)
     for _ in range(2):
         with pytest.raises(InputError, match=r"has a hole at row|first of rows 0 to 99"):
-            open_vectors(path, key)
-        assert (open_vectors(path, key, missing="zeros")[:] == 0).any()  # which reads what was never written
+            open_vectors(path, key=key)
+        assert (open_vectors(path, key=key, missing="zeros")[:] == 0).any()  # which reads what was never written
         file.read_bytes()
 
 
@@ -172,7 +172,7 @@ def test_holes_of_what_was_packed_are_no_zeros(name: str, missing: Any, tmp_path
     hole = (start + size // 2) // WIDE * WIDE
     with_hole(file, hole, hole + 2 * WIDE)
     with pytest.raises(InputError, match=r"1 of [23] packed (chunks|shards) have holes, first of rows 0 to (49|99) "):
-        open_vectors(path, "emb" if path.suffix == ".h5" else None, missing=missing)
+        open_vectors(path, key="emb" if path.suffix == ".h5" else None, missing=missing)
 
 
 @pytest.mark.parametrize("how", ["v2", "v3"])

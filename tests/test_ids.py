@@ -39,7 +39,7 @@ def in_zarr(path: Path, column: Any, name: str = "ids") -> Vectors:
     group = zarr.open_group(str(path), mode="w")
     group.create_array("emb", data=ROWS)
     group.create_array(name, data=np.asarray(column))
-    return open_vectors(path, "emb")
+    return open_vectors(path, key="emb")
 
 
 KINDS = {"a.parquet": parquet, "a.h5": hdf5, "a.zarr": in_zarr, "b.zarr": in_zarr_by_path}
@@ -92,7 +92,7 @@ def test_ids_that_cannot_be_honoured(column: Any, words: str, tmp_path: Path) ->
 def test_queries_in_a_file_of_rows_have_ids_of_their_own(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["train"], file["test"], file["ids"], file["query_ids"] = ROWS, ROWS, SHUFFLED, SHUFFLED[::-1]
-    found = own_ids(open_vectors(tmp_path / "a.h5", "test").ids)
+    found = own_ids(open_vectors(tmp_path / "a.h5", key="test").ids)
     assert found is not None
     assert found.where.endswith("a.h5:query_ids")
 
@@ -114,12 +114,12 @@ def test_links_lead_to_ids_of_the_same_file_only(tmp_path: Path) -> None:
         with h5py.File(tmp_path / name, "w") as file:
             file["emb"], file["real"], file["ids"] = ROWS, SHUFFLED, link
         if words is None:
-            found = own_ids(open_vectors(tmp_path / name, "emb").ids)
+            found = own_ids(open_vectors(tmp_path / name, key="emb").ids)
             assert found is not None
             assert found.all().tolist() == SHUFFLED.tolist()
         else:
             with pytest.raises(InputError, match=words):
-                own_ids(open_vectors(tmp_path / name, "emb").ids)
+                own_ids(open_vectors(tmp_path / name, key="emb").ids)
 
 
 @pytest.mark.parametrize("name", ["queries", "test"])
@@ -127,7 +127,7 @@ def test_queries_alone_in_a_file_have_its_ids(name: str, tmp_path: Path) -> None
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file[name], file["ids"] = ROWS, SHUFFLED
     found = own_ids(
-        open_vectors(tmp_path / "a.h5").ids if name == "test" else open_vectors(tmp_path / "a.h5", name).ids
+        open_vectors(tmp_path / "a.h5").ids if name == "test" else open_vectors(tmp_path / "a.h5", key=name).ids
     )
     assert found is not None
     assert found.highest == SHUFFLED.max()
@@ -142,6 +142,6 @@ def test_ids_that_were_never_written(tmp_path: Path) -> None:
     group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w")
     group.create_array("emb", data=ROWS)
     group.create_array("ids", shape=(N,), dtype="i8", chunks=(10,))[:10] = SHUFFLED[:10]
-    for vectors in (open_vectors(tmp_path / "a.zarr", "emb"), open_vectors(tmp_path / "a.zarr/emb")):
+    for vectors in (open_vectors(tmp_path / "a.zarr", key="emb"), open_vectors(tmp_path / "a.zarr/emb")):
         with pytest.raises(InputError, match=r"ids: 9 of 10 chunks are missing.*ignore_ids=True"):
             own_ids(vectors.ids)

@@ -112,7 +112,7 @@ def parquet(tmp_path: Path) -> Callable[..., tuple[Vectors, np.ndarray]]:
         lists = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), d)
         path = tmp_path / f"{n}x{d}.parquet"
         pq.write_table(pa.table({"other": np.arange(n), "emb": lists}), path, row_group_size=group, **options)
-        return open_vectors(path, "emb"), rows
+        return open_vectors(path, key="emb"), rows
 
     return write
 
@@ -320,12 +320,12 @@ def test_a_chunk_without_filters_need_not_be_read_whole(tmp_path: Path) -> None:
             file.create_dataset(name, data=rows, **layout)
     bands: dict[str, int] = {}
     for name in layouts:
-        vectors = open_vectors(tmp_path / "a.h5", name)
+        vectors = open_vectors(tmp_path / "a.h5", key=name)
         assert isinstance(vectors, Hdf5Vectors)
         assert np.array_equal(vectors[5:30_000], rows[5:30_000])
         bands[name] = vectors.band_rows
     assert bands == {"plain": 2**22 // 256, "gzip": 40_000, "beside": 40_000, "small": 5000}
-    gzip = open_vectors(tmp_path / "a.h5", "gzip")
+    gzip = open_vectors(tmp_path / "a.h5", key="gzip")
     assert gzip.held_bytes(1) == gzip.held_bytes(4) == 3 * rows.nbytes
     with h5py.File(tmp_path / "larger.h5", "w") as file:
         made = file.create_dataset(

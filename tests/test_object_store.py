@@ -49,7 +49,7 @@ def test_an_array_of_a_group(bucket: str) -> None:
     group.create_array("emb", data=ROWS)
     group.create_array("other", data=ROWS[:7])
     assert np.array_equal(open_vectors(f"{bucket}/g")[:], ROWS)
-    assert np.array_equal(open_vectors(f"{bucket}/g", "other")[:], ROWS[:7])
+    assert np.array_equal(open_vectors(f"{bucket}/g", key="other")[:], ROWS[:7])
 
 
 def test_neighbours_from_an_object_store(bucket: str) -> None:

@@ -118,7 +118,7 @@ def test_zarr_that_promises_what_no_machine_has(shape: list[int], capsys: pytest
 def test_names_within_a_store_stay_within_it(capsys: pytest.CaptureFixture[str]) -> None:
     group = zarr.open_group("g.zarr", mode="w")
     group.create_array("a/emb", data=ROWS)
-    assert np.array_equal(open_vectors("g.zarr", "/a/emb")[:], ROWS)
+    assert np.array_equal(open_vectors("g.zarr", key="/a/emb")[:], ROWS)
     zarr.create_array("other.zarr", data=ROWS)
     assert "is no name for an array within g.zarr" in refused(["convert", "g.zarr:../other.zarr", "c.h5"], capsys)
 

@@ -66,7 +66,7 @@ def test_keys(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["train"], file["deep/queries"], file["neighbors"] = rows, rows[:5], rows[:5, 0]
     assert open_vectors(tmp_path / "a.h5").key == "train"
-    assert open_vectors(tmp_path / "a.h5", "deep/queries").shape == (5, 6)
+    assert open_vectors(tmp_path / "a.h5", key="deep/queries").shape == (5, 6)
     assert open_vectors(f"{tmp_path}/a.h5:deep/queries").key == "deep/queries"
     group = zarr.open_group(str(tmp_path / "g.zarr"), mode="w")
     group.create_array("emb", data=rows)
@@ -151,7 +151,7 @@ def broken(kind: str, folder: Path) -> tuple[Path, str | None]:
 def test_what_is_wrong_is_said(kind: str, tmp_path: Path) -> None:
     path, key = broken(kind, tmp_path)
     with pytest.raises(InputError, match=kind):
-        open_vectors(path, key)
+        open_vectors(path, key=key)
 
 
 def test_pickles_are_never_loaded(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_two_arrays_of_one_file_are_told_apart(tmp_path: Path) -> None:
     rows = rows_of("float16")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["raw"], file["fixed"] = rows, rows
-    raw, fixed = (open_vectors(tmp_path / "a.h5", key) for key in ("raw", "fixed"))
+    raw, fixed = (open_vectors(tmp_path / "a.h5", key=key) for key in ("raw", "fixed"))
     assert sampled(raw).identity != sampled(fixed).identity
 
 

@@ -132,7 +132,7 @@ def test_shards_in_another_order_are_decoded(tmp_path: Path) -> None:
 def test_an_array_of_a_group(key: str, tmp_path: Path) -> None:
     group = zarr.open_group(str(tmp_path / "7{0}.zarr"), mode="w")
     group.create_array(key, data=ROWS.astype("f2"), chunks=(50, D), compressors=None)
-    vectors = open_vectors(tmp_path / "7{0}.zarr", key)
+    vectors = open_vectors(tmp_path / "7{0}.zarr", key=key)
     assert isinstance(vectors, RawZarrVectors)
     assert_holds(vectors)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from gpuknn.engine.metric import Metric
 from gpuknn.engine.neighbors import Certificate, Neighbors
+from gpuknn.vectors import Vectors
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,9 @@ class Device(Protocol):
 
     def most_queries(self, k: int, components: int) -> int:
         """Queries that the device's own memory has room for, at least 1."""
+
+    def resident(self, rows: Vectors) -> Any:
+        """The rows as `feed_resident` takes them if they lie where the device computes, in one piece; None if not."""
 
     def begin(self, search: Search, components_as: np.dtype) -> AbstractContextManager[Scan]:
         """Start a search among rows of that type; leaving the context frees what it holds."""

@@ -53,6 +53,8 @@ class Neighbors:
     """(nq, k) int64: the ids that the database's file gives to these rows, if those are not their numbers."""
     query_ids: NDArray[np.int64] | None = None
     """(nq,) int64: the ids that the queries' file gives to them, if those are not their numbers."""
+    bits: int | None = None
+    """Of a sketch, under hamming."""
     certificate: Certificate | None = None
     """What the proof rested on that no neighbour was missed."""
 

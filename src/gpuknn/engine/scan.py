@@ -9,10 +9,11 @@ import numpy as np
 from gpuknn.engine.check import check_content, check_question
 from gpuknn.engine.choose import open_device, usable_cores
 from gpuknn.engine.device import Device, Search
-from gpuknn.engine.metric import metric_named
+from gpuknn.engine.metric import Metric, metric_named
 from gpuknn.engine.neighbors import Certificate, Neighbors
+from gpuknn.engine.rows import gpu_of, open_rows
 from gpuknn.progress import Listener, listening, step
-from gpuknn.vectors import Rows, Vectors, as_vectors
+from gpuknn.vectors import Rows, Vectors
 from gpuknn.vectors.ids import own_ids
 from gpuknn.vectors.written import Missing
 
@@ -80,12 +81,12 @@ def exact_knn(
            [0],
            [1]])
     """
-    rows = as_vectors(database, "database", missing)
-    asked = rows if queries is None else as_vectors(queries, "queries", missing)
+    rows = open_rows(database, "database", missing)
+    asked = rows if queries is None else open_rows(queries, "queries", missing, single=True)
     ids, query_ids = (None, None) if ignore_ids else (own_ids(rows.ids), own_ids(asked.ids))
     kind = metric_named(metric)
     check_question(rows, asked, k, kind, dists, itself=queries is None)
-    chosen = open_device(device, threads)
+    chosen = open_device(device, threads, gpu_of(rows))
     with listening(progress) as told:
         n, row_bytes = len(rows), rows.nbytes // len(rows)
         told(step("checking", n, "checked", row_bytes=row_bytes))
@@ -103,6 +104,7 @@ def exact_knn(
         kind.value,
         None if ids is None else ids.of(found.ids),
         None if query_ids is None else query_ids.all(),
+        asked.bits or 64 * asked.shape[1] if kind is Metric.HAMMING else None,
         certificate,
     )
 
@@ -114,9 +116,16 @@ def scan(
 
     `progress` is told the number of rows done after each epoch.
     """
+    resident = device.resident(rows)
     with device.begin(search, rows.dtype) as state:
-        for first, epoch in read_ahead(rows, state.epochs(extent), state.buffer, device.readers):
-            state.feed(epoch, first)
+        runs = state.epochs(extent)
+        if resident is None:
+            coming = read_ahead(rows, runs, state.buffer, device.readers)
+        else:
+            coming = ((run.start, resident[run.start : run.stop]) for run in runs)
+        feed = state.feed if resident is None else state.feed_resident
+        for first, epoch in coming:
+            feed(epoch, first)
             if progress is not None:
                 progress(first + len(epoch) - extent.start)
         return state.result()

@@ -1,6 +1,7 @@
 """Answers as Python programs hold them: taken for a gold standard, and written as one."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from gpuknn.engine.metric import metric_named
 from gpuknn.engine.neighbors import Neighbors
 from gpuknn.errors import InputError, one_line
 from gpuknn.gold.certificate import said_of_certificate
-from gpuknn.gold.distances import DISTANCES, described, told
+from gpuknn.gold.distances import BITS, DISTANCES, described, told
 from gpuknn.gold.formats import for_target, gold_format, holds_gold, read_gold, save_gold
 from gpuknn.gold.gold import Gold, from_file
 from gpuknn.gold.writer import Attributes
@@ -28,13 +29,14 @@ def as_gold(answer: Answer, name: str) -> Gold:
 
     `answer`: a file's path (`FILE:GROUP`), a `Gold`, a `Neighbors`, an array (nq, k) of ids, or a pair of ids and
     distances (nq, k).  An array is whatever NumPy takes or speaks DLPack.  Its ids count from 0, and -1 is no id; they
-    are taken as those of .npy files are.  `name`: what messages call an array.  Raises InputError if it is none of
-    these.
+    are taken as those of .npy files are.  Distances that descend are taken for similarities.  `name`: what messages
+    call an array.  Raises InputError if it is none of these.
     """
     if isinstance(answer, Gold):
         return answer
     if isinstance(answer, Neighbors):
-        return Gold(answer.ids, answer.dists, answer.metric, answer.own_ids, answer.query_ids)
+        bits = {} if answer.bits is None else {BITS: answer.bits}
+        return Gold(answer.ids, answer.dists, answer.metric, answer.own_ids, answer.query_ids, said=bits)
     if isinstance(answer, str | os.PathLike):
         return read_gold(_path(answer))
     if not _is_pair(answer):
@@ -44,7 +46,9 @@ def as_gold(answer: Answer, name: str) -> Gold:
     ids = _ids(ids, name)
     if dists.shape != ids.shape or dists.dtype.kind not in "fiu":
         raise InputError(f"{name}: has distances {dists.dtype} {dists.shape}; the ids have the shape {ids.shape}")
-    return from_file(ids, dists, 0, are_rows=False)
+    gold = from_file(ids, dists, 0, are_rows=False)
+    # If no line tells, as with k = 1, these are distances, which is what `exact_knn` gives: no sign is turned.
+    return replace(gold, were_similarities=bool(gold.were_similarities))
 
 
 def named(answer: Answer, name: str) -> str:

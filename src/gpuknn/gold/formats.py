@@ -10,7 +10,7 @@ import numpy as np
 
 from gpuknn.errors import InputError
 from gpuknn.gold.distances import for_ann_benchmarks, said_of, said_to_ann_benchmarks
-from gpuknn.gold.gold import Gold
+from gpuknn.gold.gold import JOB, Gold
 from gpuknn.gold.hdf5 import ANN_BENCHMARKS, Hdf5Writer, holds_gold_hdf5, read_hdf5
 from gpuknn.gold.ibin import IbinWriter, read_ibin
 from gpuknn.gold.ivecs import IvecsWriter, read_ivecs
@@ -132,7 +132,8 @@ def save_gold(gold: Gold, name: str, path: Path, group: str | None, said: Attrib
         gold, more["arrays"] = for_ann_benchmarks(gold, str(path)), ANN_BENCHMARKS
     if name == "sisap":
         more["group"] = "itest" if group is None else group
-    attributes = {**said, **(said_to_ann_benchmarks(gold) if name == "ann-benchmarks" else said_of(gold))}
+    attributes = {name: value for name, value in said.items() if name != JOB}  # this may not be the job's answer whole
+    attributes |= said_to_ann_benchmarks(gold) if name == "ann-benchmarks" else said_of(gold)
     with written(path, WRITERS[name], Outline.of(gold), **more) as file:
         file.write(0, gold)
         file.describe(attributes)

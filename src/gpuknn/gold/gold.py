@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from gpuknn.engine.neighbors import same_bits
 from gpuknn.errors import InputError
 
+JOB = "job_fingerprint"
+"""The attribute of a file that tells which job it answers whole: `gpuknn exact` alone writes it, and trusts it."""
 NONE_UNSIGNED = 2**32 - 1
 """-1 in 32 bits without a sign: no neighbour."""
 ARRAYS = ("ids", "dists", "own_ids", "query_ids")

@@ -2,8 +2,8 @@
 
 In: a path or URL (and a key where a file holds several arrays), or an array.  Out: `Vectors`, which tells its shape and
 dtype without reading and reads rows into buffers of the caller's.  `arrays.py` takes what Python programs
-hold, `opening.py` chooses the reader of a file; each format has a
-file that reads and writes it: `npy.py`, `fbin.py`, `vecs.py`, `hdf5.py`, `zarr.py`, `parquet.py`.  Readers build on
+hold, of Dask by `dask_rows.py` and of Arrow by `arrow.py`; `opening.py` chooses the reader of a file.  Each format has
+a file that reads and writes it: `npy.py`, `fbin.py`, `vecs.py`, `hdf5.py`, `zarr.py`, `parquet.py`.  Readers build on
 `RawVectors` if rows lie one after another, on `DecodedVectors` if a library unpacks them; writers are each a `Target`.
 A `Vectors` or a `Target` can be sent to another process.  `converted.py` changes rows on their way, `compare.py` and
 `checksums.py` tell whether rows are still the same.  `ids.py` knows what a file calls its rows, `bits.py` packs

@@ -27,6 +27,11 @@ class PackedBits(Vectors):
         """Bits of a row, without those that fill it up."""
         return self.source.shape[1]
 
+    @property
+    def in_files(self) -> bool:
+        """Whether the source is."""
+        return self.source.in_files
+
     def absolute(self) -> "PackedBits":
         """The same rows, for a process with another working folder."""
         return self.of(self.source.absolute())

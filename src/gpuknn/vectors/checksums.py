@@ -50,7 +50,7 @@ def open_noted(name: str, missing: Missing) -> tuple[Vectors, dict[str, Any]]:
     noted = notes.get("key") or None
     if key not in (None, noted):
         raise InputError(f"{name}: the checksums in {path} are those of {noted or 'its only array'}; leave it out")
-    vectors = open_vectors(path, noted, missing)
+    vectors = open_vectors(path, key=noted, missing=missing)
     if len(notes["crc32c"]) != -(-len(vectors) // notes["piece_rows"]):
         raise InputError(f"{path}: holds {len(vectors):,} rows, and checksums of another number")
     return vectors, notes

@@ -7,8 +7,8 @@ compressed ones are read through h5py.
 import json
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from gpuknn.errors import InputError, in_our_words, option
 from gpuknn.vectors.bits import PackedBits, unpack_bits
 from gpuknn.vectors.decoded import HELD_BYTES, DecodedVectors
-from gpuknn.vectors.hdf5_chunks import all_allocated, check_packed, check_written, has_filters
+from gpuknn.vectors.hdf5_chunks import all_allocated, check_packed, check_written, has_filters, on_disk
 from gpuknn.vectors.ids import IDS_AT_ONCE, QUERY_ARRAYS, RowIds, choose_ids, id_advice, ids_beside
 from gpuknn.vectors.raw import RawTarget, RawVectors, check_extent, reserve
 from gpuknn.vectors.vectors import Vectors, check_layout, choose_key
@@ -64,14 +64,28 @@ class Hdf5Vectors(DecodedVectors):
     def decode(self, rows: range, out: np.ndarray) -> None:
         """Fill `out` through h5py."""
         try:
-            with h5py.File(self.path, "r", locking=False) as file:
+            with self._opened() as dataset:
                 if self.zeros:
                     out[...] = 0  # HDF5 leaves alone what it need not fill
-                dataset = file[self.key]
                 into = out.view(np.bool_) if dataset.dtype == np.bool_ else out
                 dataset.read_direct(into, np.s_[rows.start : rows.stop])
-        except (OSError, RuntimeError, KeyError) as error:
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise InputError(f"{self.where}: rows {rows.start} to {rows.stop} cannot be read ({error})") from error
+
+    def _opened(self) -> AbstractContextManager[h5py.Dataset]:
+        """The array, as long as the context lasts."""
+        return _opened(self.path, str(self.key))
+
+
+@dataclass(frozen=True)
+class HeldHdf5(Hdf5Vectors):
+    """The same of an array that the program has open, in a file or in memory."""
+
+    dataset: h5py.Dataset = field(kw_only=True, repr=False)
+    in_files = False
+
+    def _opened(self) -> AbstractContextManager[h5py.Dataset]:
+        return nullcontext(self.dataset)
 
 
 @dataclass(frozen=True)
@@ -83,7 +97,7 @@ class Hdf5Ids(RowIds):
 
     def read(self) -> Iterator[np.ndarray]:
         """Some ids at a time."""
-        with in_our_words(f"{self.where}: cannot be read"), h5py.File(self.path, "r", locking=False) as file:
+        with in_our_words(f"{self.where}: cannot be read"), open_file(self.path) as file:
             dataset = file[self.key]
             refuse_outside(dataset, file, self.where)
             if dataset.shape != (self.count,):
@@ -101,30 +115,56 @@ def open_hdf5(path: Path, key: str | None, missing: Missing) -> Vectors:
             _refuse_sparse(file, path)
             key = choose_key(arrays, path)
         dataset = _dataset(file, key, path)
-        where, boolean = f"{path}:{key}", dataset.dtype == np.bool_
-        kept = np.dtype(np.uint8) if boolean else dataset.dtype
-        check_layout(dataset.shape, kept, where)
-        n, d = dataset.shape
+        rows, boolean = _vectors(dataset, str(path), key, missing), dataset.dtype == np.bool_
         id_key = choose_ids(key, file)
-        zeros, fill = missing == "zeros" and not all_allocated(dataset), dataset.fillvalue
-        if missing == "refuse" or (zeros and fill not in (0, None)):
-            plain = fill in (0, None)
-            other = f"write the rows; HDF5 would read them as {fill}, not zeros"
-            check_written(dataset, where, written_advice() if plain else other)
-        else:
-            check_packed(dataset, where)
-        offset = _raw_offset(dataset)
-        any_rows = _any_rows(dataset)
-        chunk_rows = max(1, READ_BYTES // (d * kept.itemsize)) if any_rows else dataset.chunks[0]
-        chunk_bytes = 0 if any_rows else math.prod(dataset.chunks) * kept.itemsize
-    ids = None if id_key is None else Hdf5Ids(f"{path}:{id_key}", range(n), n, str(path), id_key)
-    dtype = kept.newbyteorder("=")
-    rows: Vectors
-    if offset is not None:
-        rows = check_extent(RawVectors(str(path), key, (n, d), dtype, offset, ids=ids), missing)
-    else:
-        rows = Hdf5Vectors(str(path), key, (n, d), dtype, chunk_rows, chunk_bytes, zeros, ids=ids)
+    if id_key is not None:
+        n = len(rows)
+        rows = replace(rows, ids=Hdf5Ids(f"{path}:{id_key}", range(n), n, str(path), id_key))
     return PackedBits.of(rows) if boolean else rows
+
+
+def open_dataset(dataset: h5py.Dataset, name: str, missing: Missing) -> Vectors:
+    """Take the rows of an array that the program has open; other arrays of its file are not looked at.
+
+    `name`: what messages call an array that has no name of its own.  Raises InputError as `open_hdf5` does.
+    """
+    if not dataset:
+        raise InputError(f"{name}: is an array of an HDF5 file that has been closed; open the file again")
+    file, key = dataset.file, (dataset.name or name).strip("/")
+    refuse_outside(dataset, file, f"{file.filename}:{key}")
+    if file.mode != "r":
+        file.flush()  # some rows are read past the library
+    rows = _vectors(dataset, file.filename, key, missing, held=True)
+    return PackedBits.of(rows) if dataset.dtype == np.bool_ else rows
+
+
+def _vectors(
+    dataset: h5py.Dataset, path: str, key: str, missing: Missing, held: bool = False
+) -> RawVectors | Hdf5Vectors:
+    """The rows of an array, without ids; booleans as uint8.
+
+    `held`: whether the array stays open, and the library is to read it there.  Raises InputError if the rows are no
+    vectors, or were never written.
+    """
+    where = f"{path}:{key}"
+    kept = np.dtype(np.uint8) if dataset.dtype == np.bool_ else dataset.dtype
+    check_layout(dataset.shape or (), kept, where)
+    n, d = dataset.shape
+    zeros, fill = missing == "zeros" and not all_allocated(dataset), dataset.fillvalue
+    if missing == "refuse" or (zeros and fill not in (0, None)):
+        plain = fill in (0, None)
+        other = f"write the rows; HDF5 would read them as {fill}, not zeros"
+        check_written(dataset, where, written_advice() if plain else other)
+    else:
+        check_packed(dataset, where)
+    offset, dtype = _raw_offset(dataset), kept.newbyteorder("=")
+    if offset is not None and on_disk(dataset.file):
+        return check_extent(RawVectors(path, key, (n, d), dtype, offset), missing)
+    any_rows = _any_rows(dataset)
+    chunk_rows = max(1, READ_BYTES // (d * kept.itemsize)) if any_rows else dataset.chunks[0]
+    chunk_bytes = 0 if any_rows else math.prod(dataset.chunks) * kept.itemsize
+    described = path, key, (n, d), dtype, chunk_rows, chunk_bytes, zeros
+    return HeldHdf5(*described, dataset=dataset) if held else Hdf5Vectors(*described)
 
 
 @dataclass(frozen=True)
@@ -210,7 +250,7 @@ def check_key(key: str, taken: tuple[str, ...] = ()) -> None:
 def arrays_of_queries(path: str) -> list[str]:
     """Arrays of an HDF5 file that hold queries, by their names; none if it is no such file."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with open_file(path) as file:
             return [name for name in _arrays(file) if name.rpartition("/")[2] in QUERY_ARRAYS]
     except (OSError, RuntimeError, ValueError):
         return []
@@ -221,6 +261,23 @@ def refuse_outside(item: h5py.Dataset | h5py.Group, file: h5py.File, where: str)
     elsewhere = isinstance(item, h5py.Dataset) and (item.external is not None or item.is_virtual)
     if elsewhere or item.file.filename != file.filename:
         raise InputError(f"{where}: keeps its rows in another file; name that file instead")
+
+
+def open_file(path: str | Path) -> h5py.File:
+    """The file for reading, without locks, so that read-only and network folders work.
+
+    Raises OSError or others if that is not possible.
+    """
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        if "locking flag" not in str(error):
+            raise
+        # This process has the file open with locks, and HDF5 opens it a second time in the same way only.
+        file = h5py.File(path, "r")
+    for opened in h5py.h5f.get_obj_ids(file.id, h5py.h5f.OBJ_FILE | h5py.h5f.OBJ_DATASET):
+        h5py.h5f.flush(opened)  # this process may have written to it, and some rows are read past the library
+    return file
 
 
 @contextmanager
@@ -234,9 +291,9 @@ def writing(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def _open(path: Path) -> Iterator[h5py.File]:
-    """The file for reading, without locks, so that read-only and network folders work."""
+    """The file for reading; raises InputError if it is none."""
     try:
-        file = h5py.File(path, "r", locking=False)
+        file = open_file(path)
     except OSError as error:
         damaged = h5py.is_hdf5(path)
         what = (
@@ -247,6 +304,12 @@ def _open(path: Path) -> Iterator[h5py.File]:
         raise InputError(f"{path}: {what}") from error
     with file:
         yield file
+
+
+@contextmanager
+def _opened(path: str, key: str) -> Iterator[h5py.Dataset]:
+    with open_file(path) as file:
+        yield file[key]
 
 
 def _arrays(file: h5py.File) -> dict[str, tuple[tuple[int, ...], np.dtype]]:

@@ -1,8 +1,10 @@
 """Which rows of an HDF5 array were written."""
 
 import math
+import os
 from collections import Counter
 from itertools import count
+from pathlib import Path
 
 import h5py
 
@@ -16,17 +18,17 @@ def check_written(dataset: h5py.Dataset, where: str, advice: str) -> None:
     HDF5 reads what was never allocated as its fill value, or not at all: with FILL_TIME_NEVER the reader's memory shows
     through.  What was allocated and never written is a hole in the file.
     """
-    path, chunks = dataset.file.filename, dataset.chunks
+    chunks = dataset.chunks
     if chunks is None:
         if not all_allocated(dataset):
             raise InputError(f"{where}: none of its {dataset.shape[0]:,} rows was ever written; {advice}")
         offset = dataset.id.get_offset()
-        if offset is not None:  # else it lies in the file's header
+        if offset is not None and on_disk(dataset.file):  # without an offset it lies in the file's header
             row_bytes = dataset.id.get_storage_size() // dataset.shape[0]
-            check_holes(path, where, range(dataset.shape[0]), offset, row_bytes, advice)
+            check_holes(dataset.file.filename, where, range(dataset.shape[0]), offset, row_bytes, advice)
         return
     check_packed(dataset, where)
-    holes = [] if has_filters(dataset) else holes_of(path)
+    holes = [] if has_filters(dataset) else _holes(dataset.file)
     if all_allocated(dataset) and not holes:
         return
     written: Counter[int] = Counter()
@@ -51,7 +53,7 @@ def check_written(dataset: h5py.Dataset, where: str, advice: str) -> None:
 
 def check_packed(dataset: h5py.Dataset, where: str) -> None:
     """Raise InputError if a chunk that filters packed has a hole: it would be unpacked to other rows, or not at all."""
-    holes = holes_of(dataset.file.filename) if has_filters(dataset) else []
+    holes = _holes(dataset.file) if has_filters(dataset) else []
     if not holes:
         return
     damaged: list[int] = []
@@ -67,6 +69,14 @@ def check_packed(dataset: h5py.Dataset, where: str) -> None:
         raise InputError(f"{where}: {some} have holes, {rows}; {HOLES_PACKED}; {AGAIN}")
 
 
+def on_disk(file: h5py.File) -> bool:
+    """Whether an open file is the one of its name; others are in memory, in several files, or were renamed."""
+    if file.driver != "sec2":
+        return False
+    name, opened = Path(os.fsdecode(file.filename)), os.fstat(file.id.get_vfd_handle())
+    return name.exists() and os.path.samestat(name.stat(), opened)  # it may have been replaced, or the folder changed
+
+
 def has_filters(dataset: h5py.Dataset) -> bool:
     """Whether chunks may be packed, or checked."""
     return bool(dataset.id.get_create_plist().get_nfilters())
@@ -77,6 +87,11 @@ def all_allocated(dataset: h5py.Dataset) -> bool:
     if dataset.chunks is not None:
         return bool(dataset.id.get_num_chunks() >= _chunks(dataset))
     return bool(dataset.id.get_storage_size() >= dataset.size * dataset.id.get_type().get_size())
+
+
+def _holes(file: h5py.File) -> list[range]:
+    """The bytes of a file that nobody wrote; none in memory."""
+    return holes_of(file.filename) if on_disk(file) else []
 
 
 def _chunks(dataset: h5py.Dataset) -> int:

@@ -10,7 +10,7 @@ from gpuknn.vectors.vectors import Vectors
 from gpuknn.vectors.written import Missing
 
 
-def open_vectors(path: str | Path, key: str | None = None, missing: Missing = "refuse") -> Vectors:
+def open_vectors(path: str | Path, *, key: str | None = None, missing: Missing = "refuse") -> Vectors:
     """Open a database or a set of queries; little but its header is read.
 
     Parameters
@@ -37,6 +37,15 @@ def open_vectors(path: str | Path, key: str | None = None, missing: Missing = "r
     ------
     InputError
         The file is missing, damaged, of another format, ambiguous, holds something else, or was written in part.
+
+    Examples
+    --------
+    >>> import gpuknn
+    >>> rows = gpuknn.open_vectors(gpuknn.subset_files("sample")[0])
+    >>> rows.shape, rows.dtype, rows.key
+    ((10000, 384), dtype('float16'), 'emb')
+    >>> rows[10:13].shape  # which reads these rows alone
+    (3, 384)
     """
     if key is None:
         path, key = split_key(path)

@@ -138,10 +138,10 @@ def open_parquet(path: Path, key: str | None, missing: Missing) -> ParquetVector
         if edges[-1] != n:
             raise InputError(f"{path}: says it has {n:,} rows, and its row groups have {edges[-1]:,}; it is damaged")
         if key is None:
-            key = choose_key({name: _layout(kind, n) for name, kind in columns.items()}, path)
+            key = choose_key({name: layout(kind, n) for name, kind in columns.items()}, path)
         if key not in columns:
             raise InputError(f"{path}: has no column {key!r}; it holds {', '.join(columns)}")
-        (_, *d), dtype = _layout(columns[key], n)
+        (_, *d), dtype = layout(columns[key], n)
         if d == [0]:
             first = next(file.iter_batches(1, columns=[key]), None)
             row = first.column(0)[0].as_py() if first else ()
@@ -213,7 +213,7 @@ def pyarrow_parquet(path: str | Path) -> Any:
     return pyarrow.parquet
 
 
-def _layout(column: Any, rows: int) -> tuple[tuple[int, ...], np.dtype]:
+def layout(column: Any, rows: int) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and dtype of a column of that Arrow type: (rows, d), d being 0 where every row has a length of its own."""
     from pyarrow import types
 

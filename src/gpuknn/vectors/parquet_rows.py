@@ -41,7 +41,7 @@ class RowGroups:
             if not len(self._lists):
                 self._lists = self._next_batch()
             lists, self._lists = self._lists[: len(out) - filled], self._lists[len(out) - filled :]
-            out[filled : filled + len(lists)] = self._values(lists)
+            out[filled : filled + len(lists)] = list_values(lists, self._components, self._where, self._here)
             filled, self._here = filled + len(lists), self._here + len(lists)
 
     def close(self) -> None:
@@ -60,26 +60,29 @@ class RowGroups:
             raise InputError(f"{self._where}: has {there} rows where {promised} were promised")
         return batch.column(0)
 
-    def _values(self, lists: Any) -> np.ndarray:
-        """(m, d) of the next m rows; raises InputError at a row that is not d numbers."""
-        import pyarrow.compute
-
-        d = self._components
-        lengths = pyarrow.compute.fill_null(pyarrow.compute.list_value_length(lists), 0).to_numpy()
-        odd = np.flatnonzero(lengths != d)
-        if len(odd):
-            row = f"row {self._here + odd[0]} (counted from 0)"
-            raise InputError(f"{self._where}: {row} has {lengths[odd[0]]} components, others have {d}")
-        values = lists.flatten()
-        if values.null_count:
-            missing = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
-            row = f"row {self._here + missing // d} (counted from 0)"
-            raise InputError(f"{self._where}: {row} has a component that is null")
-        found: np.ndarray = values.to_numpy().reshape(len(lists), d)
-        return found
-
     def _in_our_words(self) -> AbstractContextManager[None]:
         return in_our_words(f"{self._where}: rows {self._rows.start} to {self._rows.stop} cannot be read")
+
+
+def list_values(lists: Any, components: int, where: str, first: int) -> np.ndarray:
+    """(m, components): the numbers of m lists of Arrow's, not copied if Arrow keeps them as NumPy does.
+
+    `first`: the number of the first row.  Raises InputError at a row that is not so many numbers.
+    """
+    import pyarrow.compute
+
+    lengths = pyarrow.compute.fill_null(pyarrow.compute.list_value_length(lists), 0).to_numpy()
+    odd = np.flatnonzero(lengths != components)
+    if len(odd):
+        row = f"row {first + odd[0]} (counted from 0)"
+        raise InputError(f"{where}: {row} has {lengths[odd[0]]} components, others have {components}")
+    values = lists.flatten()
+    if values.null_count:
+        missing = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
+        row = f"row {first + missing // components} (counted from 0)"
+        raise InputError(f"{where}: {row} has a component that is null")
+    found: np.ndarray = values.to_numpy(zero_copy_only=False).reshape(len(lists), components)
+    return found
 
 
 def arrow_bytes(row_bytes: int, page: int) -> int:

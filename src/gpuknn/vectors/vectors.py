@@ -21,7 +21,15 @@ KNOWN_NAMES = ("emb", "hamming", "pca32", "pca96", "train", "test", "vector", "e
 
 @dataclass(frozen=True)
 class Vectors(ABC):
-    """A database or a set of queries: n rows of d components."""
+    """A database or a set of queries: n rows of d components, read as they are needed.
+
+    `open_vectors` makes one of a file.
+
+    >>> import gpuknn
+    >>> rows = gpuknn.open_vectors(gpuknn.subset_files("sample")[1])
+    >>> len(rows), rows.shape, rows[:2].dtype
+    (200, (200, 384), dtype('float32'))
+    """
 
     path: str
     """Where the rows are, for messages."""
@@ -33,8 +41,10 @@ class Vectors(ABC):
     ids: RowIds | None = field(default=None, kw_only=True)
     """What the file calls its rows, if it has ids; they may be the rows' numbers (`ids.own_ids`)."""
 
-    in_files = True
-    """Whether `path` and `key` tell another process, or a later one, where the rows are."""
+    @property
+    def in_files(self) -> bool:
+        """Whether `path` and `key` tell another process, or a later one, where the rows are."""
+        return True
 
     @property
     def bits(self) -> int | None:

@@ -14,7 +14,11 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import zarr
+from zarr.abc.store import RangeByteRequest
+from zarr.buffer import default_buffer_prototype
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, TransposeCodec
+from zarr.core.sync import sync
+from zarr.storage import StorePath
 
 from gpuknn.errors import InputError
 from gpuknn.storage.location import Stored, is_url, listing, object_store
@@ -34,23 +38,25 @@ REASON = (
 ADVICE = "copy or write the store again"
 
 
-def unwritten(array: zarr.Array, folder: str) -> str | None:
+def unwritten(array: zarr.Array, folder: str | StorePath) -> str | None:
     """What is missing, in words: files of chunks or shards, or chunks within shards; None if all is there.
 
-    `folder`: the path or URL of the array's metadata.  Raises InputError if the index of a shard is damaged, if packed
-    chunks have holes, or if shards lie within shards or are packed as a whole, so that what they lack cannot be told.
+    `folder`: the path or URL of the array's metadata, or their place in a store that is open.  Raises InputError if the
+    index of a shard is damaged, if packed chunks have holes, or if shards lie within shards or are packed as a whole,
+    so that what they lack cannot be told.
     """
     if any(isinstance(codec, ShardingCodec) for codec in codecs(array)):
         how = "has shards within its shards" if array.shards else "packs whole shards"
         raise InputError(f"{folder}: {how}, into which gpuknn cannot look; write the store again")
     pieces = array.shards or array.chunks
     grid = [-(-length // piece) for length, piece in zip(array.shape, pieces, strict=True)]
-    there, need = {stored.name: stored for stored in listing(folder)}, math.prod(grid)
+    stored = listing(folder) if isinstance(folder, str) else _listing(folder, bool(array.shards))
+    there, need = {file.name: file for file in stored}, math.prod(grid)
     what = "shards" if array.shards else "chunks"
     if need > max(len(there), MOST_NAMES):  # metadata may promise any number
         return f"{need - len(there):,} of {need:,} {what} are missing"
     names = {place: array.metadata.encode_chunk_key(place) for place in np.ndindex(*grid)}
-    if not is_url(folder):
+    if isinstance(folder, str) and not is_url(folder):
         holes = {p: name for p, name in names.items() if name in there and _has_holes(array, folder, p, there[name])}
         if holes and _packed(array):
             rows = first_rows(next(iter(holes))[0] * pieces[0], pieces[0], array.shape[0])
@@ -77,7 +83,7 @@ def missing_chunks(array: zarr.Array, where: str, found: str) -> InputError:
     return InputError(f"{where}: {found}; {REASON.format(array.fill_value or 0)}; {ADVICE}{zeros}")
 
 
-def shard_index(folder: str, shard: Stored, codec: ShardingCodec, chunks: tuple[int, ...]) -> np.ndarray:
+def shard_index(folder: str | StorePath, shard: Stored, codec: ShardingCodec, chunks: tuple[int, ...]) -> np.ndarray:
     """(*chunks, 2) uint64: where the chunks of a shard begin and how long they are, `LEFT_OUT` for those left out.
 
     Raises InputError if the index is damaged, or a chunk would lie outside the file.
@@ -150,7 +156,9 @@ def codecs(array: zarr.Array) -> tuple[Any, ...]:
     return tuple(sharding(array).codecs if array.shards else codecs)
 
 
-def _left_out(array: zarr.Array, folder: str, shards: dict[tuple[int, ...], Stored]) -> tuple[int, int, int]:
+def _left_out(
+    array: zarr.Array, folder: str | StorePath, shards: dict[tuple[int, ...], Stored]
+) -> tuple[int, int, int]:
     """How many chunks are missing in shards that are there, of how many, and the first row of the first of them."""
     codec, shard_shape, chunks = sharding(array), array.shards or (), _chunks_of_shard(array)
     missing, total, first = 0, 0, array.shape[0]
@@ -175,7 +183,24 @@ def _chunks_of_shard(array: zarr.Array) -> tuple[int, ...]:
     return tuple(s // c for s, c in zip(array.shards or (), array.chunks, strict=True))
 
 
-def _read(folder: str, shard: Stored, start: int, length: int) -> bytes:
+def _listing(place: StorePath, sizes: bool) -> list[Stored]:
+    """What an open store has at a place, by name; without their sizes, which may take a request each, unless asked."""
+
+    async def names() -> list[str]:
+        return [key async for key in place.store.list_prefix(f"{place.path}/" if place.path else "")]
+
+    async def size(key: str) -> int:
+        return await place.store.getsize(key) if sizes else 0
+
+    below = len(place.path) + bool(place.path)
+    return [Stored(key[below:], sync(size(key)), "") for key in sorted(sync(names()))]
+
+
+def _read(folder: str | StorePath, shard: Stored, start: int, length: int) -> bytes:
+    if isinstance(folder, StorePath):
+        part = RangeByteRequest(start, start + length)
+        found = sync((folder / shard.name).get(default_buffer_prototype(), part))
+        return found.to_bytes() if found is not None else b""
     if is_url(folder):
         return bytes(object_store(folder).get_range(shard.name, start=start, length=length)) if length else b""
     with open(Path(folder, shard.name), "rb") as file:

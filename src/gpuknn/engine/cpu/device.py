@@ -16,9 +16,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from queue import SimpleQueue
+from threading import Lock
+from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import OpenBLASController, threadpool_limits
 
 from gpuknn.engine.bound import ROUNDING
 from gpuknn.engine.cpu import kernels
@@ -28,6 +30,7 @@ from gpuknn.engine.device import Search
 from gpuknn.engine.metric import Metric, summation_leaves
 from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.errors import RunError
+from gpuknn.vectors import Vectors
 
 TILE_ROWS = 512
 """Rows of one product; with BLOCK_QUERIES, 2 MiB of scores, which stay in a core's cache until selected."""
@@ -87,11 +90,49 @@ class CpuDevice:
         """No limit but that of `memory`."""
         return sys.maxsize
 
+    def resident(self, rows: Vectors) -> None:
+        """None: rows are read ahead, wherever they lie."""
+
     @contextmanager
     def begin(self, search: Search, components_as: np.dtype) -> Iterator["CpuScan"]:
         """Start a search with its own threads; BLAS is held to one thread meanwhile."""
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(self.threads) as pool:
+        with _BLAS.one_thread(), ThreadPoolExecutor(self.threads) as pool:
             yield CpuScan(search, components_as, pool, self.threads, self.filter_name)
+
+
+class _Blas:
+    """The threads of this process' BLAS: one, as long as any search is under way, and then as many as before."""
+
+    def __init__(self) -> None:
+        self._lock, self._searches = Lock(), 0
+        self._limits: Any = None
+
+    @contextmanager
+    def one_thread(self) -> Iterator[None]:
+        """Hold BLAS to one thread; contexts may overlap and end in any order."""
+        with self._lock:
+            if not self._searches:
+                _let_any_thread_limit()
+                self._limits = threadpool_limits(1, user_api="blas")
+            self._searches += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._searches -= 1
+                if not self._searches:
+                    _let_any_thread_limit()
+                    self._limits.restore_original_limits()
+                    _let_any_thread_limit()
+
+
+def _let_any_thread_limit() -> None:
+    """Let this thread set the limit: threadpoolctl 3.8 silently ignores all but the one that first set OpenBLAS's."""
+    if hasattr(OpenBLASController, "clear_controlling_thread"):
+        OpenBLASController.clear_controlling_thread(force=True)
+
+
+_BLAS = _Blas()
 
 
 class _Space:

@@ -35,12 +35,14 @@ from cupy_backends.cuda.libs import cublas
 
 from gpuknn.engine.bound import ROUNDING, Filter, Halved, filter_for
 from gpuknn.engine.cuda.kernels import THREADS, Kernels, Struct, fill
+from gpuknn.engine.cuda.resident import GpuVectors
 from gpuknn.engine.cuda.room import Room, Slot
 from gpuknn.engine.cuda.table import WIDEN
 from gpuknn.engine.device import Search
 from gpuknn.engine.metric import Metric, summation_leaves
 from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.errors import InputError, RunError, install_cupy
+from gpuknn.vectors import Vectors
 
 SLOTS = 3
 EPOCH_BYTES = 2**27
@@ -100,6 +102,12 @@ class CudaDevice:
         room = 2 * k + SPARE + SWEEP_ROWS
         each = components * (8 + 2) + 16 * room + 2 * 16 * k + 4 * SMALLEST_TILE
         return max(1, int((MEMORY_SHARE * self.free - rows) / each))
+
+    def resident(self, rows: Vectors) -> Any:
+        """The array of CuPy's, if it lies on this GPU in one piece."""
+        if isinstance(rows, GpuVectors) and rows.gpu == self.number and rows.array.flags.c_contiguous:
+            return rows.array
+        return None
 
     @contextmanager
     def begin(self, search: Search, components_as: np.dtype) -> Iterator["CudaScan"]:

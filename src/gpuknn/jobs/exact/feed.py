@@ -58,13 +58,6 @@ class Feed:
         Returns the parts that it holds then, in order, which make up all rows.  Raises RunError if that is impossible
         for now, InputError if the rows are found wanting.
         """
-        try:
-            self._work_through(done, shards)
-        finally:
-            self._feeder.cancel()
-        return {queries: block.tree.parts() for queries, block in self._blocks.items()}
-
-    def _work_through(self, done: dict[range, list[range]], shards: list[tuple[range, range]]) -> None:
         self._waiting.extend(shards)
         for queries, parts in done.items():
             for part in parts:
@@ -85,6 +78,7 @@ class Feed:
                 self._lower(merge.queries, result)
                 self._finish(merge.queries, range(merge.parts[0].start, merge.parts[-1].stop))
             self._fill()
+        return {queries: block.tree.parts() for queries, block in self._blocks.items()}
 
     def _fill(self) -> None:
         """Give out shards until the window is full."""

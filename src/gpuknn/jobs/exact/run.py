@@ -18,9 +18,10 @@ from gpuknn.engine.metric import Metric
 from gpuknn.engine.neighbors import Certificate
 from gpuknn.engine.self_join import put_self_first
 from gpuknn.errors import InputError, RunError, option
+from gpuknn.gold.certificate import certificate_said, said_of_certificate
 from gpuknn.gold.distances import BITS, DISTANCES
 from gpuknn.gold.formats import WRITERS, gold_format
-from gpuknn.gold.gold import Gold
+from gpuknn.gold.gold import JOB, Gold
 from gpuknn.gold.hdf5 import read_attributes
 from gpuknn.gold.writer import GoldWriter, written
 from gpuknn.jobs.events import heard
@@ -39,8 +40,6 @@ from gpuknn.storage.record import Claim, Identity
 from gpuknn.vectors import Sampled
 from gpuknn.workers.feed import dask_feeder
 
-JOB = "job_fingerprint"
-"""The attribute of a gold-standard file that tells which job it answers."""
 LONG_ENOUGH = 5.0
 """Seconds of computing that tell a rate: the start weighs little then."""
 
@@ -147,8 +146,7 @@ def _finished(plan: Plan, fingerprint: str) -> Outcome:
             record.remove()
         raise InputError(f"{output}: exists already; {option('force', True)} replaces it")
     record.remove()
-    proof = (said[f"certificate{name}"] for name in ("", "_bound", "_pairs_refined", "_smallest_margin"))
-    return Outcome(output, Certificate(*proof), said["device"], 0, len(plan.job.database), said["seconds"])
+    return Outcome(output, certificate_said(said), said["device"], 0, len(plan.job.database), said["seconds"])
 
 
 def _check(plan: Plan, claim: Claim, tell: Callable[[Event], None]) -> None:
@@ -206,7 +204,11 @@ def _partials(
 
             report, lent = plan.wishes.performance_report, plan.crew.lent
             with heard(client, folder, hear_of_workers), watched(client, folder, job.title, shards, report, lent):
-                parts = feed.run(parts, shards)
+                try:
+                    parts = feed.run(parts, shards)
+                finally:
+                    if lent:  # other clients end with their tasks
+                        feeder.cancel()
     # By their names, since network folders list new files late.
     every = {block: [find_partial(claim.folder, block, rows) for rows in done] for block, done in parts.items()}
     return every, len(shards), resumed
@@ -259,10 +261,7 @@ def _attributes(
         "distance": job.metric.value,
         "dists_are": f"{DISTANCES[job.metric.value]}; evaluated in float64, stored as {job.dists}",
         "ties": "to the lowest row number",
-        "certificate": f"{certificate.method}; every pair within the proven error of the answer was refined",
-        "certificate_bound": certificate.bound,
-        "certificate_pairs_refined": certificate.pairs_refined,
-        "certificate_smallest_margin": certificate.smallest_margin,
+        **said_of_certificate(certificate),
         "device": ", ".join(devices),
         "seconds": seconds,
     }

@@ -1,0 +1,30 @@
+"""Rows as a search in this process takes them: wherever `as_vectors` finds them, and on a GPU."""
+
+from importlib.util import find_spec
+
+from gpuknn.errors import InputError, install_cupy
+from gpuknn.vectors import Rows, Vectors, as_vectors
+from gpuknn.vectors.arrays import on_gpu
+from gpuknn.vectors.written import Missing
+
+
+def open_rows(rows: Rows, name: str, missing: Missing = "refuse", single: bool = False) -> Vectors:
+    """Rows (n, d) from wherever they are, as `as_vectors` takes them; those on a GPU stay there.
+
+    Raises InputError if they are no set of vectors, or on a GPU without CuPy.
+    """
+    if isinstance(rows, Vectors) or not on_gpu(rows, name):
+        return as_vectors(rows, name, missing, single)
+    if not find_spec("cupy"):
+        raise InputError(
+            f"{name}: lies on a GPU, where CuPy is needed to read it; copy it to the processor's memory, e.g. "
+            f"rows.cpu(), or install CuPy, {install_cupy()}"
+        )
+    from gpuknn.engine.cuda.resident import gpu_vectors
+
+    return gpu_vectors(rows, name, single)
+
+
+def gpu_of(rows: Vectors) -> int:
+    """The number of the GPU on which the rows lie, 0 if they lie on none."""
+    return int(getattr(rows, "gpu", 0))
