@@ -336,7 +336,7 @@ def test_dask_of_another_client_of_threads_or_of_none() -> None:
     held, expected = da.from_array(rows, chunks=(37, D)), gpuknn.exact_knn(rows, k=3)
     with dask.config.set(scheduler="synchronous"):
         assert gpuknn.exact_knn(held, k=3) == expected
-    options = {"dashboard_address": None, "processes": False, "n_workers": 1, "threads_per_worker": 2}
+    options = {"dashboard_address": ":0", "processes": False, "n_workers": 1, "threads_per_worker": 2}
     with distributed.Client(**options) as client:
         assert gpuknn.exact_knn(held, k=3) == expected
         assert client.submit(int, 3).result() == 3

@@ -243,3 +243,18 @@ def test_a_disk_that_is_too_small_is_no_crash(words: str, size: int, tmp_path: P
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100)
     assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
     assert sorted(file.name for file in tmp_path.iterdir()) == ["db.npy", "gold.h5"]
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_files_that_this_process_has_open(mode: str, tmp_path: Path) -> None:
+    """As in a notebook; HDF5 refuses a second opening of a file whose locks differ."""
+    rows = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    found = gpuknn.exact_knn(rows, k=3)
+    write_gold(tmp_path / "gold.h5", found)
+    gpuknn.convert(tmp_path / "rows.npy", tmp_path / "rows.h5")
+    with h5py.File(tmp_path / "gold.h5", mode), h5py.File(tmp_path / "rows.h5", mode):
+        assert gpuknn.recall(found, read_gold(tmp_path / "gold.h5")) == 1
+        assert holds_gold(tmp_path / "gold.h5")
+        assert not holds_gold(tmp_path / "rows.h5")
+        assert compare(tmp_path / "rows.h5").equal

@@ -6,14 +6,17 @@ import shlex
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
+from distributed import Client, LocalCluster
 
 from gpuknn.cli import main as cli
 from gpuknn.doctor import examine, selftest
 from gpuknn.engine.neighbors import Neighbors
+from gpuknn.engine.scan import exact_knn
 from gpuknn.gold import write_gold
 from gpuknn.laion.catalogue import SAMPLE
 
@@ -41,6 +44,10 @@ def help_commands() -> dict[str, list[str]]:
     commands = argparse.ArgumentParser().add_subparsers()
     cli.add_verbs(commands)
     return {name: re.findall(r"^  (gpuknn .*)$", p.epilog or "", re.MULTILINE) for name, p in commands.choices.items()}
+
+
+def python_blocks() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(autouse=True)
@@ -120,3 +127,32 @@ def run_in_order(commands: list[str]) -> None:
             continue
         code = cli.main([name, *words, *SHORT.get(name, [])])
         assert code in ((0, 1) if name in SAYS_NO else (0,)), command
+
+
+class Umap:
+    """Stands in for umap-learn, which takes long to install."""
+
+    def __init__(self, n_neighbors: int, precomputed_knn: tuple[np.ndarray, np.ndarray]) -> None:
+        ids, dists = precomputed_knn
+        assert ids.shape == dists.shape == (1_500, n_neighbors)
+        assert np.array_equal(ids[:, 0], np.arange(1_500))
+
+    def fit_transform(self, rows: np.ndarray) -> np.ndarray:
+        return rows
+
+
+def test_python_in_the_readme_runs() -> None:
+    """One block after another, as in a notebook, with rows, an index's ids, a result file and a client at hand."""
+    rows, queries = np.load("database.npy").astype(np.float32), np.load("queries.npy")
+    with LocalCluster(processes=False, dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
+        ids = np.zeros((20, 10), np.int64)
+        there = {"rows": rows, "queries": queries, "ids_of_an_index": ids, "client": client}
+        there["umap"] = SimpleNamespace(UMAP=Umap)
+        for block in python_blocks():
+            Path("gold.h5").unlink(missing_ok=True)
+            if "gpuknn.evaluate" in block:
+                write_gold("result.h5", exact_knn(rows, queries, k=100))
+            exec(block, there)
+        assert there["outcome"].shards == 1
+        assert there["graph"].shape == (1_500, 1_500)
+        assert there["ids"].shape == (1_500, 15)

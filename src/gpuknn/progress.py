@@ -12,7 +12,10 @@ An event is a mapping; `event` is its name.  The bar knows these, and leaves all
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
+
+from gpuknn.errors import pip_install
 
 Event = Mapping[str, Any]
 Listener = Callable[[Event], None]
@@ -40,6 +43,10 @@ def bar(disable: bool = False) -> Iterator[Listener]:
     from rich.table import Column
 
     console = Console(stderr=True)
+    notebook = console.is_jupyter and not disable
+    if notebook and not find_spec("ipywidgets"):
+        console.print(f"a bar in a notebook needs ipywidgets: {pip_install('notebook')}", markup=False, highlight=False)
+        notebook = False
     shown = Progress(
         TextColumn("{task.description:<9}"),
         BarColumn(bar_width=None, table_column=Column(max_width=40)),  # in a narrow terminal it gives way
@@ -47,7 +54,7 @@ def bar(disable: bool = False) -> Iterator[Listener]:
         TextColumn("{task.fields[rate]}", table_column=Column(no_wrap=True)),
         TimeRemainingColumn(compact=True),
         console=console,
-        disable=disable or not (console.is_terminal or console.is_jupyter),
+        disable=disable or not (console.is_terminal or notebook),
     )
     with shown:
         yield _Bar(shown)

@@ -17,7 +17,7 @@ from gpuknn.errors import InputError, in_our_words
 from gpuknn.gold.distances import DISTANCES, NEGATED, OF_ANN_BENCHMARKS
 from gpuknn.gold.gold import Gold, from_file, refuse_other_count
 from gpuknn.gold.writer import Attributes, GoldWriter, Outline
-from gpuknn.vectors.hdf5 import METADATA_BYTES, refuse_outside, writing
+from gpuknn.vectors.hdf5 import METADATA_BYTES, open_file, refuse_outside, writing
 from gpuknn.vectors.hdf5_chunks import check_written
 from gpuknn.vectors.raw import reserve
 from gpuknn.vectors.vectors import KNOWN_NAMES
@@ -42,7 +42,7 @@ LAYOUTS = (SISAP, ANN_BENCHMARKS)
 
 def read_hdf5(path: Path, key: str | None) -> Gold:
     """Read the gold standard of a file, or of its group `key`; raises InputError if there is none."""
-    with in_our_words(f"{path}: is not a readable HDF5 file"), h5py.File(path, "r", locking=False) as file:
+    with in_our_words(f"{path}: is not a readable HDF5 file"), open_file(path) as file:
         said = _attributes(file)
         group = _group(file, key, path)
         arrays = next((layout for layout in LAYOUTS if layout.ids in group), SISAP)
@@ -70,7 +70,7 @@ def read_hdf5(path: Path, key: str | None) -> Gold:
 def read_attributes(path: Path) -> dict[str, Any]:
     """What an HDF5 file says of itself in its root attributes; nothing if it is no HDF5 file."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with open_file(path) as file:
             return {name: _plain(value) for name, value in file.attrs.items()}
     except (OSError, RuntimeError, ValueError):
         return {}
@@ -79,7 +79,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
 def holds_gold_hdf5(path: Path, key: str | None, beside_rows: bool) -> bool:
     """Whether a file, or its group `key`, holds a gold standard, and `beside_rows` or nothing that could be rows."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with open_file(path) as file:
             group = file.get(key or "/")
             if not isinstance(group, h5py.Group):
                 return False

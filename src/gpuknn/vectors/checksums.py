@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import google_crc32c
-import h5py
 import numpy as np
 
 from gpuknn.errors import InputError, RunError
 from gpuknn.storage.location import is_url, listing, split_key
+from gpuknn.vectors.hdf5 import open_file
 from gpuknn.vectors.opening import is_folder, open_vectors
 from gpuknn.vectors.target import BLOCK_BYTES
 from gpuknn.vectors.vectors import Vectors
@@ -30,7 +30,7 @@ def read_notes(path: str) -> dict[str, Any]:
 
             found: Any = zarr.open_array(store_of(path), mode="r").attrs["gpuknn"]
         else:
-            with h5py.File(path, "r", locking=False) as file:
+            with open_file(path) as file:
                 found = json.loads(file.attrs["gpuknn"])
         kinds = isinstance(found["piece_rows"], int), isinstance(found.get("key", ""), str)
         if all(kinds) and all(isinstance(crc, str) for crc in found["crc32c"]) and found["piece_rows"] > 0:

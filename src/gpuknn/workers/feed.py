@@ -88,6 +88,7 @@ class Feeder:
         """Take back what has not ended: Dask gives it up, and threads of this process finish what they have begun."""
         for future in self._running:
             future.cancel()
+        self._running.clear()  # a notebook keeps the frames of what was interrupted, and Dask keeps what they hold
 
 
 def dask_feeder(client: "Client", need: dict[str, int], check: Callable[[], None]) -> Feeder:
