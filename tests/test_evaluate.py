@@ -319,8 +319,8 @@ def test_what_a_comparison_has_no_use_for_is_refused(tmp_path: Path) -> None:
         ("rows.npy: holds no checksums of gpuknn convert", rows, None, {}),
         ("there is nothing to compare a with; name b, too", EXACT, None, {}),
         ("there is nothing to compare a with; name b, too", ROWS, None, {}),
-        ('dtype="complex128": is none of float16, float32', ROWS, ROWS, {"dtype": complex}),
-        ('dtype="nonsense": is none of float16, float32', ROWS, ROWS, {"dtype": "nonsense"}),
+        ('dtype="complex128": there are float16, float32', ROWS, ROWS, {"dtype": complex}),
+        ('dtype="nonsense": there are float16, float32', ROWS, ROWS, {"dtype": "nonsense"}),
         ("a: holds float32, and ids are whole numbers", ROWS, EXACT, {}),
     ):
         with pytest.raises(InputError, match=words):

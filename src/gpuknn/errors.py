@@ -5,7 +5,7 @@ The command line turns the errors into exit codes.
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import requires
 from pathlib import Path
@@ -49,6 +49,12 @@ def option(name: str, value: object = None, python: str | None = None) -> str:
     return name if value is None else f"{name}={shown}"
 
 
+def check_known(name: str, value: object, known: Iterable[object]) -> None:
+    """Raise InputError if an option has none of the values that it may have."""
+    if value not in list(known):
+        raise InputError(f"{option(name, value)}: there are {', '.join(map(str, known))}")
+
+
 def same_again() -> str:
     """What whoever asked has to repeat: `the same command`, or `the same call` in Python."""
     return f"the same {what_asked()}"
@@ -57,6 +63,11 @@ def same_again() -> str:
 def what_asked() -> str:
     """What gpuknn was asked by: a `command`, or a `call` in Python."""
     return "command" if _terminal else "call"
+
+
+def in_python(words: str) -> str:
+    """Words that only a Python program need be told; none on the command line."""
+    return "" if _terminal else words
 
 
 def one_line(error: Exception) -> str:

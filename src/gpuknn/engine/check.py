@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from gpuknn.engine.metric import Metric, check_dtype, summation_leaves
-from gpuknn.errors import InputError, option
+from gpuknn.errors import InputError, check_known, option
 from gpuknn.vectors import Vectors
 
 MOST_DIMENSIONS = 2**18
@@ -27,8 +27,7 @@ def check_question(
     """
     if not isinstance(k, int | np.integer):
         raise InputError(f"k = {k!r}: must be a whole number")
-    if dists not in ("float32", "float64"):
-        raise InputError(f"{option('dists', dists)}: there are float32 and float64")
+    check_known("dists", dists, ("float32", "float64"))
     for vectors in (database, queries):
         check_dtype(metric, vectors.dtype, vectors.where)
     if database.shape[1] != queries.shape[1]:

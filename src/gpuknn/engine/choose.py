@@ -4,7 +4,9 @@ import os
 from importlib.util import find_spec
 
 from gpuknn.engine.device import Device
-from gpuknn.errors import InputError, install_cupy, no_cupy, option
+from gpuknn.errors import InputError, check_known, install_cupy, no_cupy
+
+DEVICES = ("auto", "cpu", "cuda")
 
 
 def open_device(name: str = "auto", threads: int | None = None, number: int = 0) -> Device:
@@ -15,8 +17,7 @@ def open_device(name: str = "auto", threads: int | None = None, number: int = 0)
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads = {threads}: must be at least 1")
-    if name not in ("auto", "cpu", "cuda"):
-        raise InputError(f"{option('device', name)}: there are auto, cpu and cuda")
+    check_known("device", name, DEVICES)
     if name == "cuda" or (name == "auto" and count_gpus()):
         if not find_spec("cupy"):
             raise no_cupy()

@@ -17,8 +17,7 @@ from gpuknn.gold.rounding import cut_gold
 from gpuknn.progress import Listener, listening
 from gpuknn.vectors import Rows, as_vectors
 from gpuknn.vectors.compare import RowsComparison, compare_rows, compare_with_checksums
-from gpuknn.vectors.converted import Converted, rows_named
-from gpuknn.vectors.vectors import ROW_TYPES
+from gpuknn.vectors.converted import Converted, rows_named, rows_said, type_named
 from gpuknn.vectors.written import Missing
 
 ROUNDING = 1e-6
@@ -107,7 +106,7 @@ def compare(
     a: Answer | Rows,
     b: Answer | Rows | None = None,
     *,
-    rows: str | None = None,
+    rows: str | range | None = None,
     dtype: DTypeLike | None = None,
     normalize: bool = False,
     scale: float | None = None,
@@ -125,7 +124,7 @@ def compare(
         of int32, int64 or uint32 holds ids.  Without b, the file a is checked by the checksums that gpuknn has written
         to it.
     rows
-        A:B, the rows of a to compare, counted from 0; of a gold standard, queries.
+        `range(A, B)` or "A:B": the rows of a to compare, counted from 0; of a gold standard, queries.
     dtype, normalize, scale, round
         What a becomes first, as `convert` would write it: another type (by default that of b's vectors), rows of unit
         length, components times a factor, whole numbers.  A gold standard's distances may get another type only.
@@ -166,11 +165,11 @@ def compare(
     >>> gpuknn.compare(np.eye(3), np.eye(3, dtype=np.float32))
     equal: 3 x 3 float32, after turning float64 into float32
     """
-    kind = None if dtype is None else _type(dtype)
+    kind, extent = type_named(dtype), rows_said(rows)
     vectors_only: dict[str, object] = {"ignore_ids": ignore_ids, "normalize": normalize, "scale": scale, "round": round}
     where = named(a, "a"), named(b, "b")
     if b is None:
-        _refuse({"rows": rows, "dtype": kind, **vectors_only}, f"there is nothing to compare {where[0]} with")
+        _refuse({"rows": extent, "dtype": kind, **vectors_only}, f"there is nothing to compare {where[0]} with")
         if not isinstance(a, str | os.PathLike):
             raise InputError("there is nothing to compare a with; name b, too: only files hold checksums")
         with listening(progress) as told:
@@ -179,11 +178,11 @@ def compare(
     gold = [holds_answer(what, name) for what, name in both]
     if any(gold) or all(holds_answer(what, name, beside_rows=True) for what, name in both):
         _refuse(vectors_only, f"{where[1] if gold == [False, True] else where[0]} is a gold standard, not vectors")
-        cut, _ = cut_gold(as_gold(a, where[0]), rows, kind)
+        cut, _ = cut_gold(as_gold(a, where[0]), extent, kind)
         return _compare_answers(cut, as_gold(b, where[1]), where)
     ours, theirs = as_vectors(a, where[0], missing), as_vectors(b, where[1], missing)
-    extent = rows_named(rows, len(ours))
-    changed = Converted.of(ours, extent, np.dtype(kind or theirs.dtype), normalize, scale, round)
+    some = rows_named(extent, len(ours))
+    changed = Converted.of(ours, some, np.dtype(kind or theirs.dtype), normalize, scale, round)
     with listening(progress) as told:
         return compare_rows(changed, theirs, not ignore_ids, told)
 
@@ -206,16 +205,6 @@ def _compare_answers(a: Gold, b: Gold, where: tuple[str, str]) -> Comparison:
     worst = next((kind for kind in (real, rounding, ties) if kind.any()), np.zeros_like(other))
     counts = {"ties": int(ties.sum()), "rounding": int(rounding.sum()), "real": int(real.sum())}
     return Comparison(pair.a, pair.b, pair.by, **counts, first=_first(worst))
-
-
-def _type(dtype: DTypeLike) -> str:
-    try:
-        name = np.dtype(dtype).name
-    except TypeError:
-        name = str(dtype)
-    if name not in ROW_TYPES:
-        raise InputError(f"{option('dtype', name)}: is none of {', '.join(ROW_TYPES)}")
-    return name
 
 
 def _refuse(given: dict[str, object], why: str) -> None:

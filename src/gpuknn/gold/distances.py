@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gpuknn.errors import InputError, option
+from gpuknn.errors import InputError, check_known, option
 from gpuknn.gold.gold import Gold, turned, unsorted_query
 
 DISTANCES = {
@@ -32,6 +32,7 @@ def told(gold: Gold, distance: str | None, where: str) -> Gold:
     """The same answer, of which somebody tells which distances it holds; raises InputError if the file tells others."""
     if distance is None or gold.distance == distance:
         return gold
+    check_known("distance", distance, DISTANCES)
     if gold.dists is None:
         raise InputError(f"{where}: holds no distances; leave out {option('distance')}")
     if gold.distance is not None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import platformdirs
 
-from gpuknn.errors import InputError, option
+from gpuknn.errors import InputError, check_known, option
 
 SOURCE = "https://sisap-23-challenge.s3.amazonaws.com/SISAP23-Challenge"
 SAMPLE = Path(__file__).parent / "sample"
@@ -52,9 +52,8 @@ def subset_files(subset: str, *, queries: str = "public", data_dir: str | Path |
     >>> gpuknn.open_vectors(database).shape
     (10000, 384)
     """
-    for name, value, known in (("subset", subset, SUBSETS), ("queries", queries, QUERIES)):
-        if value not in known:
-            raise InputError(f"{option(name, value)}: there are {', '.join(known)}")
+    check_known("subset", subset, SUBSETS)
+    check_known("queries", queries, QUERIES)
     if subset == "sample":
         if queries != "public":
             raise InputError(f"{option('queries', queries)}: the sample has public queries only")

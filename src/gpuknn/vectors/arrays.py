@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuknn.errors import InputError, in_our_words, one_line
+from gpuknn.errors import InputError, check_known, in_our_words, one_line
 from gpuknn.vectors.bits import PackedBits
 from gpuknn.vectors.opening import open_vectors
 from gpuknn.vectors.vectors import ROW_TYPES, ArrayVectors, Vectors
@@ -35,6 +35,7 @@ def as_vectors(rows: Rows, name: str, missing: Missing = "refuse", single: bool 
     `name`: what messages call an array.  `missing`: what becomes of rows that nobody wrote.  `single`: whether one row
     may come alone, as (d,).  Raises InputError if it is no set of vectors.
     """
+    check_known("missing", missing, ("refuse", "zeros"))
     if isinstance(rows, Vectors):
         return rows
     if isinstance(rows, str | os.PathLike):

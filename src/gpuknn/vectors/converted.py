@@ -4,10 +4,11 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from gpuknn.errors import InputError, option
+from gpuknn.errors import InputError, check_known, option
 from gpuknn.vectors.ids import RowIds, own_ids, rows_of
-from gpuknn.vectors.vectors import Vectors
+from gpuknn.vectors.vectors import ROW_TYPES, Vectors
 
 SMALL_SQUARES = 2.0**-960
 """Below such a sum of squares what the smallest of them have lost would show."""
@@ -168,6 +169,27 @@ class Converted(Vectors):
 
     def _row(self, number: int) -> str:
         return f"{self.where}: row {number} (counted from 0)"
+
+
+def type_named(dtype: DTypeLike | None) -> str | None:
+    """The name of a type of components; raises InputError if vectors have no such type."""
+    if dtype is None:
+        return None
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = str(dtype)
+    check_known("dtype", name, ROW_TYPES)
+    return name
+
+
+def rows_said(rows: str | range | None) -> str | None:
+    """A range of rows as `A:B`; raises InputError if it has a step."""
+    if not isinstance(rows, range):
+        return rows
+    if rows.step != 1:
+        raise InputError(f"{option('rows', rows)}: must have a step of 1")
+    return f"{rows.start}:{rows.stop}"
 
 
 def rows_named(words: str | None, length: int) -> range:

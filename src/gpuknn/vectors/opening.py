@@ -4,7 +4,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, check_known
 from gpuknn.storage.location import is_url, split_key
 from gpuknn.vectors.vectors import Vectors
 from gpuknn.vectors.written import Missing
@@ -47,6 +47,7 @@ def open_vectors(path: str | Path, *, key: str | None = None, missing: Missing =
     >>> rows[10:13].shape  # which reads these rows alone
     (3, 384)
     """
+    check_known("missing", missing, ("refuse", "zeros"))
     if key is None:
         path, key = split_key(path)
     if is_url(path) or is_folder(Path(path)):

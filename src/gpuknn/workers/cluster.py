@@ -20,7 +20,7 @@ from distributed.comm.addressing import parse_host_port
 
 from gpuknn.engine.choose import open_device
 from gpuknn.engine.cpu.device import CpuDevice
-from gpuknn.errors import InputError, RunError, option, same_again
+from gpuknn.errors import InputError, RunError, in_python, option, same_again
 from gpuknn.workers.cluster_file import Running, Slurm, Ssh
 from gpuknn.workers.workers import Workers
 
@@ -203,7 +203,11 @@ def local_cluster(workers: Workers) -> Iterator[Client]:
             except (OSError, RuntimeError, TimeoutError) as error:
                 if heard:
                     raise KeyboardInterrupt from error
-                raise RunError(f"the embedded cluster did not start ({error}); run {same_again()} again") from error
+                # Processes that are spawned begin with the caller's script.
+                guard = in_python('; a script makes this call under `if __name__ == "__main__":`')
+                raise RunError(
+                    f"the embedded cluster did not start ({error}){guard}; run {same_again()} again"
+                ) from error
         try:
             if heard:
                 raise KeyboardInterrupt

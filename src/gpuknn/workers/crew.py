@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuknn.engine.choose import usable_cores
-from gpuknn.errors import InputError, option
+from gpuknn.engine.choose import DEVICES, usable_cores
+from gpuknn.errors import InputError, check_known, option
 from gpuknn.workers.feed import Feeder, dask_feeder, thread_feeder
 from gpuknn.workers.workers import LOCAL, Workers, choose_workers
 
@@ -108,6 +108,7 @@ def hire(
     workers do not run what this process runs.
     """
     where = str(cluster)
+    check_known("device", device, (*DEVICES, None))
     if client is not None and where != LOCAL:
         raise InputError(f"{option('client')}, {option('cluster')}: give one of the two")
     for name, value in (("workers", workers), ("threads", threads)):

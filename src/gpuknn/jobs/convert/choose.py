@@ -1,6 +1,6 @@
 """From a job and a format to the writer."""
 
-from gpuknn.errors import InputError, option
+from gpuknn.errors import InputError, check_known, option
 from gpuknn.jobs.convert.formats import Format
 from gpuknn.jobs.convert.job import Job
 from gpuknn.storage.location import is_url
@@ -30,6 +30,8 @@ def choose_target(kind: Format, job: Job, path: str, rows: Converted) -> Target:
             f"{ids.where}: gives the rows ids of their own, and gpuknn writes no ids to {kind.name}; write .h5 or "
             f".parquet, or leave the ids out with {option('ignore_ids', True)}"
         )
+    check_known("compression", job.compression or "none", ("none", "zstd", "blosc"))
+    check_known("zarr_format", job.zarr_format or 3, (2, 3))
     only_others = set().union(*TAKES.values()) - TAKES.get(kind.name, set())
     job.refuse([name for name in job.given() if name in only_others], f"{kind.name} files have no such thing")
     if is_url(path) and kind.name != "zarr":

@@ -4,16 +4,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuknn.errors import InputError, option
+from gpuknn.errors import InputError
 from gpuknn.jobs.command import command_line
 from gpuknn.jobs.convert.gold import Written, convert_gold
 from gpuknn.jobs.convert.job import Job
 from gpuknn.jobs.convert.plan import plan_convert
 from gpuknn.jobs.convert.run import Outcome, run_convert
 from gpuknn.progress import Listener, listening
+from gpuknn.vectors.converted import rows_said, type_named
 from gpuknn.vectors.written import Missing
 from gpuknn.workers.crew import hire
 from gpuknn.workers.workers import LOCAL
@@ -105,15 +105,12 @@ def convert(
     >>> gpuknn.open_vectors("queries.npy").shape
     (10, 384)
     """
-    words = f"{rows.start}:{rows.stop}" if isinstance(rows, range) else rows
-    if isinstance(rows, range) and rows.step != 1:
-        raise InputError(f"{option('rows', rows)}: must have a step of 1")
     job = Job(
         source=str(source),
         missing=missing,
         ignore_ids=ignore_ids,
-        rows=words,
-        dtype=None if dtype is None else np.dtype(dtype).name,
+        rows=rows_said(rows),
+        dtype=type_named(dtype),
         normalize=normalize,
         scale=scale,
         round=round,

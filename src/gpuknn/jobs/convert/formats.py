@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpuknn.errors import InputError, option
+from gpuknn.errors import InputError, check_known, option
 
 NAMES = (
     *("h5", "zarr", "npy", "fbin", "f16bin", "u8bin", "i8bin", "fvecs", "bvecs", "parquet", "ann-benchmarks", "sisap"),
@@ -31,6 +31,8 @@ def choose_format(destination: str, name: str | None) -> Format:
     from gpuknn.vectors import formats as vectors
 
     known = gold.SUFFIXES | vectors.SUFFIXES
+    if name:
+        check_known("to", name, NAMES)
     name = name or known.get(Path(destination.rstrip("/")).suffix.lower())
     if name not in NAMES:
         to = option("to", python="to=...")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpuknn.errors import InputError, RunError, option
+from gpuknn.errors import InputError, RunError, option, same_again
 from gpuknn.jobs.convert.choose import choose_target
 from gpuknn.jobs.convert.formats import Format, choose_dtype, choose_format
 from gpuknn.jobs.convert.job import Job
@@ -99,7 +99,7 @@ def check_room(target: Target, folder: Path) -> None:
     if is_url(target.path) or getattr(target, "compression", "none") != "none":
         return
     if said := lacking(folder, target.nbytes):
-        raise RunError(f"{said}; make room and run the same command again")
+        raise RunError(f"{said}; make room and run {same_again()} again")
 
 
 def _refuse_too_large(source: Vectors) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuknn.engine.choose import usable_cores
-from gpuknn.errors import InputError, RunError
+from gpuknn.errors import InputError, RunError, option, same_again
 from gpuknn.jobs.convert.plan import Plan, check_room
 from gpuknn.jobs.pieces import read_receipts, work_through, write_receipt
 from gpuknn.progress import Event, Listener, step
@@ -105,7 +105,7 @@ def _write(
     record = plan.record
     try:
         if not is_url(plan.destination) and os.path.exists(plan.destination) and not plan.replace:
-            raise InputError(f"{plan.destination}: exists already; --force replaces it")
+            raise InputError(f"{plan.destination}: exists already; {option('force', True)} replaces it")
         if not record.has_results():
             check_room(plan.target, claim.folder)
         with plan.crew.started(say) as crew:
@@ -179,7 +179,9 @@ def _check_unchanged(plan: Plan, sample: Sampled, beside: dict[str, str]) -> Non
     except InputError as error:  # it could be read before: what was written stays
         raise RunError(str(error)) from error
     if changed:
-        raise RunError(f"{changed[0]}: was changed while it was converted; run the same command with --fresh")
+        raise RunError(
+            f"{changed[0]}: was changed while it was converted; run {same_again()} with {option('fresh', True)}"
+        )
 
 
 def _fitting(plan: Plan) -> int:
