@@ -242,8 +242,9 @@ def planned(folder: Path) -> Plan:
 
 @pytest.fixture
 def no_dask(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("heard", "watched", "dask_feeder"):
+    for name in ("heard", "watched"):
         monkeypatch.setattr(exact, name, lambda *_: nullcontext())
+    monkeypatch.setattr(exact, "dask_feeder", lambda *_: SimpleNamespace(cancel=lambda: None))
     monkeypatch.setattr(exact, "page_address", str)
 
 

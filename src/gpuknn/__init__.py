@@ -44,8 +44,7 @@ if TYPE_CHECKING:
     from gpuknn.errors import InputError, RunError
     from gpuknn.gold import Comparison, Evaluation, Gold, Recall, compare, evaluate, read_gold, recall, write_gold
     from gpuknn.jobs.convert.convert import convert
-    from gpuknn.jobs.exact.exact import exact, plan_exact
-    from gpuknn.jobs.exact.plan import Plan
+    from gpuknn.jobs.exact.exact import ExactPlan, exact, plan_exact
     from gpuknn.jobs.exact.run import Outcome
     from gpuknn.laion import subset_files
     from gpuknn.vectors import Vectors, open_vectors
@@ -69,7 +68,7 @@ _HOMES = {
     "Evaluation": "gold",
     "Comparison": "gold",
     "Vectors": "vectors",
-    "Plan": "jobs.exact.plan",
+    "ExactPlan": "jobs.exact.exact",
     "Outcome": "jobs.exact.run",
     "InputError": "errors",
     "RunError": "errors",
@@ -80,11 +79,11 @@ __all__ = [
     "Certificate",
     "Comparison",
     "Evaluation",
+    "ExactPlan",
     "Gold",
     "InputError",
     "Neighbors",
     "Outcome",
-    "Plan",
     "Recall",
     "RunError",
     "Vectors",

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 from gpuknn.errors import InputError, install_cupy
 from gpuknn.vectors import Rows, Vectors, as_vectors
-from gpuknn.vectors.arrays import on_gpu
+from gpuknn.vectors.in_memory import on_gpu
 from gpuknn.vectors.written import Missing
 
 

@@ -2,7 +2,7 @@
 
 In: a path or URL (and a key where a file holds several arrays), or an array.  Out: `Vectors`, which tells its shape and
 dtype without reading and reads rows into buffers of the caller's.  `arrays.py` takes what Python programs
-hold, of Dask by `dask_rows.py` and of Arrow by `arrow.py`; `opening.py` chooses the reader of a file.  Each format has
+hold: `in_memory.py` arrays and lists, `dask_rows.py` Dask's, `arrow.py` Arrow's; `opening.py` chooses the reader of a file.  Each format has
 a file that reads and writes it: `npy.py`, `fbin.py`, `vecs.py`, `hdf5.py`, `zarr.py`, `parquet.py`.  Readers build on
 `RawVectors` if rows lie one after another, on `DecodedVectors` if a library unpacks them; writers are each a `Target`.
 A `Vectors` of files or a `Target` can be sent to another process.  `converted.py` changes rows on their way,

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from gpuknn.errors import InputError
-from gpuknn.vectors.arrays import array_vectors
 from gpuknn.vectors.bits import PackedBits
+from gpuknn.vectors.in_memory import array_vectors
 from gpuknn.vectors.parquet import layout
 from gpuknn.vectors.parquet_rows import list_values
 from gpuknn.vectors.vectors import Vectors, check_layout, choose_key

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from gpuknn.errors import InputError, in_our_words
-from gpuknn.vectors.arrays import check_type
 from gpuknn.vectors.bits import PackedBits
 from gpuknn.vectors.decoded import DecodedVectors
+from gpuknn.vectors.in_memory import check_type
 from gpuknn.vectors.vectors import Vectors, check_layout
 
 

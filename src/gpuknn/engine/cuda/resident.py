@@ -8,8 +8,8 @@ import numpy as np
 
 from gpuknn.errors import in_our_words
 from gpuknn.vectors import Rows, Vectors
-from gpuknn.vectors.arrays import check_type, dlpack_words
 from gpuknn.vectors.bits import PackedBits
+from gpuknn.vectors.in_memory import check_type, dlpack_words
 from gpuknn.vectors.vectors import check_layout
 
 

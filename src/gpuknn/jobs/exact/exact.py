@@ -8,7 +8,7 @@ from gpuknn.errors import InputError, option
 from gpuknn.jobs.command import command_line
 from gpuknn.jobs.exact.job import SelfJoin, ask
 from gpuknn.jobs.exact.plan import Plan, Wishes, planned
-from gpuknn.progress import Listener
+from gpuknn.progress import Listener, listening
 from gpuknn.vectors import Rows, Vectors
 from gpuknn.vectors.written import Missing
 from gpuknn.workers.crew import hire
@@ -38,6 +38,22 @@ class Options(TypedDict, total=False):
     force: bool
     rates: str | Path | None
     performance_report: str | Path | None
+
+
+class ExactPlan(Plan):
+    """How `exact` will do a job, a table in print; nothing is started or written before `run`."""
+
+    def run(self, *, progress: bool | Listener = False) -> "Outcome":
+        """Compute the answer and write it; goes on from what an earlier run has finished.
+
+        `progress`: True for a bar in a terminal or a notebook, or a function that is told what happens (`run_exact`).
+        Raises InputError if rows cannot be measured or the record belongs to another job, RunError if the run failed:
+        the same plan goes on from there.
+        """
+        from gpuknn.jobs.exact.run import run_exact  # which loads Dask
+
+        with listening(progress) as told:
+            return run_exact(self, told)
 
 
 def exact(
@@ -136,7 +152,7 @@ def plan_exact(
     command: Sequence[str] | None = None,
     said: Callable[[str], None] = lambda _: None,
     **options: Unpack[Options],
-) -> Plan:
+) -> ExactPlan:
     """How `exact` would do it: headers are read, nothing is started or written.  `plan.run()` does it.
 
     It takes what `exact` takes.  The plan's `seconds` are None if nobody has measured this machine (`gpuknn doctor
@@ -178,7 +194,7 @@ def _plan(
     threads: int | None = None,
     cluster: str | Path = LOCAL,
     **wishes: Any,
-) -> Plan:
+) -> ExactPlan:
     """The same with all defaults; of `wishes`, those of `Wishes`."""
     self_join = SelfJoin.NO if queries is not None else SelfJoin.FIRST if self_first else SelfJoin.LEFT_OUT
     if self_first and queries is not None:
@@ -190,4 +206,4 @@ def _plan(
 
         check_report(wish.performance_report)
     job = ask(database, queries, k, metric, dists, self_join, missing, ignore_ids)
-    return planned(job, output, hire(cluster, device, workers, threads, client, said), wish)
+    return ExactPlan(**vars(planned(job, output, hire(cluster, device, workers, threads, client, said), wish)))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,14 +19,10 @@ from gpuknn.gold.writer import Outline, check_outline
 from gpuknn.jobs.exact.job import Job
 from gpuknn.jobs.exact.predict import Prediction, predict
 from gpuknn.jobs.exact.tree import most_parts
-from gpuknn.progress import Listener, listening
 from gpuknn.storage.destination import check_destination, lacking
 from gpuknn.storage.record import Record
 from gpuknn.workers.crew import Crew
 from gpuknn.workers.memory import memory_budget
-
-if TYPE_CHECKING:
-    from gpuknn.jobs.exact.run import Outcome
 
 SHARD_OPERATIONS = 2e13
 """Multiplications and additions of one shard by default: a minute or so of a laptop, a second of a GPU."""
@@ -58,7 +54,7 @@ class Wishes:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan:
-    """How a job will be done; nothing is started or written before `run`."""
+    """How a job will be done."""
 
     job: Job
     output: Path
@@ -111,18 +107,6 @@ class Plan:
     def seconds(self) -> float | None:
         """That the whole run is predicted to take; None if nobody has measured the device (`gpuknn doctor --full`)."""
         return self.prediction.seconds if self.prediction else None
-
-    def run(self, *, progress: bool | Listener = False) -> "Outcome":
-        """Compute the answer and write it; goes on from what an earlier run has finished.
-
-        `progress`: True for a bar in a terminal or a notebook, or a function that is told what happens (`run_exact`).
-        Raises InputError if rows cannot be measured or the record belongs to another job, RunError if the run failed:
-        the same plan goes on from there.
-        """
-        from gpuknn.jobs.exact.run import run_exact  # which loads Dask
-
-        with listening(progress) as told:
-            return run_exact(self, told)
 
     @property
     def title(self) -> str:
