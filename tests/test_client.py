@@ -1,12 +1,15 @@
 """`gpuknn.exact` with the caller's own Dask client: the command's bytes, and all is left as it was."""
 
 import asyncio
+import logging
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any
@@ -14,11 +17,14 @@ from typing import Any
 import dask
 import numpy as np
 import pytest
+import threadpoolctl
 from distributed import Client, LocalCluster
 
 import gpuknn
 from gpuknn.cli.main import main
 from gpuknn.progress import Event
+from gpuknn.workers.cluster_file import Running
+from gpuknn.workers.crew import hire
 
 ROWS, QUERIES, DIM, K = 40_000, 500, 64, 20
 SHARD = 1_000
@@ -65,13 +71,15 @@ def state_of(client: Client) -> tuple[object, ...]:
 
     def on_scheduler(dask_scheduler: Any) -> tuple[object, ...]:
         topics = {
-            name: len(topic.subscribers) for name, topic in dask_scheduler._broker._topics.items() if topic.subscribers
+            name: len(topic.subscribers)
+            for name, topic in dask_scheduler._broker._topics.items()
+            if topic.subscribers or name.startswith("gpuknn")
         }
         pages = len(dask_scheduler.http_application.applications)
         workers = sorted((address, ws.status.name, ws.nthreads) for address, ws in dask_scheduler.workers.items())
         return sorted(map(str, dask_scheduler.plugins)), pages, topics, sorted(dask_scheduler.tasks), workers
 
-    return client.run_on_scheduler(on_scheduler), repr(dask.config.config), len(client.futures)
+    return client.run_on_scheduler(on_scheduler), config(), len(client.futures), levels()
 
 
 def settled(client: Client, before: tuple[object, ...]) -> None:
@@ -204,7 +212,7 @@ def test_a_script_that_was_ended_is_gone_on_with(
     assert not Path("gold.h5").exists()
     assert main(["runs"]) == 0
     told = capsys.readouterr().out
-    assert f"gpuknn exact {' '.join(files)} --output gold.h5 -k 20 --metric cosine --shard-rows 1000" in told
+    assert f"gpuknn exact {' '.join(files)} --output {Path('gold.h5').absolute()} -k 20 --shard-rows 1000" in told
     if then == "call":
         assert exact(data, workers).resumed_rows >= 2 * SHARD
     else:
@@ -255,3 +263,116 @@ def test_clients_that_cannot_be_used(data: Path, workers: Client) -> None:
 
     asyncio.run(within())
     assert not Path("gold.h5.run").exists()
+
+
+def test_words_for_a_client_without_workers(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpuknn.workers.cluster.Running", partial(Running, wait=0.5))
+    told: list[Event] = []
+    words = r'^client="inproc.*1 worker.* were waited for.*client.restart'
+    with cluster(processes=False, n_workers=0) as client, pytest.raises(gpuknn.InputError, match=words):
+        exact(data, client, progress=told.append)
+    assert "waiting for workers" in told[0]["line"]
+
+
+def test_memory_that_workers_may_take(data: Path) -> None:
+    with cluster(processes=False, n_workers=2, threads_per_worker=1, memory_limit="3GiB") as client:
+        crew = hire(client=client)
+        assert crew.workers.memory == 3 * 2**29
+        assert crew.lent
+        assert not crew.local
+    with cluster(processes=False, n_workers=1, memory_limit=0) as client:
+        assert hire(client=client).workers.memory is None
+
+
+@pytest.mark.parametrize("closed", ["client", "cluster"])
+@pytest.mark.parametrize("processes", [False, True])
+def test_a_client_that_is_closed_in_mid_run(closed: str, processes: bool, data: Path) -> None:
+    with LocalCluster(processes=processes, n_workers=1, dashboard_address="127.0.0.1:0") as there:
+        client = Client(there, set_as_default=False)
+
+        def close(event: Event) -> None:
+            if event["event"] == "shard":
+                (client if closed == "client" else there).close()
+
+        with pytest.raises(gpuknn.RunError, match=r"the same call goes on"):
+            exact(data, client, shard_rows=SHARD, progress=close)
+        if client.status == "running":
+            client.close()
+    assert exact(data, None, shard_rows=SHARD).resumed_rows >= SHARD
+    assert_right(data)
+
+
+def config() -> str:
+    """Dask's settings, but for a list to which each scheduler without Bokeh adds a line."""
+    with dask.config.set({"distributed.scheduler.http.routes": []}):
+        return repr(dask.config.config)
+
+
+def levels() -> list[int]:
+    return [logging.getLogger(name).level for name in ("distributed", "distributed.client", "distributed.scheduler")]
+
+
+@pytest.mark.parametrize("lent", [False, True])
+def test_runs_at_once_leave_the_process_as_it_was(lent: bool, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def run(number: int) -> gpuknn.Outcome:
+        time.sleep(number / 5)
+        files = data / "db.npy", data / "q.npy", f"gold{number}.h5"
+        return gpuknn.exact(*files, k=K, client=client, shard_rows=SHARD * 4)
+
+    before = config(), levels(), threads_of_blas()
+    client = None
+    with ExitStack() as stack:
+        if lent:
+            client = stack.enter_context(cluster(processes=False))
+        with ThreadPoolExecutor(2) as pool:
+            for outcome in pool.map(run, range(2)):
+                assert gpuknn.compare(outcome.output, data / "gold.h5").equal
+    assert (config(), levels(), threads_of_blas()) == before
+    assert "INFO" not in capfd.readouterr().err
+
+
+def threads_of_blas() -> list[int]:
+    return [library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
+
+
+def test_numbers_of_numpy_and_wrong_ones(data: Path) -> None:
+    files = data / "db.npy", data / "q.npy", "gold.h5"
+    gpuknn.exact(*files, k=np.int64(K), shard_rows=np.int64(9_999), dists=np.dtype("float32"))  # type: ignore[arg-type]
+    assert_right(data)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"k": "3"}, "k"),
+        ({"k": True}, "k"),
+        ({"workers": 1.5}, "workers"),
+        ({"threads": "2"}, "threads"),
+        ({"shard_rows": 1.5}, "shard_rows"),
+    ]
+    for options, name in wrong:
+        with pytest.raises(gpuknn.InputError, match=f"^{name}=.*: must be a whole number"):
+            gpuknn.exact(*files, **({"k": K} | options))
+    with pytest.raises(TypeError, match=r"exact\(\) got an unexpected keyword argument 'n_jobs'"):
+        gpuknn.exact(*files, n_jobs=2)  # type: ignore[call-arg]
+    assert [path.name for path in Path().iterdir()] == ["gold.h5"]
+
+
+def test_the_command_that_goes_on(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It does not throw away what is finished, and finds the files from anywhere."""
+
+    def stop(event: Event) -> None:
+        if event["event"] == "shard":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        exact(data, None, shard_rows=SHARD, fresh=True, dists="float64", progress=stop)
+    main(["runs"])
+    told = capsys.readouterr().out
+    assert "--dists float64 --shard-rows 1000\n" in told
+    assert "--fresh" not in told
+
+
+def test_a_plan_in_another_working_folder(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(data)
+    plan = gpuknn.plan_exact("db.npy", "q.npy", tmp_path / "gold.h5", k=K)
+    monkeypatch.chdir(tmp_path)
+    np.save("db.npy", np.zeros((ROWS, DIM), np.float16))
+    plan.run()
+    assert_right(data)

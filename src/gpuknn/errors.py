@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import requires
+from operator import index
 from pathlib import Path
 
 
@@ -53,6 +54,16 @@ def check_known(name: str, value: object, known: Iterable[object]) -> None:
     """Raise InputError if an option has none of the values that it may have."""
     if value not in list(known):
         raise InputError(f"{option(name, value)}: there are {', '.join(map(str, known))}")
+
+
+def whole_number(name: str, value: object, least: int | None = 1) -> int:
+    """An option's value as Python's own whole number; raises InputError if it is none, or too small."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InputError(f"{option(name, value)}: must be a whole number")
+    number = index(value)
+    if least is not None and number < least:
+        raise InputError(f"{option(name, value)}: must be at least {least}")
+    return number
 
 
 def same_again() -> str:

@@ -2,11 +2,14 @@
 
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import threadpoolctl
 
 from gpuknn.engine.choose import usable_cores
+from gpuknn.engine.cpu.device import ONE_BLAS_THREAD
 from gpuknn.vectors import Vectors
 
 PRODUCT_ROWS = 1024
@@ -44,7 +47,7 @@ def bare_product(rows: Vectors | np.ndarray, queries: np.ndarray, n: int, thread
     asked = queries.astype(np.float32)
     out = np.empty((len(asked), PRODUCT_ROWS), np.float32)
     done = 0
-    with threadpoolctl.threadpool_limits(threads, user_api="blas"):
+    with _blas_threads(threads):
         started = time.perf_counter()
         while done < n:
             start = done % len(wide)
@@ -52,3 +55,12 @@ def bare_product(rows: Vectors | np.ndarray, queries: np.ndarray, n: int, thread
             np.matmul(asked, tile.T, out=out[:, : len(tile)])
             done += len(tile)
         return time.perf_counter() - started
+
+
+@contextmanager
+def _blas_threads(threads: int) -> Iterator[None]:
+    """So many, unless a search is under way in this process, which wants one for each of its own threads."""
+    with ONE_BLAS_THREAD.lock:
+        wanted = ONE_BLAS_THREAD.wanted
+        with nullcontext() if wanted else threadpoolctl.threadpool_limits(threads, user_api="blas"):
+            yield

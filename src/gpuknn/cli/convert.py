@@ -71,7 +71,7 @@ def _convert_vectors(chosen: argparse.Namespace, job: "Job") -> int:
     from gpuknn.jobs.convert.run import run_convert
     from gpuknn.workers.crew import hire
 
-    crew = hire(chosen.cluster, None, chosen.workers, said=sayer(chosen))
+    crew = hire(chosen.cluster, workers=chosen.workers, computes=False, said=sayer(chosen))
     plan = plan_convert(job, chosen.destination, crew, chosen.fresh, chosen.force, chosen.words)
     with shown(chosen) as told:
         done = run_convert(plan, told)

@@ -17,6 +17,11 @@ EXAMPLES = """examples:
   gpuknn exact database.h5 queries.h5 -k 10 --metric l2 -o gold.h5
   gpuknn exact database.h5 --self -k 32 -o allknn.h5
 """
+OPTIONS = (
+    *("k", "metric", "dists", "self_first", "missing", "ignore_ids", "device", "workers", "threads", "cluster"),
+    *("memory", "shard_rows", "run_dir", "fresh", "force", "rates", "performance_report"),
+)
+"""Of the command, those that `plan_exact` knows by the same names."""
 DEFAULT_K = 100
 HELP = "compute a gold standard"
 
@@ -92,12 +97,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Plan, compute, show."""
     from gpuknn.cli.progress import shown
-    from gpuknn.jobs.exact.exact import Options, plan_exact
+    from gpuknn.jobs.exact.exact import plan_exact
 
     database, queries, output = _files(chosen)
-    options = {name: getattr(chosen, name) for name in Options.__annotations__}
-    asked = {"k": chosen.k, "metric": chosen.metric, "command": chosen.words, "said": sayer(chosen)}
-    plan = plan_exact(database, queries, output, **asked, **options)
+    plan = plan_exact(
+        database,
+        queries,
+        output,
+        **{name: getattr(chosen, name) for name in OPTIONS},
+        command=chosen.words,
+        said=sayer(chosen),
+    )
     if chosen.dry_run:
         if plan.crew.yet_to_start:
             count = plan.crew.workers.count

@@ -1,7 +1,7 @@
 """What workers tell while they work: events for whoever watches the run, counters for Prometheus."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from distributed import Client, get_worker
 from gpuknn.progress import Event
 
 TOPIC = "gpuknn"
-"""Of all events, those of all runs; each says which run it is of.
+"""What the names of all runs' topics begin with (`topic_of`).
 
 An event (`tally.Event`) is a mapping of plain JSON values.  `event` is its name, `run` the job's
 own folder in its record.
@@ -30,22 +30,22 @@ What a worker tells holds its `name` and, put in by Dask, as `worker` its addres
 def tell(run: Path, event: str, **facts: object) -> None:
     """Tell those who watch the run what happened; called by a worker's task."""
     worker = get_worker()
-    # Twice: the page hears of all runs, a client of its own only.
-    worker.log_event((TOPIC, _topic(run)), {"event": event, "run": str(run), "name": str(worker.name), **facts})
+    worker.log_event(topic_of(run), {"event": event, "run": str(run), "name": str(worker.name), **facts})
 
 
 @contextmanager
 def heard(client: Client, run: Path, hear: Callable[[Event], None]) -> Iterator[None]:
     """Hand over the run's events as they come, in a thread of Dask's, as long as the context lasts."""
-    client.subscribe_topic(_topic(run), lambda event: hear(event[1]))
+    client.subscribe_topic(topic_of(run), lambda event: hear(event[1]))
     try:
         yield
     finally:
-        client.unsubscribe_topic(_topic(run))
+        with suppress(Exception):  # of a client that was closed, nothing is left to undo, and what failed is told
+            client.unsubscribe_topic(topic_of(run))
 
 
-def _topic(run: Path) -> str:
-    """Of one run's events."""
+def topic_of(run: Path) -> str:
+    """Of one run's events: a client hears of its own run only, the page of all."""
     return f"{TOPIC} {run}"
 
 

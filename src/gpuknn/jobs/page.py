@@ -50,7 +50,7 @@ class Page(SchedulerPlugin):  # type: ignore[misc]
 
     def log_event(self, topic: str, msg: Event) -> None:
         """Called by Dask for each event."""
-        if topic != TOPIC:
+        if not topic.startswith(TOPIC):
             return
         if msg["event"] == "begun":
             self.runs.pop(msg["run"], None)

@@ -1,5 +1,6 @@
 """Watching a run from outside: where its page is, and Dask's performance report of it."""
 
+import asyncio
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,9 +13,12 @@ from urllib.parse import urlsplit, urlunsplit
 from distributed import Client, performance_report
 
 from gpuknn.errors import InputError, option, pip_install
-from gpuknn.jobs.events import TOPIC
+from gpuknn.jobs.events import topic_of
 from gpuknn.jobs.page import PATH, Page
 from gpuknn.storage.durable import appearing
+
+SUBSCRIBED_FOR = 50
+"""Tenths of a second."""
 
 
 @contextmanager
@@ -40,16 +44,16 @@ def watched(
     client.register_plugin(Page())
     rows = sum(len(rows) for _, rows in shards)
     facts = {"run": str(run), "title": title, "client": client.id, "shards": len(shards), "rows": rows}
-    client.log_event(TOPIC, {"event": "begun", **facts, "stays": not lent})
+    client.log_event(topic_of(run), {"event": "begun", **facts, "stays": not lent})
     try:
         with _reported(client, title, report):
             yield
         # Of a run that fails, the page sees the client leave.
-        client.log_event(TOPIC, {"event": "ended", "run": str(run)})
+        client.log_event(topic_of(run), {"event": "ended", "run": str(run)})
     finally:
-        if lent:
-            with suppress(OSError):  # of a scheduler that was lost
-                client.run_on_scheduler(_leave, run=str(run))
+        if lent and client.status == "running":
+            with suppress(Exception):  # of a scheduler that was lost, nothing is left to undo, and what failed is told
+                client.run_on_scheduler(_leave, run=str(run), topic=topic_of(run))
 
 
 def page_address(client: Client) -> str:
@@ -74,8 +78,14 @@ def _reachable(dashboard: str) -> tuple[str, str]:
         return here, f" after ssh -L {port}:127.0.0.1:{port} {place.hostname}"
 
 
-def _leave(run: str, dask_scheduler: Any) -> None:
-    """The run is over, and the scheduler is lent."""
+async def _leave(run: str, topic: str, dask_scheduler: Any) -> None:
+    """The run is over, and the scheduler is lent: forget its events, and take the page down if nobody needs it."""
+    topics = dask_scheduler._broker._topics
+    for _ in range(SUBSCRIBED_FOR):  # that the client has unsubscribed is heard a little later
+        if topic not in topics or not topics[topic].subscribers:
+            break
+        await asyncio.sleep(0.1)
+    topics.pop(topic, None)
     if page := dask_scheduler.plugins.get(Page.name):
         ended = page.runs.get(run)
         if ended and ended.state == "at work":

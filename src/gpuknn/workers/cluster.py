@@ -21,6 +21,7 @@ from distributed.comm.addressing import parse_host_port
 from gpuknn.engine.choose import open_device
 from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.errors import InputError, RunError, in_python, option, same_again
+from gpuknn.shared import Shared
 from gpuknn.workers.cluster_file import Running, Slurm, Ssh
 from gpuknn.workers.workers import Workers
 
@@ -28,24 +29,16 @@ HERE = "127.0.0.1"
 HUSHED = logging.CRITICAL + 1
 """Above all that Dask logs.  Its critical records carry tracebacks: the scheduler writes one for news that it cannot
 tell a client any more, as happens if a run fails and its cluster closes while workers tell of progress."""
-SETTINGS = {
-    # Rows are read into buffers of fixed size; Dask's own limits would pause or kill a worker for reading a file.
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": False,
-    # A shard may fail with its worker this often before the run gives up.  A scheduler that was there already has a
-    # setting of its own.
-    "distributed.scheduler.allowed-failures": 5,
-    "distributed.comm.timeouts.connect": "30s",
-}
+FAILURES = 5
+"""A shard may fail with its worker this often before the run gives up; a scheduler that was there already has a setting
+of its own."""
+NOBODY_LENT = "start some; those of a LocalCluster end if a notebook is interrupted, and client.restart() starts others"
 LENT_SHARE = 0.5
 """Of a worker's memory limit, what a job may plan with: Dask stops giving work to a worker that takes 80 %."""
 
 
-def large_tasks() -> Any:
-    """A context in which a floor of a million queries is worth its 8 MB in a task; Dask would warn."""
-    return dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"})
+# A floor of a million queries is worth its 8 MB in a task; Dask would warn.
+large_tasks = Shared(lambda: dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"}))
 
 
 @contextmanager
@@ -61,7 +54,7 @@ def connect(where: str, patience: float = 10) -> Iterator[Client]:
         raise InputError(
             f"{option('cluster', where)}: {address} is no scheduler's address, as tcp://HOST:PORT"
         ) from error
-    with dask.config.set(SETTINGS), _hushed():
+    with hushed():
         try:
             client = Client(address, set_as_default=False, timeout=patience)
         except (OSError, ValueError) as error:
@@ -71,7 +64,7 @@ def connect(where: str, patience: float = 10) -> Iterator[Client]:
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
+def _hush() -> Iterator[None]:
     """Keep back what Dask logs of a scheduler that is lost: it is for Dask's developers, and `feed.py` says it."""
     loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]  # two levels of their own
     levels = [logger.level for logger in loggers]
@@ -82,6 +75,9 @@ def _hushed() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+hushed = Shared(_hush)
 
 
 def _address_in(scheduler_file: Path) -> str:
@@ -107,14 +103,18 @@ def workers_of_client(client: Client, cores: int, device: str, said: Callable[[s
     """
     what = option("client")
     if not isinstance(client, Client):
-        raise InputError(f"{what}: is a {type(client).__name__}, not a distributed.Client")
+        kind = type(client).__name__
+        raise InputError(
+            f"{what}: is a {kind}, not a distributed.Client; distributed.Client(ADDRESS or CLUSTER) makes one"
+        )
     if client.status != "running" or client.asynchronous:
         state = "asynchronous" if client.status == "running" else client.status
         raise InputError(
             f"{what}: is {state}; make one as distributed.Client(ADDRESS or CLUSTER), outside of coroutines"
         )
     address = client.scheduler_info(n_workers=0)["address"]
-    return address, workers_of(client, cores, device, Running(f"the client of {address}", address, wait=60), said)
+    source = Running(address, address, wait=60, given_as="client", hint=NOBODY_LENT)
+    return address, workers_of(client, cores, device, source, said)
 
 
 def workers_of(
@@ -126,7 +126,7 @@ def workers_of(
     Raises InputError if no worker fits, or the Python, Dask or gpuknn of scheduler and workers are not this process's.
     """
     fitting = _wait_for(client, device, source, said)
-    _check_versions(client, source.name)
+    _check_versions(client, source)
     limits = [worker["memory_limit"] for worker in fitting.values() if worker["memory_limit"]]
     memory = int(LENT_SHARE * min(limits)) if limits else None
     if all(worker["resources"].get("GPU") for worker in fitting.values()) and device != "cpu":
@@ -157,7 +157,9 @@ def _wait_for(
                     "others are given work when they come"
                 )
                 return fitting
-            if not every and asked is None:  # an adaptive cluster starts workers for tasks that wait
+            if not every and asked is None:
+                said(f"{source.name}: waiting for workers, for {source.wait:g} s at the most")
+                # An adaptive cluster starts workers for tasks that wait.
                 asked = client.submit(version, "gpuknn", pure=False)
             time.sleep(0.2)
     finally:
@@ -167,26 +169,26 @@ def _wait_for(
 
 def _nobody(source: Running | Ssh | Slurm, there: int, device: str) -> str:
     worker = "cuda worker ADDRESS --resources GPU=1" if device == "cuda" else "worker ADDRESS --nthreads CORES"
+    asked = f"{source.workers} worker(s) for {option('device', device)}"
     return (
-        f"{option('cluster', source.name)}: {source.workers} worker(s) for {option('device', device)} were waited for, "
-        f"{source.wait:g} s; {there} are there and none of them fits; "
+        f"{option(source.given_as, source.name)}: {asked} were waited for, {source.wait:g} s; "
+        f"{there} are there and none of them fits; "
         + (source.hint or f"start some, as with: dask {worker} --memory-limit 0")
     )
 
 
-def _check_versions(client: Client, where: str) -> None:
+def _check_versions(client: Client, source: Running | Ssh | Slurm) -> None:
+    where = option(source.given_as, source.name)
     try:
         client.get_versions(check=True)
         theirs = client.run(version, "gpuknn") | {"the scheduler": client.run_on_scheduler(version, "gpuknn")}
     except OSError as error:  # a worker died while it was asked
-        raise RunError(f"{option('cluster', where)}: a worker was lost ({error}); run {same_again()} again") from error
+        raise RunError(f"{where}: a worker was lost ({error}); run {same_again()} again") from error
     except Exception as error:  # what is missing over there shows in many ways
-        raise InputError(
-            f"{option('cluster', where)}: the workers do not run what this process runs ({error})"
-        ) from error
+        raise InputError(f"{where}: the workers do not run what this process runs ({error})") from error
     other = {address: found for address, found in theirs.items() if found != version("gpuknn")}
     if other:
-        raise InputError(f"{option('cluster', where)}: other versions of gpuknn than {version('gpuknn')}: {other}")
+        raise InputError(f"{where}: other versions of gpuknn than {version('gpuknn')}: {other}")
 
 
 @contextmanager
@@ -196,7 +198,7 @@ def local_cluster(workers: Workers) -> Iterator[Client]:
     Workers die with the process that started them.  Nothing listens beyond loopback.  A worker's GPU is the first that
     it sees where dask-cuda has arranged that, else the one of the worker's number (`Device.here`).
     """
-    with dask.config.set(SETTINGS):
+    with hushed(), large_tasks():
         with _interrupts_held_back() as heard:
             try:
                 cluster = _start(workers)
@@ -248,6 +250,7 @@ def _start(workers: Workers) -> LocalCluster:
         "worker_dashboard_address": f"{HERE}:0",
         "memory_limit": 0,
         "silence_logs": HUSHED,
+        "scheduler_kwargs": {"allowed_failures": FAILURES},
         "resources": workers.device.resources,
     }
     if workers.device.resources and _nvml_works():

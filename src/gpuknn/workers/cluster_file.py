@@ -44,8 +44,9 @@ class Running:
     """How many to wait for before the work is cut; others may join later."""
     wait: float = 30
     """Seconds to wait for them; the run begins with those that are there by then, and needs one."""
-
-    hint = ""
+    given_as: str = "cluster"
+    """The option that names it."""
+    hint: str = ""
     """What to do if there is none; by default, to start some."""
 
 
@@ -105,6 +106,7 @@ class Ssh:
     """Options of asyncssh.connect (username, port, client_keys, known_hosts), beside those of ~/.ssh/config."""
     wait: float = 30
 
+    given_as = "cluster"
     hint = ""
     planned_memory = None
 
@@ -151,6 +153,7 @@ class Slurm:
     wait: float = 300
     """Seconds to wait for all of them; the run begins with those that are there by then, and needs one."""
 
+    given_as = "cluster"
     hint = "squeue tells what jobs wait for, their output why they ended"
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuknn.engine.choose import DEVICES, usable_cores
-from gpuknn.errors import InputError, check_known, option
+from gpuknn.errors import InputError, check_known, option, whole_number
 from gpuknn.workers.feed import Feeder, dask_feeder, thread_feeder
 from gpuknn.workers.workers import LOCAL, Workers, choose_workers
 
@@ -45,7 +45,9 @@ class Crew:
     @property
     def yet_to_start(self) -> bool:
         """Whether a file describes workers that nobody has started."""
-        return self.connection is None and hasattr(self.source, "planned")
+        from gpuknn.workers.cluster_file import Running
+
+        return self.connection is None and self.source is not None and not isinstance(self.source, Running)
 
     @property
     def lent(self) -> bool:
@@ -77,7 +79,7 @@ class Crew:
             with large_tasks():
                 yield self.connection
             return
-        with local_cluster(replace(self.workers, count=min(self.workers.count, most))) as client, large_tasks():
+        with local_cluster(replace(self.workers, count=min(self.workers.count, most))) as client:
             yield client
 
     @contextmanager
@@ -93,38 +95,39 @@ class Crew:
 
 def hire(
     cluster: str | Path = LOCAL,
-    device: str | None = "auto",
+    device: str = "auto",
     workers: int | None = None,
     threads: int | None = None,
     client: "Client | None" = None,
+    computes: bool = True,
     said: Callable[[str], None] = lambda _: None,
 ) -> Crew:
     """Those who are to do the work; nothing is started, but a scheduler that is there is asked for its workers.
 
-    `cluster`: local, a scheduler's address or file (.json), or a cluster file (.yaml).  `device`: auto, cpu or cuda;
-    None if none is needed, as to read and write.  `workers`: processes of this machine; None: one, or one for each GPU,
-    or, if no device is needed, threads of this one.  `threads`: cores of this machine that are shared; None: all.
-    `client`: the caller's own, instead of a cluster.  Raises InputError if there is no such cluster or device, or
-    workers do not run what this process runs.
+    `cluster`: local, a scheduler's address or file (.json), or a cluster file (.yaml).  `device`: auto, cpu or cuda.
+    `workers`: processes of this machine; None: one, or one for each GPU.  `threads`: cores of this machine that are
+    shared; None: all.  `client`: the caller's own, instead of a cluster.  `computes`: False to read and write alone,
+    for which threads of this process do if no `workers` are asked for.  Raises InputError if there is no such cluster
+    or device, or workers do not run what this process runs.
     """
     where = str(cluster)
-    check_known("device", device, (*DEVICES, None))
+    check_known("device", device, DEVICES)
     if client is not None and where != LOCAL:
         raise InputError(f"{option('client')}, {option('cluster')}: give one of the two")
     for name, value in (("workers", workers), ("threads", threads)):
-        if value is not None and value < 1:
-            raise InputError(f"{option(name, value)}: must be at least 1")
+        if value is not None:
+            whole_number(name, value)
         if value is not None and (client is not None or where != LOCAL):
             whose = "of that client" if client is not None else where
             raise InputError(f"{option(name)}: the cluster {whose} has the workers that it has; leave it out")
-    cores, kind = min(threads or usable_cores(), usable_cores()), device or "cpu"
+    cores, kind = min(threads or usable_cores(), usable_cores()), device if computes else "cpu"
     if client is not None:
         from gpuknn.workers.cluster import workers_of_client
 
         name, found = workers_of_client(client, cores, kind, said)
         return Crew(name, found, connection=client)
     if where == LOCAL:
-        return Crew(LOCAL, choose_workers(kind, workers, cores), in_process=device is None and workers is None)
+        return Crew(LOCAL, choose_workers(kind, workers, cores), in_process=not computes and workers is None)
     from gpuknn.workers.cluster_file import Running, read_cluster
 
     source = read_cluster(where)

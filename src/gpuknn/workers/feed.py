@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -87,7 +87,8 @@ class Feeder:
     def cancel(self) -> None:
         """Take back what has not ended: Dask gives it up, and threads of this process finish what they have begun."""
         for future in self._running:
-            future.cancel()
+            with suppress(Exception):  # of a scheduler that was lost, nothing is left to take back
+                future.cancel()
         self._running.clear()  # a notebook keeps the frames of what was interrupted, and Dask keeps what they hold
 
 

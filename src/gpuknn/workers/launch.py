@@ -9,11 +9,10 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-import dask
 from distributed import Client, SpecCluster, SSHCluster
 
 from gpuknn.errors import InputError, pip_install
-from gpuknn.workers.cluster import HUSHED, SETTINGS, connect, workers_of
+from gpuknn.workers.cluster import FAILURES, HUSHED, connect, hushed, workers_of
 from gpuknn.workers.cluster_file import Running, Slurm, Ssh
 from gpuknn.workers.workers import Workers
 
@@ -49,7 +48,7 @@ def launched(
 @contextmanager
 def _started(source: Ssh | Slurm) -> Iterator[str]:
     """The address of a scheduler whose workers have been asked for; leaving the context ends them all."""
-    with dask.config.set(SETTINGS), _last_words() as heard:
+    with hushed(), _last_words() as heard:
         try:
             cluster = _start_ssh(source) if isinstance(source, Ssh) else _start_slurm(source)
         except InputError:
@@ -79,7 +78,8 @@ def _start_ssh(source: Ssh) -> SpecCluster:
     return SSHCluster(
         list(source.hosts),
         connect_options={"connect_timeout": 30, **source.connect},
-        scheduler_options={**listening, "port": 0, "dashboard_address": PAGES, "preload": ["gpuknn.workers.leash"]},
+        scheduler_options=listening
+        | {"port": 0, "dashboard_address": PAGES, "allowed_failures": FAILURES, "preload": ["gpuknn.workers.leash"]},
         worker_options=worker,
         worker_class="dask_cuda.CUDAWorker" if source.gpus else "distributed.Nanny",
         remote_python=source.python or sys.executable,
@@ -131,7 +131,7 @@ def slurm_cluster(source: Slurm) -> Any:
         walltime=source.walltime,
         interface=source.interface or None,
         log_directory=source.logs or None,
-        scheduler_options={"dashboard_address": PAGES},
+        scheduler_options={"dashboard_address": PAGES, "allowed_failures": FAILURES},
         silence_logs=HUSHED,
     )
 

@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from queue import SimpleQueue
-from threading import Lock
-from typing import Any
 
 import numpy as np
 from threadpoolctl import OpenBLASController, threadpool_limits
@@ -30,6 +28,7 @@ from gpuknn.engine.device import Search
 from gpuknn.engine.metric import Metric, summation_leaves
 from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.errors import RunError
+from gpuknn.shared import Shared
 from gpuknn.vectors import Vectors
 
 TILE_ROWS = 512
@@ -96,34 +95,21 @@ class CpuDevice:
     @contextmanager
     def begin(self, search: Search, components_as: np.dtype) -> Iterator["CpuScan"]:
         """Start a search with its own threads; BLAS is held to one thread meanwhile."""
-        with _BLAS.one_thread(), ThreadPoolExecutor(self.threads) as pool:
+        with ONE_BLAS_THREAD(), ThreadPoolExecutor(self.threads) as pool:
             yield CpuScan(search, components_as, pool, self.threads, self.filter_name)
 
 
-class _Blas:
-    """The threads of this process' BLAS: one, as long as any search is under way, and then as many as before."""
-
-    def __init__(self) -> None:
-        self._lock, self._searches = Lock(), 0
-        self._limits: Any = None
-
-    @contextmanager
-    def one_thread(self) -> Iterator[None]:
-        """Hold BLAS to one thread; contexts may overlap and end in any order."""
-        with self._lock:
-            if not self._searches:
-                _let_any_thread_limit()
-                self._limits = threadpool_limits(1, user_api="blas")
-            self._searches += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._searches -= 1
-                if not self._searches:
-                    _let_any_thread_limit()
-                    self._limits.restore_original_limits()
-                    _let_any_thread_limit()
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Hold BLAS to one thread."""
+    _let_any_thread_limit()
+    limits = threadpool_limits(1, user_api="blas")
+    try:
+        yield
+    finally:
+        _let_any_thread_limit()
+        limits.restore_original_limits()
+        _let_any_thread_limit()
 
 
 def _let_any_thread_limit() -> None:
@@ -132,7 +118,8 @@ def _let_any_thread_limit() -> None:
         OpenBLASController.clear_controlling_thread(force=True)
 
 
-_BLAS = _Blas()
+ONE_BLAS_THREAD = Shared(_one_blas_thread)
+"""As long as any search of this process is under way."""
 
 
 class _Space:

@@ -1,17 +1,19 @@
 """`gpuknn.convert`: vectors and gold standards from one format to another, in one call, as the command does it."""
 
-from dataclasses import asdict
+import time
+from dataclasses import asdict, dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from numpy.typing import DTypeLike
 
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, whole_number
 from gpuknn.jobs.command import command_line
-from gpuknn.jobs.convert.gold import Written, convert_gold
+from gpuknn.jobs.convert.gold import convert_gold
 from gpuknn.jobs.convert.job import Job
 from gpuknn.jobs.convert.plan import plan_convert
-from gpuknn.jobs.convert.run import Outcome, run_convert
+from gpuknn.jobs.convert.run import run_convert
 from gpuknn.progress import Listener, listening
 from gpuknn.vectors.converted import rows_said, type_named
 from gpuknn.vectors.written import Missing
@@ -20,6 +22,17 @@ from gpuknn.workers.workers import LOCAL
 
 if TYPE_CHECKING:
     from distributed import Client
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion has written."""
+
+    output: str
+    """A path or URL."""
+    error: float
+    """The largest that rounding has made."""
+    seconds: float
 
 
 def convert(
@@ -48,7 +61,7 @@ def convert(
     force: bool = False,
     fresh: bool = False,
     progress: bool | Listener = False,
-) -> Outcome | Written:
+) -> Conversion:
     """Convert vectors, or a gold standard, to another format: `gpuknn convert` as a function, with the same options.
 
     A conversion of vectors that was killed goes on with the same call; nothing half-written has the final name.
@@ -84,8 +97,8 @@ def convert(
 
     Returns
     -------
-    Outcome or Written
-        Of vectors or of a gold standard; both have `error`, the largest that rounding has made.
+    Conversion
+        `output`; `error`, the largest that rounding has made; `seconds`.
 
     Raises
     ------
@@ -105,6 +118,9 @@ def convert(
     >>> gpuknn.open_vectors("queries.npy").shape
     (10, 384)
     """
+    started = time.monotonic()
+    if not isinstance(source, str | PathLike):
+        raise InputError(f"source: is a {type(source).__name__}, not a path; save an array with np.save first")
     job = Job(
         source=str(source),
         missing=missing,
@@ -112,7 +128,7 @@ def convert(
         rows=rows_said(rows),
         dtype=type_named(dtype),
         normalize=normalize,
-        scale=scale,
+        scale=None if scale is None else float(scale),
         round=round,
         to=to,
         dst_key=dst_key,
@@ -121,16 +137,17 @@ def convert(
         distance=distance,
         compression=compression,
         zarr_format=zarr_format,
-        shard_rows=shard_rows,
-        chunk_rows=chunk_rows,
+        shard_rows=None if shard_rows is None else whole_number("shard_rows", shard_rows),
+        chunk_rows=None if chunk_rows is None else whole_number("chunk_rows", chunk_rows),
     )
     target = str(destination)
     if job.is_gold(target):
         if workers is not None or client is not None or str(cluster) != LOCAL:
             raise InputError(f"{source}: is a gold standard, which this process converts alone; leave out the workers")
-        return convert_gold(job, target, force)
+        return Conversion(target, convert_gold(job, target, force).error, time.monotonic() - started)
     how = asdict(job) | {"workers": workers, "cluster": None if str(cluster) == LOCAL else cluster}
     command = command_line("convert", [how.pop("source"), target], how | {"force": force})
-    crew = hire(cluster, None, workers, client=client)
+    crew = hire(cluster, workers=workers, client=client, computes=False)
     with listening(progress) as told:
-        return run_convert(plan_convert(job, target, crew, fresh, force, command), told)
+        done = run_convert(plan_convert(job, target, crew, fresh, force, command), told)
+    return Conversion(target, done.error, done.seconds)

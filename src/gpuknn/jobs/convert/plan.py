@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpuknn.errors import InputError, RunError, option, same_again
+from gpuknn.errors import InputError, RunError, option, same_again, whole_number
 from gpuknn.jobs.convert.choose import choose_target
 from gpuknn.jobs.convert.formats import Format, choose_dtype, choose_format
 from gpuknn.jobs.convert.job import Job
@@ -70,8 +70,8 @@ def plan_convert(
     """
     kind = choose_format(destination, job.to)
     for name, value in (("shard_rows", job.shard_rows), ("chunk_rows", job.chunk_rows)):
-        if value is not None and value < 1:
-            raise InputError(f"{option(name, value)}: must be at least 1")
+        if value is not None:
+            whole_number(name, value)
     if not job.gold:
         job.refuse(["distance"], f"{job.source} holds vectors and no distances")
     source = open_vectors(job.source, missing=job.missing)

@@ -1,14 +1,16 @@
 """`gpuknn.exact`: the job in one call, as the command does it."""
 
 from collections.abc import Callable, Sequence
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING
 
-from gpuknn.errors import InputError, option
+from gpuknn.errors import InputError, option, whole_number
 from gpuknn.jobs.command import command_line
 from gpuknn.jobs.exact.job import SelfJoin, ask
 from gpuknn.jobs.exact.plan import Plan, Wishes, planned
 from gpuknn.progress import Listener, listening
+from gpuknn.storage.location import absolute
 from gpuknn.vectors import Rows, Vectors
 from gpuknn.vectors.written import Missing
 from gpuknn.workers.crew import hire
@@ -18,26 +20,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from gpuknn.jobs.exact.run import Outcome
-
-
-class Options(TypedDict, total=False):
-    """What else may be said of a job, by the names of the command's options; `exact` describes them."""
-
-    dists: str
-    self_first: bool
-    missing: Missing
-    ignore_ids: bool
-    device: str
-    workers: int | None
-    threads: int | None
-    cluster: str | Path
-    memory: str | None
-    shard_rows: int | None
-    run_dir: str | Path | None
-    fresh: bool
-    force: bool
-    rates: str | Path | None
-    performance_report: str | Path | None
 
 
 class ExactPlan(Plan):
@@ -65,7 +47,21 @@ def exact(
     metric: str = "cosine",
     client: "Client | None" = None,
     progress: bool | Listener = False,
-    **options: Unpack[Options],
+    dists: str = "float32",
+    self_first: bool = False,
+    missing: Missing = "refuse",
+    ignore_ids: bool = False,
+    device: str = "auto",
+    workers: int | None = None,
+    threads: int | None = None,
+    cluster: str | Path = LOCAL,
+    memory: str | None = None,
+    shard_rows: int | None = None,
+    run_dir: str | Path | None = None,
+    fresh: bool = False,
+    force: bool = False,
+    rates: str | Path | None = None,
+    performance_report: str | Path | None = None,
 ) -> "Outcome":
     """Compute a gold standard file: `gpuknn exact` as a function, with the same options, bytes and crash safety.
 
@@ -138,7 +134,32 @@ def exact(
     >>> gpuknn.read_gold(outcome.output)
     Gold(200 queries x 10, cosine, float32 distances)
     """
-    return plan_exact(database, queries, output, k=k, metric=metric, client=client, **options).run(progress=progress)
+    with listening(progress) as told:
+        plan = plan_exact(
+            database,
+            queries,
+            output,
+            k=k,
+            metric=metric,
+            client=client,
+            dists=dists,
+            self_first=self_first,
+            missing=missing,
+            ignore_ids=ignore_ids,
+            device=device,
+            workers=workers,
+            threads=threads,
+            cluster=cluster,
+            memory=memory,
+            shard_rows=shard_rows,
+            run_dir=run_dir,
+            fresh=fresh,
+            force=force,
+            rates=rates,
+            performance_report=performance_report,
+            said=lambda line: told({"event": "said", "line": line}),
+        )
+        return plan.run(progress=told)
 
 
 def plan_exact(
@@ -149,9 +170,23 @@ def plan_exact(
     k: int = 100,
     metric: str = "cosine",
     client: "Client | None" = None,
+    dists: str = "float32",
+    self_first: bool = False,
+    missing: Missing = "refuse",
+    ignore_ids: bool = False,
+    device: str = "auto",
+    workers: int | None = None,
+    threads: int | None = None,
+    cluster: str | Path = LOCAL,
+    memory: str | None = None,
+    shard_rows: int | None = None,
+    run_dir: str | Path | None = None,
+    fresh: bool = False,
+    force: bool = False,
+    rates: str | Path | None = None,
+    performance_report: str | Path | None = None,
     command: Sequence[str] | None = None,
     said: Callable[[str], None] = lambda _: None,
-    **options: Unpack[Options],
 ) -> ExactPlan:
     """How `exact` would do it: headers are read, nothing is started or written.  `plan.run()` does it.
 
@@ -165,45 +200,44 @@ def plan_exact(
     >>> plan = gpuknn.plan_exact(*gpuknn.subset_files("sample"), "gold.h5", k=10)
     >>> plan.shards, plan.passes
     (1, 1)
-    >>> plan.run().output
-    PosixPath('gold.h5')
+    >>> plan.run().output.name
+    'gold.h5'
     """
-    if command is None:
-        files = [rows.where if isinstance(rows, Vectors) else rows for rows in (database, queries) if rows is not None]
-        said_of = {"output": output, "k": k, "metric": metric, "self": queries is None, **options}
-        command = command_line("exact", files, said_of)
-    return _plan(database, queries, Path(output), k, metric, client, command, said, **options)
-
-
-def _plan(
-    database: Rows,
-    queries: Rows | None,
-    output: Path,
-    k: int,
-    metric: str,
-    client: "Client | None",
-    command: Sequence[str],
-    said: Callable[[str], None],
-    *,
-    dists: str = "float32",
-    self_first: bool = False,
-    missing: Missing = "refuse",
-    ignore_ids: bool = False,
-    device: str = "auto",
-    workers: int | None = None,
-    threads: int | None = None,
-    cluster: str | Path = LOCAL,
-    **wishes: Any,
-) -> ExactPlan:
-    """The same with all defaults; of `wishes`, those of `Wishes`."""
-    self_join = SelfJoin.NO if queries is not None else SelfJoin.FIRST if self_first else SelfJoin.LEFT_OUT
     if self_first and queries is not None:
         raise InputError(f"{option('self_first', True)}: the queries are others than the rows; leave it out")
-    paths = {name: Path(wishes[name]) for name in ("run_dir", "rates", "performance_report") if wishes.get(name)}
-    wish = Wishes(command=command, **wishes | paths)
-    if wish.performance_report:
+    if command is None:  # a program may change its working folder
+        database, queries, output = _absolute(database), _absolute(queries), Path(output).absolute()
+        run_dir = Path(run_dir).absolute() if run_dir else None
+        options = {"k": k, "metric": metric, "dists": dists, "missing": missing, "ignore_ids": ignore_ids}
+        options |= {"self": queries is None, "self_first": self_first, "device": device, "workers": workers}
+        options |= {"threads": threads, "cluster": cluster, "memory": memory, "shard_rows": shard_rows}
+        options |= {"run_dir": run_dir, "force": force, "rates": rates, "performance_report": performance_report}
+        files = [rows.where if isinstance(rows, Vectors) else rows for rows in (database, queries) if rows is not None]
+        usual = plan_exact.__kwdefaults__ or {}
+        said_of = {name: value for name, value in options.items() if value != usual.get(name)}
+        command = command_line("exact", files, {"output": output, **said_of})
+    wishes = Wishes(
+        memory=memory,
+        shard_rows=None if shard_rows is None else whole_number("shard_rows", shard_rows),
+        rates=Path(rates) if rates else None,
+        run_dir=Path(run_dir) if run_dir else None,
+        fresh=fresh,
+        force=force,
+        performance_report=Path(performance_report) if performance_report else None,
+        command=command,
+    )
+    if wishes.performance_report:
         from gpuknn.jobs.watch import check_report  # which loads Dask
 
-        check_report(wish.performance_report)
+        check_report(wishes.performance_report)
+    self_join = SelfJoin.NO if queries is not None else SelfJoin.FIRST if self_first else SelfJoin.LEFT_OUT
     job = ask(database, queries, k, metric, dists, self_join, missing, ignore_ids)
-    return ExactPlan(**vars(planned(job, output, hire(cluster, device, workers, threads, client, said), wish)))
+    crew = hire(cluster, device, workers, threads, client, said=said)
+    return ExactPlan(**vars(planned(job, Path(output), crew, wishes)))
+
+
+def _absolute(rows: Rows | None) -> Rows | None:
+    """The same place, or rows, in any working folder; `FILE:KEY` keeps its key."""
+    if isinstance(rows, str | PathLike):
+        return absolute(str(rows))
+    return rows.absolute() if isinstance(rows, Vectors) and rows.in_files else rows

@@ -160,8 +160,6 @@ def planned(job: Job, output: Path, crew: Crew, wishes: Wishes) -> Plan:
 
     Raises InputError if it cannot fit, the output cannot be written or hold the answer, or a file of rates is none.
     """
-    if wishes.shard_rows is not None and wishes.shard_rows < 1:
-        raise InputError(f"{option('shard_rows', wishes.shard_rows)}: must be at least 1")
     resumes = _record(output, wishes).exists and not wishes.fresh  # then the output may be that run's own
     check_destination(str(output), [job.database.path, job.queries.path], wishes.force or resumes, stores=False)
     check_outline(output, WRITERS[gold_format(output)], outline(job))

@@ -57,7 +57,7 @@ class Outcome:
     seconds: float
 
     def __repr__(self) -> str:
-        return f"Outcome({self.output}, {self.shards} shards in {self.seconds:.1f} s on {self.device})"
+        return f"Outcome({self.output.name}, {self.shards} shards in {self.seconds:.1f} s on {self.device})"
 
 
 def run_exact(plan: Plan, tell: Listener = lambda _: None) -> Outcome:
@@ -112,7 +112,9 @@ def _run(plan: Plan, started: float, tell: Callable[[Event], None], say: Callabl
         if output.exists() and (not wishes.force or record.noted(output).get(JOB) == fingerprint):
             return _finished(plan, fingerprint)
         sweep(output)
-        if not record.has_results():
+        if record.has_results():  # of rows that were found right
+            tell({"event": "checked", "rows": len(job.database)})
+        else:
             _check(plan, claim, tell)
         every, shards, resumed = _partials(plan, claim, state, tell, say)
         if job.file_state() != state:
@@ -150,7 +152,7 @@ def _finished(plan: Plan, fingerprint: str) -> Outcome:
 
 
 def _check(plan: Plan, claim: Claim, tell: Callable[[Event], None]) -> None:
-    """Read all rows once before hours are spent on them; a run that has finished shards has passed."""
+    """Read all rows once before hours are spent on them."""
     job = plan.job
 
     def checked(rows: int) -> None:
@@ -203,11 +205,11 @@ def _partials(
                 feeder.soon(partial(hear, event))
 
             report, lent = plan.wishes.performance_report, plan.crew.lent
-            with heard(client, folder, hear_of_workers), watched(client, folder, job.title, shards, report, lent):
+            with watched(client, folder, job.title, shards, report, lent), heard(client, folder, hear_of_workers):
                 try:
                     parts = feed.run(parts, shards)
                 finally:
-                    if lent:  # other clients end with their tasks
+                    if lent and client.status == "running":  # other clients end with their tasks
                         feeder.cancel()
     # By their names, since network folders list new files late.
     every = {block: [find_partial(claim.folder, block, rows) for rows in done] for block, done in parts.items()}
