@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any
@@ -23,7 +22,6 @@ from distributed import Client, LocalCluster
 import gpuknn
 from gpuknn.cli.main import main
 from gpuknn.progress import Event
-from gpuknn.workers.cluster_file import Running
 from gpuknn.workers.crew import hire
 
 ROWS, QUERIES, DIM, K = 40_000, 500, 64, 20
@@ -266,7 +264,7 @@ def test_clients_that_cannot_be_used(data: Path, workers: Client) -> None:
 
 
 def test_words_for_a_client_without_workers(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpuknn.workers.cluster.Running", partial(Running, wait=0.5))
+    monkeypatch.setattr("gpuknn.workers.cluster.LENT_WAIT", 0.5)
     told: list[Event] = []
     words = r'^client="inproc.*1 worker.* were waited for.*client.restart'
     with cluster(processes=False, n_workers=0) as client, pytest.raises(gpuknn.InputError, match=words):

@@ -33,6 +33,8 @@ FAILURES = 5
 """A shard may fail with its worker this often before the run gives up; a scheduler that was there already has a setting
 of its own."""
 NOBODY_LENT = "start some; those of a LocalCluster end if a notebook is interrupted, and client.restart() starts others"
+LENT_WAIT = 60
+"""Seconds to wait for the first worker of a client that has none."""
 LENT_SHARE = 0.5
 """Of a worker's memory limit, what a job may plan with: Dask stops giving work to a worker that takes 80 %."""
 
@@ -113,7 +115,7 @@ def workers_of_client(client: Client, cores: int, device: str, said: Callable[[s
             f"{what}: is {state}; make one as distributed.Client(ADDRESS or CLUSTER), outside of coroutines"
         )
     address = client.scheduler_info(n_workers=0)["address"]
-    source = Running(address, address, wait=60, given_as="client", hint=NOBODY_LENT)
+    source = Running(address, address, wait=LENT_WAIT, given_as="client", hint=NOBODY_LENT)
     return address, workers_of(client, cores, device, source, said)
 
 
