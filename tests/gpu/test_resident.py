@@ -105,6 +105,7 @@ def test_booleans_and_a_single_query(rng: np.random.Generator) -> None:
     rows = rng.random((N, 70)) < 0.5
     expected = gpuknn.exact_knn(rows, rows[:1], k=3, metric="hamming", device="cpu")
     for held in (cp.asarray(rows), Capsule(cp.asarray(rows))):
+        assert gpu_vectors(held, "rows").gpu == 0
         assert (
             gpuknn.exact_knn(held, held[0] if isinstance(held, cp.ndarray) else rows[0], k=3, metric="hamming")
             == expected
@@ -145,3 +146,4 @@ def test_the_gpu_that_holds_the_rows_computes(rng: np.random.Generator, read: li
     vectors = gpu_vectors(held, "rows")
     assert cuda.open_cuda(0).resident(vectors) is None
     assert cuda.open_cuda(1).resident(vectors) is held
+    assert gpu_vectors(held > 0, "rows").gpu == 1
