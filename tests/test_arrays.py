@@ -1,6 +1,7 @@
 """Rows of whatever a program holds give the answer of the plain array, and nothing is read whole that need not be."""
 
 import io
+import re
 import subprocess
 import sys
 import textwrap
@@ -540,6 +541,54 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "dlpack negative": (lambda p: Producer(ONES, is_neg=lambda: True), r"rows\.resolve_neg\(\)"),
     "dlpack elsewhere": (lambda p: Producer(ONES, place=8), r"lies on a device; copy it .* rows\.cpu\(\)"),
 }
+
+
+def frame(library: str, **columns: Any) -> Any:
+    return pytest.importorskip(library).DataFrame(columns)
+
+
+def nullable() -> Any:
+    pandas = pytest.importorskip("pandas")
+    return pandas.DataFrame({"a": pandas.array([1.5, None], "Float32"), "b": [True, False]})
+
+
+VECTORS, WIDE = {"id": [7, 8], "emb": [[1.0, 2.0], [3.0, 4.0]]}, {"x": [1.0, 3.0], "y": [2.0, 4.0]}
+FRAMES: dict[str, tuple[Callable[[], Any], str]] = {
+    "ids and pandas vectors": (lambda: frame("pandas", **VECTORS), "rows['emb']"),
+    "ids and polars vectors": (lambda: frame("polars", **VECTORS), "rows['emb']"),
+    "pandas vectors": (lambda: frame("pandas", **VECTORS)[["emb"]], "rows['emb']"),
+    "polars vectors": (lambda: frame("polars", **VECTORS)[["emb"]], "rows['emb']"),
+    "polars arrays": (lambda: frame("polars", emb=np.array([[1.0, 2.0], [3.0, 4.0]])), "rows['emb']"),
+    "pandas ids": (lambda: frame("pandas", id=[7, 8], **WIDE), "rows.drop(columns=['id'])"),
+    "polars ids": (lambda: frame("polars", ids=[7, 8], **WIDE), "rows.drop(['ids'])"),
+    "pandas text": (lambda: frame("pandas", text=["a", "b"], id=[7, 8], **WIDE), "rows.drop(columns=['text', 'id'])"),
+    "polars text": (lambda: frame("polars", **WIDE, text=["a", "b"]), "rows.drop(['text'])"),
+    "pandas whole numbers": (lambda: frame("pandas", x=[1, 3], y=[2, 4]), "rows.to_numpy(np.float32)"),
+    "polars whole numbers": (lambda: frame("polars", x=[1, 3], y=[2, 4]), "np.asarray(rows, np.float32)"),
+    "pandas mixed": (lambda: frame("pandas", x=[True, False], y=[2.5, 4]), "rows.to_numpy(np.float32)"),
+    "pandas nullable": (nullable, "rows.to_numpy(np.float32)"),
+}
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_frames_are_told_what_works(kind: str) -> None:
+    make, advice = FRAMES[kind]
+    held = make()
+    with pytest.raises(InputError, match=f"^rows: .*{re.escape(advice)}$") as caught:
+        as_vectors(held, "rows")
+    assert "tolist" not in str(caught.value)
+    follows = as_vectors(eval(advice, {"rows": held, "np": np}), "rows")[:]
+    expected: dict[str, Any] = {"pandas mixed": [[1, 2.5], [0, 4]], "pandas nullable": [[1.5, 1], [np.nan, 0]]}
+    assert np.array_equal(follows, expected.get(kind, [[1, 2], [3, 4]]), equal_nan=True)
+
+
+def test_a_frame_whose_labels_are_odd() -> None:
+    pandas = pytest.importorskip("pandas")
+    rows = numbers("float32", N)
+    held = pandas.DataFrame(rows, columns=["same"] * D, index=np.arange(N)[::-1] + 0.5)
+    assert np.array_equal(as_vectors(held, "rows")[:], rows)
+    with pytest.raises(InputError, match="is empty"):
+        as_vectors(held[:0], "rows")
 
 
 @pytest.mark.parametrize("kind", REFUSED)

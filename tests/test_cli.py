@@ -91,7 +91,10 @@ EXACT = ["exact", "db.npy", "q.npy", "-o", "out.h5", "-k", "5"]
         ([*EXACT, "-k", "many"], "invalid int value"),
         ([*EXACT, "--metric", "hamming"], "hamming is not defined on float16"),
         (["exact", "sketches.npy", "q.npy", "-o", "out.h5", "-k", "5"], "cosine is not defined on uint64"),
-        ([*EXACT, "--metric", "manhattan"], "--metric manhattan: there are cosine, ip, l2, hamming"),
+        (
+            [*EXACT, "--metric", "manhattan"],
+            "--metric manhattan: there are cosine, ip (dot, inner_product), l2 (sqeuclidean), hamming",
+        ),
         ([*EXACT, "-o", "o" * 300], "is no name for a file"),
         ([*EXACT, "-o", "a\0b"], "embedded null"),
         ([*EXACT, "-o", "gold"], "gold: its name tells no format of gold standards; let it end in .h5"),

@@ -121,7 +121,7 @@ ARROWS_MEMORY = """
 import sys
 import pyarrow
 from gpuknn.vectors import open_vectors
-vectors = open_vectors(sys.argv[1], "emb")
+vectors = open_vectors(sys.argv[1], key="emb")
 for first in range(0, len(vectors), 8000):
     vectors[first : first + 8000]
 print(pyarrow.default_memory_pool().max_memory())

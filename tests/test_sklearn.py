@@ -220,7 +220,8 @@ def test_integers_are_searched_as_they_are() -> None:
         ({"n_neighbors": 0}, "n_neighbors=0: must be a whole number, at least 1"),
         ({"n_neighbors": 2.0}, "n_neighbors=2.0: must be a whole number"),
         ({"n_neighbors": None}, "must be a whole number"),
-        ({"device": "tpu"}, "there are auto, cpu and cuda"),
+        ({"n_neighbors": True}, "n_neighbors=True: must be a whole number"),
+        ({"device": "tpu"}, "there are auto, cpu, cuda"),
         ({"threads": 0}, "threads"),
         ({"metric": "hamming"}, 'metric="hamming" takes booleans, or 0 and 1'),
     ],
@@ -251,6 +252,9 @@ def test_more_neighbours_than_rows_are_refused() -> None:
             ask()
     with pytest.raises(ValueError, match="n_neighbors=-1"):
         near.kneighbors(X, -1)
+    for wrong in ("3", None, 2.5):
+        with pytest.raises(gpuknn.InputError, match="must be a whole number, at least 1"):
+            clone(near).set_params(n_neighbors=2).fit(X).set_params(n_neighbors=wrong).transform(X)
     with pytest.raises(ValueError, match='mode="both": there are "connectivity" and "distance"'):
         near.kneighbors_graph(X, mode="both")
 

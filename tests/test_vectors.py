@@ -1,15 +1,21 @@
+import argparse
 import pickle
+from copy import copy
 from pathlib import Path
+from typing import Any, get_args
 
 import h5py
 import numpy as np
 import pytest
 import zarr
 
+import gpuknn
+from gpuknn.cli.options import add_missing
 from gpuknn.errors import InputError
 from gpuknn.vectors import ArrayVectors, content_fingerprint, open_vectors, sampled
 from gpuknn.vectors.hdf5 import Hdf5Vectors
 from gpuknn.vectors.raw import RawVectors
+from gpuknn.vectors.written import Missing
 
 
 def rows_of(dtype: str) -> np.ndarray:
@@ -50,6 +56,83 @@ def test_formats_and_types(name: str, options: dict[str, object], dtype: str, tm
     out = np.empty((10, 6), dtype)
     vectors.read(5, out)
     assert np.array_equal(out, rows[5:15])
+
+
+@pytest.mark.parametrize("name", ["a.npy", "gzip.h5", "a.zarr"])
+def test_rows_are_a_sequence(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_of("float32")
+    vectors = open_vectors(write(tmp_path / name, rows, **({"compression": "gzip"} if name == "gzip.h5" else {})))
+    assert np.array_equal(np.asarray(vectors), rows)
+    assert np.asarray(vectors, np.float64).dtype == np.float64
+    assert np.array_equal(np.array(vectors) + vectors, 2 * rows)
+    for number in (0, 3, -1, -1000, np.int64(7), np.array(5)):
+        assert np.array_equal(vectors[number], rows[number])
+        assert vectors[number].shape == (6,)
+    for length in (1, 7 * rows[0].nbytes, rows.nbytes):  # of what is read at once
+        monkeypatch.setattr("gpuknn.vectors.vectors.ITERATED_BYTES", length)
+        assert np.array_equal(list(vectors), rows)
+
+
+@pytest.mark.parametrize("wrong", [[1, 2], (1, 2), np.array([1, 2]), np.arange(1000) > 3, 1.0, "emb", None, True, ...])
+def test_other_indices_are_refused(wrong: Any) -> None:
+    with pytest.raises(InputError, match=r"^rows: rows are read by a number or a slice, .* np\.asarray\(rows\)$"):
+        ArrayVectors.of(rows_of("float32"), "rows")[wrong]
+
+
+@pytest.mark.parametrize("number", [1000, -1001])
+def test_a_row_that_is_not_there(number: int) -> None:
+    with pytest.raises(IndexError, match=f"rows: there is no row {number}, there are 1000 rows"):
+        ArrayVectors.of(rows_of("float32"), "rows")[number]
+
+
+def test_all_rows_are_never_had_without_a_copy() -> None:
+    with pytest.raises(ValueError, match="none without a copy"):
+        np.asarray(ArrayVectors.of(rows_of("float32"), "rows"), copy=False)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (np.eye(3), "an object of type numpy.ndarray"),
+        ([[1.0]], "an object of type list"),
+        (None, "None"),
+        (3, "an object of type int"),
+        (b"a.npy", "an object of type bytes"),
+    ],
+)
+def test_what_is_no_path_is_refused(wrong: Any, said: str) -> None:
+    with pytest.raises(InputError, match=f"takes a path or a URL, and this is {said}; gpuknn.exact_knn takes arrays"):
+        open_vectors(wrong)
+
+
+MADE: dict[str, dict[str, Any]] = {
+    "a.npy": {}, "a.h5": {}, "gzip.h5": {"compression": "gzip"}, "a.zarr": {}, "raw.zarr": {"compressors": None},
+    "a.fbin": {}, "a.fvecs": {}, "a.parquet": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("missing", get_args(Missing))
+@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("dtype", ["float32", "bool"])
+def test_rows_know_how_they_were_opened(dtype: str, name: str, missing: Missing, tmp_path: Path) -> None:
+    if dtype == "bool" and name in ("a.fbin", "a.fvecs", "a.parquet"):
+        pytest.skip("holds no booleans")
+    path = tmp_path / name
+    if path.suffix in (".fbin", ".fvecs", ".parquet"):
+        gpuknn.convert(write(tmp_path / "from.npy", rows_of("float32")), path)
+    else:
+        write(path, rows_of("float32") > 50 if dtype == "bool" else rows_of("float32"), **MADE[name])
+    vectors = open_vectors(path, missing=missing)
+    expected = open_vectors(path)[:]
+    for same in (vectors, vectors.absolute(), copy(vectors), pickle.loads(pickle.dumps(vectors))):
+        assert same.missing == missing
+        assert np.array_equal(same[:], expected)
+
+
+def test_the_command_line_knows_what_may_become_of_missing_rows() -> None:
+    add_missing(parser := argparse.ArgumentParser())
+    action = next(each for each in parser._actions if each.dest == "missing")
+    assert action.choices == get_args(Missing)
 
 
 def test_contiguous_files_are_read_past_the_library_and_others_are_not(tmp_path: Path) -> None:

@@ -6,10 +6,14 @@ A graph for whatever takes one is made by `transform`, as scikit-learn's `KNeigh
     TSNE(metric="precomputed", init="random", perplexity=5).fit_transform(ExactNeighbors(16).fit_transform(X))
     scanpy.pp.neighbors(data, transformer=ExactNeighbors(15))
 
-UMAP takes the two arrays of `kneighbors`, ids first, with each row among its own neighbours:
+UMAP takes two arrays, ids first, in which each row stands first in its own answer.  `kneighbors(X)` gives a row among
+its own neighbours only if it has fewer duplicates of lower index than there are places; `exact_knn` puts it first:
 
-    dists, ids = ExactNeighbors(15).fit(X).kneighbors(X)
-    umap.UMAP(n_neighbors=15, precomputed_knn=(ids, dists)).fit_transform(X)
+    ids, squares = gpuknn.exact_knn(X, k=15, metric="l2", self_first=True)
+    umap.UMAP(n_neighbors=15, precomputed_knn=(ids, np.sqrt(squares))).fit_transform(X)
+
+HDBSCAN and UMAP refuse the graph itself, as metric="precomputed": it is not symmetric, for a row need not be among the
+neighbours of its neighbours.
 """
 
 from numbers import Integral
@@ -141,6 +145,10 @@ class ExactNeighbors(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     @overload
     def kneighbors(
         self, X: ArrayLike | None = None, n_neighbors: int | None = None, *, return_distance: Literal[False]
+    ) -> NDArray[np.int64]: ...
+    @overload
+    def kneighbors(
+        self, X: ArrayLike | None, n_neighbors: int | None, return_distance: Literal[False]
     ) -> NDArray[np.int64]: ...
     def kneighbors(
         self, X: ArrayLike | None = None, n_neighbors: int | None = None, return_distance: bool = True
@@ -275,6 +283,7 @@ class ExactNeighbors(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                [0., 1., 0.]])
         """
         check_is_fitted(self)
+        _check_number(self.n_neighbors)
         return self.kneighbors_graph(X, self.n_neighbors + 1, mode="distance")
 
     @property
@@ -316,5 +325,5 @@ def _check_metric(name: object) -> None:
 
 def _check_number(n_neighbors: object) -> None:
     """Raise InputError if it is no number of neighbours."""
-    if not isinstance(n_neighbors, Integral) or n_neighbors < 1:
+    if isinstance(n_neighbors, bool) or not isinstance(n_neighbors, Integral) or n_neighbors < 1:
         raise InputError(f"{option('n_neighbors', n_neighbors)}: must be a whole number, at least 1")

@@ -105,6 +105,7 @@ def test_booleans_and_a_single_query(rng: np.random.Generator) -> None:
     rows = rng.random((N, 70)) < 0.5
     expected = gpuknn.exact_knn(rows, rows[:1], k=3, metric="hamming", device="cpu")
     for held in (cp.asarray(rows), Capsule(cp.asarray(rows))):
+        assert gpu_vectors(held, "rows").gpu == 0
         assert (
             gpuknn.exact_knn(held, held[0] if isinstance(held, cp.ndarray) else rows[0], k=3, metric="hamming")
             == expected
@@ -114,6 +115,7 @@ def test_booleans_and_a_single_query(rng: np.random.Generator) -> None:
 def test_rows_that_another_stream_is_still_writing(rng: np.random.Generator) -> None:
     rows = random_rows(rng, N, D, "float32")
     held = cp.zeros((N, D), np.float32)
+    cp.cuda.get_current_stream().synchronize()  # the other stream does not wait for the zeros
     with cp.cuda.Stream(non_blocking=True):
         held.set(rows)
         assert gpuknn.exact_knn(held, rows[:3], k=3, device="cuda") == gpuknn.exact_knn(
@@ -139,9 +141,13 @@ def test_the_gpu_that_holds_the_rows_computes(rng: np.random.Generator, read: li
     rows = random_rows(rng, N, D, "float32")
     with cp.cuda.Device(1):
         held = cp.asarray(rows)
+        booleans = held > 0
     found = gpuknn.exact_knn(held, rows[:3], k=3, device="cuda")
     assert found == gpuknn.exact_knn(rows, rows[:3], k=3, device="cpu")
     assert not read
     vectors = gpu_vectors(held, "rows")
     assert cuda.open_cuda(0).resident(vectors) is None
     assert cuda.open_cuda(1).resident(vectors) is held
+    assert gpu_vectors(booleans, "rows").gpu == 1
+    expected = gpuknn.exact_knn(rows > 0, k=3, metric="hamming", device="cpu")
+    assert gpuknn.exact_knn(booleans, k=3, metric="hamming", device="cuda") == expected

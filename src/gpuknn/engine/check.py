@@ -19,17 +19,24 @@ CHECKED_VALUES = 2**21
 
 
 def check_question(
-    database: Vectors, queries: Vectors, k: int, metric: Metric, dists: str, itself: bool = False
+    database: Vectors,
+    queries: Vectors,
+    k: int,
+    metric: Metric,
+    dists: str,
+    itself: bool = False,
+    self_first: bool = False,
 ) -> None:
     """Raise InputError where shapes, types, k and dists do not make a question; reads nothing.
 
-    `itself`: the queries are the rows, and each is left out of its own answer.
+    `itself`: the queries are the rows, and each is left out of its own answer; or, `self_first`, stands first in it,
+    as one of the k.
     """
-    if not isinstance(k, int | np.integer):
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise InputError(f"k = {k!r}: must be a whole number")
     check_known("dists", dists, ("float32", "float64"))
     for vectors in (database, queries):
-        check_dtype(metric, vectors.dtype, vectors.where)
+        check_dtype(metric, vectors.dtype, vectors.where, vectors.bits is not None)
     if database.shape[1] != queries.shape[1]:
         raise InputError(
             f"{queries.where}: queries have {queries.shape[1]} components, the rows of {database.where} have "
@@ -41,9 +48,11 @@ def check_question(
         )
     if database.shape[1] > MOST_DIMENSIONS:
         raise InputError(f"{database.where}: {database.shape[1]} components; at most {MOST_DIMENSIONS} are supported")
-    if not 1 <= k <= len(database) - itself:
-        others = " other" if itself else ""
-        raise InputError(f"k = {k}: must be from 1 to the number of{others} rows, {len(database) - itself}")
+    least, most = 1 + self_first, len(database) - (itself and not self_first)
+    if not least <= k <= most:
+        with_itself = f"with {option('self_first', True)} it " if self_first else ""
+        others = "" if most == len(database) else " other"
+        raise InputError(f"k = {k}: {with_itself}must be from {least} to the number of{others} rows, {most}")
 
 
 def check_content(
@@ -56,10 +65,12 @@ def check_content(
 ) -> None:
     """Read queries and database once; raise InputError where a distance could not be computed or stored.
 
-    `progress` is told the number of database rows read.
+    `progress` is told the number of database rows that are done.
     """
-    if metric is Metric.HAMMING:
-        return  # any bits are a sketch
+    if metric is Metric.HAMMING:  # any bits are a sketch
+        if progress is not None:
+            progress(len(database))
+        return
     row_norm = check_rows(database, metric, threads, progress)
     query_norm = row_norm if queries is database else check_rows(queries, metric, threads)
     check_range(metric, dists, row_norm, query_norm)

@@ -2,6 +2,7 @@
 
 import os
 from importlib.util import find_spec
+from numbers import Integral
 
 from gpuknn.engine.device import Device
 from gpuknn.errors import InputError, check_known, install_cupy, no_cupy
@@ -15,8 +16,8 @@ def open_device(name: str = "auto", threads: int | None = None, number: int = 0)
     `threads` bounds the cores that the CPU uses; `number` is the GPU's among those that this process sees.  Raises
     InputError where there is no such device on this machine.
     """
-    if threads is not None and threads < 1:
-        raise InputError(f"threads = {threads}: must be at least 1")
+    if threads is not None and (not isinstance(threads, Integral) or threads < 1):
+        raise InputError(f"threads = {threads!r}: must be a whole number, at least 1")
     check_known("device", name, DEVICES)
     if name == "cuda" or (name == "auto" and count_gpus()):
         if not find_spec("cupy"):

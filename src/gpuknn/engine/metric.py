@@ -26,7 +26,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from gpuknn.errors import InputError, option
+from gpuknn.errors import InputError, in_python, option
 
 FLOAT_TYPES = ("float16", "float32", "float64", "uint8", "int8")
 SKETCH_TYPES = ("uint64",)
@@ -56,23 +56,39 @@ OTHER_NUMBERS = {
 
 
 def metric_named(name: str) -> Metric:
-    """The metric of that name, or of another name for the same numbers; raises InputError if there is none."""
-    if name in ALIASES:
-        return ALIASES[name]
-    if name in OTHER_NUMBERS:
-        ours, difference = OTHER_NUMBERS[name]
+    """The metric of that name, or of another name for the same numbers, in capitals or not.
+
+    Raises InputError if there is none.
+    """
+    written = name.lower() if isinstance(name, str) else ""
+    if written in ALIASES:
+        return ALIASES[written]
+    if written in OTHER_NUMBERS:
+        ours, difference = OTHER_NUMBERS[written]
         raise InputError(f"{option('metric', name)}: use {option('metric', ours.value)}, which {difference}")
-    if name not in list(Metric):
-        raise InputError(f"{option('metric', name)}: there are {', '.join([*Metric, *ALIASES])}")
-    return Metric(name)
+    if written not in list(Metric):
+        raise InputError(f"{option('metric', name)}: there are {', '.join(map(_with_aliases, Metric))}")
+    return Metric(written)
 
 
-def check_dtype(metric: Metric, dtype: np.dtype, where: str) -> None:
-    """Raise InputError where `metric` is not defined on `dtype`."""
-    if dtype.name not in metric.dtypes:
-        fits = [option("metric", m.value) for m in Metric if dtype.name in m.dtypes]
-        advice = f"use {' or '.join(fits)}" if fits else "no metric takes that type"
-        raise InputError(f"{where}: {metric.value} is not defined on {dtype.name} rows; {advice}")
+def check_dtype(metric: Metric, dtype: np.dtype, where: str, booleans: bool = False) -> None:
+    """Raise InputError if `metric` is not defined on rows of that type; `booleans`: which became sketches."""
+    if dtype.name in metric.dtypes:
+        return
+    fits = " or ".join(option("metric", each.value) for each in Metric if dtype.name in each.dtypes)
+    kind, advice = f"{dtype.name} rows", f"use {fits}" if fits else "no metric takes that type"
+    if booleans:
+        kind, advice = "booleans", advice + in_python(", or numbers, e.g. rows.astype(np.uint8)")
+    elif metric is Metric.HAMMING and dtype.kind in "iu":  # often 0 and 1, or eight bits in a byte
+        advice = "it takes booleans" + in_python(", e.g. rows.astype(bool),") + " or sketches of uint64 words"
+        advice += in_python(", e.g. packed.view(np.uint64) of bits that are packed in bytes")
+    raise InputError(f"{where}: {metric.value} is not defined on {kind}; {advice}")
+
+
+def _with_aliases(metric: Metric) -> str:
+    """Its name, and in brackets those that mean the same."""
+    same = [alias for alias, meant in ALIASES.items() if meant is metric]
+    return f"{metric.value} ({', '.join(same)})" if same else metric.value
 
 
 def summation_leaves(d: int) -> np.ndarray:

@@ -23,8 +23,3 @@ def open_rows(rows: Rows, name: str, missing: Missing = "refuse", single: bool =
     from gpuknn.engine.cuda.resident import gpu_vectors
 
     return gpu_vectors(rows, name, single)
-
-
-def gpu_of(rows: Vectors) -> int:
-    """The number of the GPU on which the rows lie, 0 if they lie on none."""
-    return int(getattr(rows, "gpu", 0))

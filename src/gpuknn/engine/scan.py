@@ -11,7 +11,9 @@ from gpuknn.engine.choose import open_device, usable_cores
 from gpuknn.engine.device import Device, Search
 from gpuknn.engine.metric import Metric, metric_named
 from gpuknn.engine.neighbors import Certificate, Neighbors
-from gpuknn.engine.rows import gpu_of, open_rows
+from gpuknn.engine.rows import open_rows
+from gpuknn.engine.self_join import put_self_first
+from gpuknn.errors import InputError, option
 from gpuknn.progress import Listener, listening, step
 from gpuknn.vectors import Rows, Vectors
 from gpuknn.vectors.ids import own_ids
@@ -28,6 +30,7 @@ def exact_knn(
     dists: str = "float32",
     threads: int | None = None,
     missing: Missing = "refuse",
+    self_first: bool = False,
     ignore_ids: bool = False,
     progress: bool | Listener = False,
 ) -> Neighbors:
@@ -39,12 +42,13 @@ def exact_knn(
         Rows (n, d) and (nq, d) of float16, float32, float64, uint8 or int8; of uint64 or booleans for hamming: arrays
         of NumPy, h5py, Zarr, Dask, Arrow or whatever speaks DLPack (PyTorch, CuPy, JAX), lists, paths, `FILE:KEY`, URLs
         or `Vectors`.  They need not have the same dtype.  A single query may have the shape (d,).  Without queries, the
-        rows are the queries, and each is left out of its own answer.
+        rows are the queries, and each is left out of its own answer.  Rows on a GPU are searched there, after a check
+        of all of them for which they are copied to the machine's memory, a part at a time.
     k
-        Neighbours for each query, 1 to n (n - 1 if the queries are the rows).
+        Neighbours for each query, 1 to n (n - 1 if the queries are the rows and left out of their answers).
     metric
         cosine (1 - cos), ip (inner product, of which dists are the negative; also dot, inner_product), l2 (the square
-        of the Euclidean distance; also sqeuclidean) or hamming (number of differing bits).
+        of the Euclidean distance; also sqeuclidean) or hamming (number of differing bits); in capitals or not.
     device
         auto, cpu or cuda.
     dists
@@ -53,6 +57,9 @@ def exact_knn(
         Cores to use; all that this process may use by default.
     missing
         What becomes of rows that nobody wrote (`open_vectors`): refuse, or zeros.
+    self_first
+        Without queries: each row stands first in its own answer, as one of its k neighbours, even if others are equal
+        to it.
     ignore_ids
         Leave out the ids that a file gives its rows; the answer then holds row numbers alone.
     progress
@@ -80,13 +87,19 @@ def exact_knn(
     array([[1],
            [0],
            [1]])
+    >>> gpuknn.exact_knn(rows, k=2, metric="l2", self_first=True).ids
+    array([[0, 1],
+           [1, 0],
+           [2, 1]])
     """
+    if self_first and queries is not None:
+        raise InputError(f"{option('self_first', True)}: the queries are others than the rows; leave it out")
     rows = open_rows(database, "database", missing)
     asked = rows if queries is None else open_rows(queries, "queries", missing, single=True)
     ids, query_ids = (None, None) if ignore_ids else (own_ids(rows.ids), own_ids(asked.ids))
     kind = metric_named(metric)
-    check_question(rows, asked, k, kind, dists, itself=queries is None)
-    chosen = open_device(device, threads, gpu_of(rows))
+    check_question(rows, asked, k, kind, dists, queries is None, self_first)
+    chosen = open_device(device, threads, rows.gpu or 0)
     with listening(progress) as told:
         n, row_bytes = len(rows), rows.nbytes // len(rows)
         told(step("checking", n, "checked", row_bytes=row_bytes))
@@ -96,8 +109,11 @@ def exact_knn(
             return lambda done: told({"event": name, "rows": done})
 
         check_content(rows, asked, kind, dists, threads or usable_cores(), heard("checked"))
-        search = Search(asked[:], k, kind, np.dtype(dists), first_id=0 if queries is None else None)
+        first_id = 0 if queries is None else None
+        search = Search(asked[:], k - self_first, kind, np.dtype(dists), first_id=first_id)
         found, certificate = scan(rows, range(n), search, chosen, heard("progress"))
+    if self_first:
+        found = put_self_first(found, search.queries, 0, kind)
     return Neighbors(
         found.ids,
         found.dists,

@@ -4,8 +4,8 @@ No library is imported to look at an object's type: importing gpuknn, and search
 """
 
 import os
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
 
@@ -25,20 +25,20 @@ def as_vectors(rows: Rows, name: str, missing: Missing = "refuse", single: bool 
     `name`: what messages call an array.  `missing`: what becomes of rows that nobody wrote.  `single`: whether one row
     may come alone, as (d,).  Raises InputError if it is no set of vectors.
     """
-    check_known("missing", missing, ("refuse", "zeros"))
+    if isinstance(rows, str | os.PathLike):
+        return open_vectors(rows, missing=missing)
+    check_known("missing", missing, get_args(Missing))
     if isinstance(rows, Vectors):
         return rows
-    if isinstance(rows, str | os.PathLike):
-        return open_vectors(Path(rows) if isinstance(rows, os.PathLike) else rows, missing=missing)
     kinds = _kinds(rows)
     if "h5py.Dataset" in kinds:
         from gpuknn.vectors.hdf5 import open_dataset
 
-        return open_dataset(rows, name, missing)
+        return replace(open_dataset(rows, name, missing), missing=missing)
     if kinds & {"zarr.Array", "zarr.Group"}:
         from gpuknn.vectors.zarr import open_held
 
-        return open_held(rows, name, missing)
+        return replace(open_held(rows, name, missing), missing=missing)
     if "dask.Array" in kinds:
         from gpuknn.vectors.dask_rows import dask_vectors
 

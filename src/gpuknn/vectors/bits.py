@@ -1,7 +1,7 @@
 """Sketches that a file keeps as a matrix of booleans, as ann-benchmarks does: 64 components become a uint64."""
 
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,12 +20,18 @@ class PackedBits(Vectors):
     def of(cls, source: Vectors) -> "PackedBits":
         """Pack the rows of `source` (n, bits)."""
         n, bits = source.shape
-        return cls(source.path, source.key, (n, -(-bits // 64)), np.dtype(np.uint64), source, ids=source.ids)
+        shape, dtype = (n, -(-bits // 64)), np.dtype(np.uint64)
+        return cls(source.path, source.key, shape, dtype, source, ids=source.ids, missing=source.missing)
 
     @property
     def bits(self) -> int:
         """Bits of a row, without those that fill it up."""
         return self.source.shape[1]
+
+    @property
+    def gpu(self) -> int | None:
+        """That of the source."""
+        return self.source.gpu
 
     @property
     def in_files(self) -> bool:
@@ -34,11 +40,12 @@ class PackedBits(Vectors):
 
     def absolute(self) -> "PackedBits":
         """The same rows, for a process with another working folder."""
-        return self.of(self.source.absolute())
+        source = self.source.absolute()
+        return replace(self, path=source.path, source=source)
 
     def __copy__(self) -> "PackedBits":
         """With a source of its own, which keeps what it decodes."""
-        return self.of(copy(self.source))
+        return replace(self, source=copy(self.source))
 
     def held_bytes(self, readers: int) -> int:
         """Those of the source, and the booleans of the rows being read."""

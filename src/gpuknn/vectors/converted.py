@@ -54,7 +54,8 @@ class Converted(Vectors):
                 f"or add {option('scale', 127)}"
             )
         shape = len(rows), source.shape[1]
-        return cls(source.path, source.key, shape, dtype, source, rows.start, normalize, scale, round)
+        how = rows.start, normalize, scale, round
+        return cls(source.path, source.key, shape, dtype, source, *how, missing=source.missing)
 
     @property
     def bits(self) -> int | None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from gpuknn.errors import InputError, in_our_words, one_line
 from gpuknn.vectors.bits import PackedBits
+from gpuknn.vectors.ids import ID_NAMES
 from gpuknn.vectors.vectors import ROW_TYPES, ArrayVectors, Vectors
 
 TAKEN = (
@@ -65,7 +66,14 @@ def dlpack_words(rows: Any, name: str, error: Exception) -> InputError:
         advice = "it takes part in a gradient; use rows.detach()"
     else:
         advice = "use an array of NumPy, e.g. np.asarray(rows)"
-    return InputError(f"{name}: {_type(rows)} cannot be read ({one_line(error)}); {advice}")
+    return InputError(f"{name}: {type_of(rows)} cannot be read ({one_line(error)}); {advice}")
+
+
+def type_of(rows: Any) -> str:
+    """What a person calls the type of an object, with an article."""
+    kind = type(rows)
+    where = "" if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]}."
+    return "None" if rows is None else f"an object of type {where}{kind.__name__}"
 
 
 def in_memory(rows: Any, kinds: set[str], name: str) -> np.ndarray:
@@ -75,16 +83,18 @@ def in_memory(rows: Any, kinds: set[str], name: str) -> np.ndarray:
         if np.ma.is_masked(rows):
             raise InputError(f"{name}: has masked entries, which are no values; fill them, or leave those rows out")
         return np.asarray(rows)
+    if hasattr(rows, "__array__") and hasattr(rows, "columns"):
+        return _from_frame(rows, name)
     if hasattr(rows, "__dlpack_device__"):
         return _from_dlpack(rows, name)
     if hasattr(rows, "__array__"):
-        with in_our_words(f"{name}: {_type(rows)} gives no array"):
+        with in_our_words(f"{name}: {type_of(rows)} gives no array"):
             array = np.asarray(rows)
         # A column of a data frame that holds a list or an array in each row.
         return _from_list(list(array), name) if array.dtype == object and array.ndim == 1 else array
     if isinstance(rows, list | tuple):
         return _from_list(rows, name)
-    raise InputError(f"{name}: is {_type(rows)}; {TAKEN}")
+    raise InputError(f"{name}: is {type_of(rows)}; {TAKEN}")
 
 
 def _refuse(rows: Any, kinds: set[str], name: str) -> None:
@@ -99,13 +109,34 @@ def _refuse(rows: Any, kinds: set[str], name: str) -> None:
     elif "polars.LazyFrame" in kinds:
         advice = "use rows.collect()"
     if advice is not None:
-        raise InputError(f"{name}: is {_type(rows)}; {advice}")
+        raise InputError(f"{name}: is {type_of(rows)}; {advice}")
+
+
+def _from_frame(frame: Any, name: str) -> np.ndarray:
+    """(n, d) of a data frame with a column for each component; raises InputError if the columns are something else."""
+    with in_our_words(f"{name}: {type_of(frame)} gives no array"):
+        first, array = np.asarray(frame.head(1), object), np.asarray(frame)
+    pandas = hasattr(frame, "iloc")  # and what has its interface
+    cells = [(column, cell) for column, cells in zip(frame.columns, first.T, strict=True) for cell in cells]
+    for column, cell in cells:
+        if _length(cell) is not None:
+            raise InputError(f"{name}: each cell of the column {column!r} holds a vector; use rows[{column!r}]")
+    others = [column for column, cell in cells if column in ID_NAMES or isinstance(cell, str)]
+    if others:
+        leave = f"rows.drop({'columns=' if pandas else ''}{others!r})"
+        raise InputError(f"{name}: the column {others[0]!r} holds no component; leave it out, {leave}")
+    if array.dtype != np.bool_ and array.dtype.name not in ROW_TYPES:
+        numbers = "rows.to_numpy(np.float32)" if pandas else "np.asarray(rows, np.float32)"
+        raise InputError(f"{name}: its columns together are {array.dtype}; convert them, e.g. {numbers}")
+    return array
 
 
 def _from_dlpack(rows: Any, name: str) -> np.ndarray:
     """The array itself, not a copy."""
     if _place(rows, name) not in (CPU, CUDA_HOST):
-        raise InputError(f"{name}: {_type(rows)} lies on a device; copy it to the processor's memory, e.g. rows.cpu()")
+        raise InputError(
+            f"{name}: {type_of(rows)} lies on a device; copy it to the processor's memory, e.g. rows.cpu()"
+        )
     try:
         return np.from_dlpack(rows)
     except Exception as error:  # each library has its own
@@ -133,7 +164,7 @@ def _from_list(rows: Sequence[Any], name: str) -> np.ndarray:
             f"{length} components" if length is not None else "none" for length in (lengths[0], lengths[odd])
         )
         raise InputError(f"{name}: row {odd} (counted from 0) has {other}, row 0 has {first}; rows have one length")
-    with in_our_words(f"{name}: {_type(rows)} does not hold rows of numbers"):
+    with in_our_words(f"{name}: {type_of(rows)} does not hold rows of numbers"):
         array = np.array(rows)
     if array.dtype.kind not in "iu" or array.dtype.name in ROW_TYPES:
         return array
@@ -148,10 +179,3 @@ def _length(row: Any) -> int | None:
         return None if isinstance(row, str | bytes) else len(row)
     except TypeError:  # numbers, and arrays that hold one
         return None
-
-
-def _type(rows: Any) -> str:
-    """What a person calls the type of an object, with an article."""
-    kind = type(rows)
-    where = "" if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]}."
-    return "None" if rows is None else f"an object of type {where}{kind.__name__}"

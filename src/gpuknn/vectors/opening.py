@@ -1,16 +1,20 @@
 """Which reader opens a file, a folder or a URL."""
 
+import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from gpuknn.errors import InputError, check_known
 from gpuknn.storage.location import is_url, split_key
+from gpuknn.vectors.in_memory import type_of
 from gpuknn.vectors.vectors import Vectors
 from gpuknn.vectors.written import Missing
 
 
-def open_vectors(path: str | Path, *, key: str | None = None, missing: Missing = "refuse") -> Vectors:
+def open_vectors(path: str | os.PathLike[str], *, key: str | None = None, missing: Missing = "refuse") -> Vectors:
     """Open a database or a set of queries; little but its header is read.
 
     Parameters
@@ -47,9 +51,20 @@ def open_vectors(path: str | Path, *, key: str | None = None, missing: Missing =
     >>> rows[10:13].shape  # which reads these rows alone
     (3, 384)
     """
-    check_known("missing", missing, ("refuse", "zeros"))
+    check_known("missing", missing, get_args(Missing))
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(
+            f"open_vectors takes a path or a URL, and this is {type_of(path)}; gpuknn.exact_knn takes arrays as they "
+            "are"
+        )
+    place = path if isinstance(path, str) else Path(path)
     if key is None:
-        path, key = split_key(path)
+        place, key = split_key(place)
+    return replace(_opened(place, key, missing), missing=missing)
+
+
+def _opened(path: str | Path, key: str | None, missing: Missing) -> Vectors:
+    """What the reader for it makes of a path, without a key in it, or a URL."""
     if is_url(path) or is_folder(Path(path)):
         from gpuknn.vectors.zarr import open_zarr
 

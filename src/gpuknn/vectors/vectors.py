@@ -2,21 +2,26 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import index
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 
 from gpuknn.errors import InputError
 from gpuknn.storage.location import absolute
 from gpuknn.vectors.ids import RowIds
+from gpuknn.vectors.written import Missing
 
 ROW_TYPES = ("float16", "float32", "float64", "uint8", "int8", "uint64")
 LARGEST_ROW, LARGEST = 2**31 - 1, 2**62
 """Bytes of a row, and of all rows: NumPy's records, and its arrays, cannot be larger."""
 KNOWN_NAMES = ("emb", "hamming", "pca32", "pca96", "train", "test", "vector", "embedding")
 """Of arrays and columns of vectors."""
+ITERATED_BYTES = 2**20
+"""Of rows that are read at once for a program that takes one after another."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Vectors(ABC):
     dtype: np.dtype
     ids: RowIds | None = field(default=None, kw_only=True)
     """What the file calls its rows, if it has ids; they may be the rows' numbers (`ids.own_ids`)."""
+    missing: Missing = field(default="refuse", kw_only=True)
+    """What became of rows that nobody wrote when these were opened."""
 
     @property
     def in_files(self) -> bool:
@@ -48,7 +55,12 @@ class Vectors(ABC):
 
     @property
     def bits(self) -> int | None:
-        """Bits of a sketch, if the file tells them; words may be filled up."""
+        """Bits of a sketch if the rows are booleans; words may be filled up.  None if they are not."""
+        return None
+
+    @property
+    def gpu(self) -> int | None:
+        """The number of the GPU that holds the rows; None if none does."""
         return None
 
     @abstractmethod
@@ -65,14 +77,48 @@ class Vectors(ABC):
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        """The rows of a slice without a step, as a new array (m, d)."""
+    def __getitem__(self, rows: slice | SupportsIndex) -> np.ndarray:
+        """The rows of a slice without a step, as a new array (m, d); or one row (d,), by its number.
+
+        Raises IndexError if there is no row of that number, InputError if `rows` is something else.
+        """
+        if not isinstance(rows, slice):
+            number = self._number(rows)
+            row: np.ndarray = self[number : number + 1][0]
+            return row
         start, stop, step = rows.indices(len(self))
         if step != 1:
             raise InputError(f"{self.where}: rows are read in order; take a slice without a step")
         out = np.empty((max(0, stop - start), self.shape[1]), self.dtype)
         self.read(start, out)
         return out
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Each row (d,), in order."""
+        length = max(1, ITERATED_BYTES * len(self) // self.nbytes)
+        for first in range(0, len(self), length):
+            yield from self[first : first + length]
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        """All rows (n, d), read anew."""
+        if copy is False:
+            raise ValueError("the rows are read into a new array: there is none without a copy")
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def _number(self, row: SupportsIndex) -> int:
+        """The number of a row that may be counted from the end."""
+        try:
+            if isinstance(row, bool):
+                raise TypeError
+            number = index(row)
+        except TypeError as error:
+            raise InputError(
+                f"{self.where}: rows are read by a number or a slice, rows[3] or rows[10:20]; for other indices read "
+                "all rows before, np.asarray(rows)"
+            ) from error
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"{self.where}: there is no row {number}, there are {len(self)} rows")
+        return number % len(self)
 
     @property
     def where(self) -> str:

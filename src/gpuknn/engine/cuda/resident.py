@@ -17,10 +17,13 @@ from gpuknn.vectors.vectors import check_layout
 class GpuVectors(Vectors):
     """Rows of an array of CuPy's; a search on that GPU reads them where they lie."""
 
-    gpu: int
-    """The GPU's number."""
     array: Any = field(repr=False)
     in_files = False
+
+    @property
+    def gpu(self) -> int:
+        """The number of the GPU that holds the array."""
+        return int(self.array.device.id)
 
     def read(self, first: int, out: np.ndarray) -> None:
         """Copy the rows from `first` on into `out`, in the machine's memory."""
@@ -42,7 +45,7 @@ def gpu_vectors(rows: Rows, name: str, single: bool = False) -> Vectors:
     check_layout(array.shape, array.dtype, name)
     # Whatever stream wrote the rows: the search's own streams do not wait for it.
     array.device.synchronize()
-    held = GpuVectors(name, None, array.shape, array.dtype, array.device.id, array)
+    held = GpuVectors(name, None, array.shape, array.dtype, array)
     return PackedBits.of(held) if boolean else held
 
 
