@@ -5,7 +5,7 @@ The command line turns the errors into exit codes.
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import requires
 from pathlib import Path
@@ -53,6 +53,13 @@ def check_known(name: str, value: object, known: Iterable[object]) -> None:
     """Raise InputError if an option has none of the values that it may have."""
     if value not in list(known):
         raise InputError(f"{option(name, value)}: there are {', '.join(map(str, known))}")
+
+
+def refuse_given(options: Mapping[str, object], why: str) -> None:
+    """Raise InputError if one of the options was given: `why` it has no meaning.  None and False are not given."""
+    for name, value in options.items():
+        if value is not None and value is not False:
+            raise InputError(f"{option(name)}: {why}; leave it out")
 
 
 def same_again() -> str:
