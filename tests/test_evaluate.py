@@ -588,6 +588,8 @@ def test_attributes_tell_the_distance(
         (Gold(IDS, DISTS), {"distance": "euclidean", "metric": "nonsense"}, 'metric="nonsense": there are'),
         (EXACT, {"algo": None}, r"attributes=\{'algo': None\}: names are text, values text or numbers"),
         (EXACT, {3: "algo"}, r"attributes=\{3: 'algo'\}: names are text"),
+        (EXACT, {"algo": "a\0b"}, "names are text, values text or numbers"),
+        (EXACT, {"size": 2**63}, "names are text, values text or numbers"),
         (EXACT, "g.h5", "attributes='g.h5': is no dict"),
         (EXACT, ["algo"], r"attributes=\['algo'\]: is no dict"),
         ((IDS, DISTS), {"metric": "angular"}, "angular.*cosine"),

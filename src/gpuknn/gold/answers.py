@@ -139,7 +139,9 @@ def _plain_only(attributes: Any) -> dict[str, Any]:
     if not isinstance(attributes, Mapping):
         raise InputError(f"attributes={attributes!r}: is no dict; pass names with text or numbers, {example}")
     for key, value in attributes.items():
-        if not isinstance(key, str) or not isinstance(value, str | int | float | np.number | np.bool_):
+        plain = isinstance(key, str) and isinstance(value, str | int | float | np.number | np.bool_)
+        too_wide = isinstance(value, int) and not -(2**63) <= value < 2**63
+        if not plain or too_wide or "\0" in f"{key}{value}":
             raise InputError(f"attributes={{{key!r}: {value!r}}}: names are text, values text or numbers, {example}")
     return dict(attributes)
 
