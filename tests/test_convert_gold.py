@@ -62,7 +62,7 @@ def test_a_part_of_an_answer_is_not_taken_for_the_whole(capsys: pytest.CaptureFi
     assert main([*job, "whole.h5"]) == 0
     assert main(["convert", "whole.h5", "part.h5", "--rows", "0:9"]) == 0
     whole = read_gold("whole.h5")
-    write_gold("first.h5", whole.first(2), whole.said)
+    write_gold("first.h5", whole.first(2), attributes=whole.said)
     for name in ("part.h5", "first.h5"):
         assert main([*job, name]) == 2
         assert f"{name}: exists already" in capsys.readouterr().err

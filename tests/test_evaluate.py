@@ -1,6 +1,7 @@
 """Recall, evaluation, comparison and files of answers, as a Python program asks for them."""
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.errors import InputError, at_the_terminal
 from gpuknn.gold import Comparison, Gold, Recall, RowsComparison, compare, evaluate, recall, write_gold
 from gpuknn.gold.certificate import certificate_said, said_of_certificate
+from gpuknn.gold.gold import JOB
 
 NQ, K = 20, 12
 RNG = np.random.default_rng(14)
@@ -156,12 +158,15 @@ def test_an_answer_keeps_what_it_knows(tmp_path: Path) -> None:
     turned = Neighbors(EXACT.ids[order], EXACT.dists[order], "l2", own.own_ids[order], own.query_ids[order])  # type: ignore[index]
     assert recall(turned, own) == 1
     assert recall(turned, EXACT) < 0.5
-    assert recall(EXACT.ids + 1000, own) == 1
-    assert recall(Gold(EXACT.ids), own) == 1
-    found = evaluate(EXACT.ids, own, ks=K)
+    assert recall(Gold(EXACT.ids + 1000, own_ids=EXACT.ids + 1000), own) == 1
+    for rows in (EXACT.ids, tuple(own), Gold(EXACT.ids)):
+        found = evaluate(rows, own, ks=K)
+        assert (found[K].by_ids, found.rows_by) == (1, "row numbers")
+    np.save(tmp_path / "rows.npy", EXACT.ids)  # which may hold either
+    found = evaluate(tmp_path / "rows.npy", own, ks=K)
     assert (found[K].by_ids, found.rows_by) == (0, "the ids that the database's file gives")
     assert repr(found).startswith("rows are told by the ids that the database's file gives\nrecall@12: 0.000000 by ids")
-    assert "one file counts rows, and the other may hold ids of the database's own" in repr(found)
+    assert "one answer counts rows, and the other may hold ids of the database's own" in repr(found)
     for name in ("own.h5", "own.parquet"):
         write_gold(tmp_path / name, turned)
         assert recall(tmp_path / name, own) == recall(own, str(tmp_path / name)) == 1
@@ -179,10 +184,37 @@ def test_inner_products_of_faiss_descend(tmp_path: Path) -> None:
     assert found[4] == Recall(4, 1.0, 1.0, 1.0, 1e-3, 0, 0, 0)
     assert compare((ids, products), gold).equal
     assert evaluate((ids, 1 - products), gold, ks=4)[4].by_distances is None  # as hnswlib gives them
-    nearest = gpuknn.exact_knn(ROWS, ASKED, k=1, metric="ip")
-    write_gold(tmp_path / "g.h5", tuple(nearest), {"metric": "ip"})  # no line tells whether the numbers descend
-    assert gpuknn.read_gold(tmp_path / "g.h5") == Gold(nearest.ids, nearest.dists)
-    assert compare(tuple(nearest), nearest).equal
+
+
+@pytest.mark.parametrize("metric", ["ip", "cosine"])
+@pytest.mark.parametrize("numbers", [[[1.5], [1.0]], [[0.5, 0.5], [1.0, 1.0]], [[0.5, 1.0], [1.0, 0.5]]])
+def test_a_sign_that_no_line_tells_is_not_guessed(metric: str, numbers: list[list[float]], tmp_path: Path) -> None:
+    pair = np.arange(2 * len(numbers[0])).reshape(2, -1), np.array(numbers)
+    for said in ({"metric": metric}, {"distance": metric}):
+        with pytest.raises(InputError, match=r"the answer: its lines do not tell .* pass gpuknn.Gold\(ids, dists\)"):
+            write_gold(tmp_path / "g.h5", pair, attributes=said)
+    assert not list(tmp_path.iterdir())
+    known = Gold(pair[0], -pair[1] if metric == "ip" else pair[1], metric)
+    if metric == "ip":
+        for a, b, name in ((pair, known, "a"), (known, pair, "b")):
+            with pytest.raises(InputError, match=f"^{name}: its lines do not tell whether"):
+                compare(a, b)
+    assert evaluate(pair, Gold(pair[0]), ks=1)[1].by_ids == 1
+    if pair[1].shape[1] == 1:
+        assert evaluate(pair, known, ks=1)[1].by_distances is None
+        assert evaluate(pair, pair, ks=1)[1].by_distances is None
+    write_gold(tmp_path / "g.h5", Gold(*pair), attributes={"metric": metric})
+    write_gold(tmp_path / "pair.h5", pair, attributes={"metric": "l2"})
+    for name in ("g.h5", "pair.h5"):
+        assert gpuknn.read_gold(tmp_path / name) == Gold(*pair)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_sign_that_the_lines_tell_is_taken(sign: int, tmp_path: Path) -> None:
+    """Products fall, and products times -1 rise."""
+    nearest = gpuknn.exact_knn(ROWS, ASKED, k=4, metric="ip")
+    write_gold(tmp_path / "g.h5", (nearest.ids, -sign * nearest.dists), attributes={"metric": "ip"})
+    assert gpuknn.read_gold(tmp_path / "g.h5") == nearest
 
 
 @pytest.mark.parametrize(
@@ -206,6 +238,10 @@ def test_inner_products_of_faiss_descend(tmp_path: Path) -> None:
         (None, "holds object"),
         (np.zeros((0, 4), int), "is empty, it holds 0 queries with 4 neighbours each"),
         (np.full((NQ, K), 2**63, "u8"), r"an id is beyond 2\^63 - 1"),
+        (EXACT.ids - 5, r"the result: query \d+ has the id -\d at rank \d+ .*; ids count from 0, -1 is no id"),
+        ((EXACT.ids - 5, DISTS), "ids count from 0, -1 is no id"),
+        (Gold(EXACT.ids - 5), "ids count from 0, -1 is no id"),
+        (Neighbors(EXACT.ids - 5, DISTS), "ids count from 0, -1 is no id"),
         ("nothing.h5", "nothing.h5: there is no such file"),
         (Path("nothing.npy"), "nothing.npy: there is no such file"),
         (IDS[:3], "the result answers 3 queries, the gold standard answers 20"),
@@ -229,8 +265,28 @@ def test_ranks_and_epsilon_are_checked() -> None:
         for ask in (lambda k: recall(IDS, EXACT, k=k), lambda k: evaluate(IDS, EXACT, ks=(k,))):
             with pytest.raises(InputError, match=f"k = {k}: the result has 12 neighbours for each query, the gold"):
                 ask(k)
-    with pytest.raises(InputError, match=r"k = 2.5: must be a whole number"):
-        recall(IDS, EXACT, k=2.5)  # type: ignore[arg-type]
+    wrong: list[Any] = [2.5, True, np.True_, "10", b"10", np.array(5), [5]]
+    for k in wrong:
+        said = f"^k = {re.escape(repr(k))}: must be a whole number"
+        with pytest.raises(InputError, match=said):
+            recall(IDS, EXACT, k=k)
+        for ks in ([k], (5, k), *([k] if k != [5] else [])):
+            with pytest.raises(InputError, match=said):
+                evaluate(IDS, EXACT, ks=ks)
+    for ks in (None, [None]):
+        with pytest.raises(InputError, match=r"^k = None: must be a whole number"):
+            evaluate(IDS, EXACT, ks=ks)  # type: ignore[arg-type]
+    for ks in ([], (), np.array([], int), iter([])):
+        with pytest.raises(InputError, match=r"^ks=.*: names no rank"):
+            evaluate(IDS, EXACT, ks=ks)
+    same: list[Any] = [np.int64(5), (np.int64(5),), np.array([5]), [np.uint8(5)], iter([5]), {5}, range(5, 6)]
+    for ks in same:
+        assert evaluate(IDS, EXACT, ks=ks) == evaluate(IDS, EXACT, ks=5)
+    assert type(evaluate(IDS, EXACT, ks=same[0]).recalls[0].k) is int
+    assert recall(IDS, EXACT, k=np.int64(5)) == recall(IDS, EXACT, k=5)  # type: ignore[arg-type]
+    for epsilon in ("x", None, 1j):
+        with pytest.raises(InputError, match="must be 0 or more"):
+            evaluate(IDS, EXACT, epsilon=epsilon)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"^epsilon=-0.1: must be 0 or more"):
         evaluate(IDS, EXACT, epsilon=-0.1)
     with at_the_terminal(), pytest.raises(InputError, match=r"^--epsilon nan: must be 0 or more"):
@@ -241,7 +297,7 @@ def test_ranks_and_epsilon_are_checked() -> None:
 
 def test_the_command_prints_what_python_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result, gold = f"{tmp_path}/result.h5", f"{tmp_path}/gold.h5"
-    write_gold(result, (IDS, DISTS), {"metric": "l2", "algo": "made up"})
+    write_gold(result, (IDS, DISTS), attributes={"metric": "l2", "algo": "made up"})
     write_gold(gold, EXACT)
     assert main(["eval", result, gold, "-k", "1,5,12"]) == 0
     assert capsys.readouterr().out == f"algo: made up\n{evaluate(result, gold, ks=(1, 5, 12))}\n"
@@ -281,6 +337,67 @@ def test_gold_standards_compare_without_raising() -> None:
     assert repr(gold) == "Gold(20 queries x 12, l2, float64 distances)"
     assert repr(Gold(IDS)) == "Gold(20 queries x 12, no distances)"
     assert evaluate(gold, gold) == evaluate(gold, gold) != evaluate(gold, gold, ks=3)
+    assert repr(Neighbors(np.zeros((2_000, 3), int), np.zeros((2_000, 3)))) == (
+        "Neighbors(2,000 queries x 3, float64 distances)"
+    )
+
+
+def test_a_gold_standard_equals_the_neighbors_that_it_holds(tmp_path: Path) -> None:
+    own = np.where(IDS < 0, -1, IDS + 5)
+    found = Neighbors(IDS, DISTS, "l2", own, np.arange(NQ)[::-1])
+    write_gold(tmp_path / "g.h5", found)
+    gold = gpuknn.read_gold(tmp_path / "g.h5")
+    again = Neighbors(IDS.copy(), DISTS.copy(), own_ids=own.copy(), query_ids=np.arange(NQ)[::-1])
+    assert found == gold == found == again == gold
+    for other in (
+        Neighbors(IDS + 1, DISTS, "l2", own, np.arange(NQ)[::-1]),
+        Neighbors(IDS, DISTS + 1, "l2", own, np.arange(NQ)[::-1]),
+        Neighbors(IDS, DISTS, "l2", own + 1, np.arange(NQ)[::-1]),
+        Neighbors(IDS, DISTS, "l2", None, np.arange(NQ)[::-1]),
+        Neighbors(IDS, DISTS, "l2", own),
+        (IDS, DISTS),
+    ):
+        assert found != other
+        assert gold != other
+        assert other != gold
+
+
+def test_a_gold_standard_is_made_of_lists_or_not_at_all() -> None:
+    gold = Gold([[1, 2]], [[0, 0.5]], None, [[7, -1]], [9])  # type: ignore[arg-type]
+    assert gold == Gold(np.array([[1, 2]]), np.array([[0, 0.5]]), None, np.array([[7, -1]]), np.array([9]))
+    assert Gold(np.array([[1, 2**32 - 1]], "u4")) == Gold(np.array([[1, 2**64 - 1]], "u8")) == Gold([[1, -1]])  # type: ignore[arg-type]
+    assert Gold([[1, 2]], [[0, 3]]).dists.dtype == np.float32  # type: ignore[arg-type, union-attr]
+    faults: list[tuple[tuple[Any, ...], str]] = [
+        ((EXACT,), r"^Gold: ids are Neighbors; pass an array of whole numbers, \(queries, neighbours\)"),
+        ((None,), "ids are NoneType"),
+        (([1, 2],), r"ids are int64 \(2,\); pass an array"),
+        (([[1.0, 2.0]],), "ids are float64"),
+        (([[1], [2, 3]],), "ids are no array that NumPy can take"),
+        (("g.h5",), "ids are <U4"),
+        (([[1, 2]], [["a", "b"]]), "dists are <U1 .*; pass an array of numbers"),
+        (([[1, 2]], [[1.0]]), r"dists have the shape \(1, 1\); the ids have the shape \(1, 2\)"),
+        (([[1, 2]], None, None, [[1]]), r"own_ids have the shape \(1, 1\)"),
+        (([[1, 2]], None, None, None, [1, 2]), r"query_ids have the shape \(2,\)"),
+        (([[1, 2]], None, None, None, [[1]]), r"query_ids are int64 .*whole numbers, \(queries,\)"),
+    ]
+    for parts, words in faults:
+        with pytest.raises(InputError, match=words):
+            Gold(*parts)
+
+
+def test_knns_of_an_open_file_are_not_taken_for_numbers_from_0(tmp_path: Path) -> None:
+    write_gold(tmp_path / "g.h5", EXACT)
+    with h5py.File(tmp_path / "g.h5", "r+") as file:
+        file["itest/knns"], file["itest/I"] = EXACT.ids + 1, EXACT.ids
+        for held, path in (
+            (file["knns"], f"{tmp_path}/g.h5"),
+            ((file["knns"], file["dists"]), f"{tmp_path}/g.h5"),
+            (file["itest/knns"], f"{tmp_path}/g.h5:itest"),
+        ):
+            for ask in (recall, evaluate, compare):
+                with pytest.raises(InputError, match=f'knns of a file count from 1, .*; pass the path, "{path}"$'):
+                    ask(held, EXACT)
+        assert recall(file["itest/I"], EXACT) == recall(f"{tmp_path}/g.h5:itest", EXACT) == 1
 
 
 def test_vectors_are_compared_wherever_they_are(tmp_path: Path) -> None:
@@ -370,7 +487,7 @@ def test_what_a_file_has_a_place_for_is_kept(tmp_path: Path) -> None:
         np.arange(NQ)[::-1] + 7,
         certificate=Certificate("f", 0.5, 3, 1.0),
     )
-    write_gold(tmp_path / "g.h5", answer, {"algo": "HNSW", "certificate": "mine"})
+    write_gold(tmp_path / "g.h5", answer, attributes={"algo": "HNSW", "certificate": "mine"})
     again = gpuknn.read_gold(tmp_path / "g.h5")
     assert again == Gold(IDS, DISTS, "l2", answer.own_ids, answer.query_ids)
     assert (again.said["algo"], again.said["certificate"], again.said["metric"]) == ("HNSW", "mine", "l2")
@@ -390,8 +507,41 @@ def test_what_a_file_has_a_place_for_is_kept(tmp_path: Path) -> None:
             write_gold(tmp_path / name, answer)
     with pytest.raises(InputError, match="holds distances, and the source has none"):
         write_gold(tmp_path / "ids.h5", IDS)
+    with pytest.raises(InputError, match=r"the path is Neighbors; it stands first here: write_gold\(path, answer\)"):
+        write_gold(answer, tmp_path / "g.h5")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="positional"):
+        write_gold(tmp_path / "g.h5", answer, {"algo": "HNSW"})  # type: ignore[call-arg]
     certificate = Certificate("float32, int8", 0.25, 12, 0.125)
     assert certificate_said(said_of_certificate(certificate)) == certificate
+
+
+def test_a_file_is_replaced_only_if_that_is_asked_for(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", ROWS)
+    gpuknn.convert(tmp_path / "rows.npy", tmp_path / "rows.h5")
+    before = (tmp_path / "rows.h5").read_bytes()
+    with pytest.raises(InputError, match=r"rows.h5: exists already; force=True replaces it"):
+        write_gold(tmp_path / "rows.h5", EXACT)
+    assert (tmp_path / "rows.h5").read_bytes() == before
+    write_gold(tmp_path / "rows.h5", EXACT, force=True)
+    assert gpuknn.read_gold(tmp_path / "rows.h5") == EXACT
+
+
+def test_what_a_file_says_is_written_again(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", ROWS)
+    gpuknn.exact(tmp_path / "rows.npy", None, tmp_path / "a.h5", k=3, metric="l2", device="cpu")
+    gold = gpuknn.read_gold(tmp_path / "a.h5")
+    assert {"metric", "certificate", "certificate_bound", JOB} <= set(gold.said)
+    for answer in (gold, tmp_path / "a.h5"):
+        write_gold(tmp_path / "b.h5", answer, attributes={"algo": "HNSW", "k": 4}, force=True)
+        again = gpuknn.read_gold(tmp_path / "b.h5")
+        assert again == gold
+        plain = {name: value for name, value in gold.said.items() if isinstance(value, str | int | float)}
+        expected = plain | {"algo": "HNSW", "k": 4, "dists_are": "|x - q|^2, the square of the Euclidean distance"}
+        assert again.said == {name: value for name, value in expected.items() if name != JOB}
+    unknown = Gold(IDS, DISTS, said={"metric": "cosine", "algo": "HNSW", "sizes": [1, 2]})
+    write_gold(tmp_path / "c.h5", unknown, attributes={"distance": "l2"})
+    said = gpuknn.read_gold(tmp_path / "c.h5").said
+    assert (said["distance"], said["algo"], "metric" in said, "sizes" in said) == ("l2", "HNSW", False, False)
 
 
 @pytest.mark.parametrize(
@@ -400,7 +550,6 @@ def test_what_a_file_has_a_place_for_is_kept(tmp_path: Path) -> None:
         ((IDS, DISTS), {}, None, None),
         ((IDS, DISTS), {"metric": "l2"}, "l2", "l2"),
         ((IDS, DISTS), {"metric": "sqeuclidean"}, "l2", "sqeuclidean"),
-        ((IDS, DISTS), {"metric": "euclidean"}, "euclidean", "euclidean"),
         ((IDS, DISTS), {"distance": "l2"}, "l2", None),
         ((IDS, np.sqrt(DISTS)), {"metric": "l2", "distance": "euclidean"}, "euclidean", "l2"),
         (Neighbors(IDS, DISTS, "l2"), {"metric": "l2"}, "l2", "l2"),
@@ -411,7 +560,7 @@ def test_what_a_file_has_a_place_for_is_kept(tmp_path: Path) -> None:
 def test_attributes_tell_the_distance(
     answer: Any, said: dict[str, str], distance: str | None, metric: str | None, tmp_path: Path
 ) -> None:
-    write_gold(tmp_path / "g.h5", answer, said)
+    write_gold(tmp_path / "g.h5", answer, attributes=said)
     again = gpuknn.read_gold(tmp_path / "g.h5")
     assert (again.distance, again.said.get("metric")) == (distance, metric)
 
@@ -422,18 +571,31 @@ def test_attributes_tell_the_distance(
         (
             Neighbors(IDS, DISTS, "l2"),
             {"metric": "euclidean"},
-            "metric is euclidean, but the distances are .*the square",
+            "metric is euclidean, which is the name of a distance; call it distance",
         ),
         (Neighbors(IDS, DISTS, "l2"), {"metric": "cosine"}, "metric is cosine, but the distances are .*the square"),
         (Gold(IDS, DISTS, "hamming"), {"distance": "mean-hamming"}, "distance is mean-hamming, but .* the number of"),
         ((IDS, DISTS), {"metric": "cosine"}, "which is not 1 - x.q .*: that is from 0 to 2"),
-        ((IDS, DISTS), {"metric": "nonsense"}, "nonsense"),
+        (Gold(IDS, DISTS, "euclidean"), {"distance": "l2"}, "distance is l2, but the distances are .*the root"),
+        ((IDS, DISTS), {"metric": "nonsense"}, 'metric="nonsense": there are cosine, ip, l2, hamming, sqeuclidean'),
+        ((IDS, DISTS), {"distance": "foo"}, 'distance="foo": there are cosine, ip, l2, euclidean, hamming, mean-ham'),
+        (Gold(IDS, DISTS, "l2"), {"distance": "foo"}, 'distance="foo": there are'),
+        (
+            Gold(IDS, DISTS),
+            {"distance": "l2", "metric": "cosine"},
+            "metric is cosine, but the attribute distance is l2",
+        ),
+        (Gold(IDS, DISTS), {"distance": "euclidean", "metric": "nonsense"}, 'metric="nonsense": there are'),
+        (EXACT, {"algo": None}, r"attributes=\{'algo': None\}: names are text, values text or numbers"),
+        (EXACT, {3: "algo"}, r"attributes=\{3: 'algo'\}: names are text"),
+        (EXACT, {"algo": "a\0b"}, "names are text, values text or numbers"),
+        (EXACT, {"size": 2**63}, "names are text, values text or numbers"),
+        (EXACT, "g.h5", "attributes='g.h5': is no dict"),
+        (EXACT, ["algo"], r"attributes=\['algo'\]: is no dict"),
         ((IDS, DISTS), {"metric": "angular"}, "angular.*cosine"),
     ],
 )
-def test_attributes_that_contradict_the_answer_are_refused(
-    answer: Any, said: dict[str, str], words: str, tmp_path: Path
-) -> None:
+def test_attributes_that_contradict_the_answer_are_refused(answer: Any, said: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words):
-        write_gold(tmp_path / "g.h5", answer, said)
+        write_gold(tmp_path / "g.h5", answer, attributes=said)
     assert not list(tmp_path.iterdir())

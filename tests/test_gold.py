@@ -23,7 +23,7 @@ GOLD = neighbors([[4, 2, 7, 9], [1, 0, 5, 3]], [[0.1, 0.2, 0.2, 0.3], [0.0, 0.5,
 
 
 def test_files_are_laid_out_as_published(tmp_path: Path) -> None:
-    write_gold(tmp_path / "g.h5", GOLD, {"metric": "cosine", "k": 4})
+    write_gold(tmp_path / "g.h5", GOLD, attributes={"metric": "cosine", "k": 4})
     with h5py.File(tmp_path / "g.h5") as file:
         assert set(file) == {"knns", "dists"}
         assert (file["knns"].dtype, file["dists"].dtype) == (np.int32, np.float32)
@@ -44,7 +44,7 @@ def test_files_are_laid_out_as_published(tmp_path: Path) -> None:
 def test_ids_past_31_bits_are_kept(tmp_path: Path) -> None:
     write_gold(tmp_path / "g.h5", neighbors([[2**31 - 2]], [[0.0]]))
     assert h5py.File(tmp_path / "g.h5")["knns"].dtype == np.int32
-    write_gold(tmp_path / "g.h5", neighbors([[2**31 - 1]], [[0.0]]))
+    write_gold(tmp_path / "g.h5", neighbors([[2**31 - 1]], [[0.0]]), force=True)
     assert h5py.File(tmp_path / "g.h5")["knns"].dtype == np.int64
     assert read_gold(tmp_path / "g.h5").ids.tolist() == [[2**31 - 1]]
 
@@ -237,7 +237,7 @@ def test_a_disk_that_is_too_small_is_no_crash(words: str, size: int, tmp_path: P
     """HDF5 ends the process if it cannot write what it holds when it closes a file."""
     rng = np.random.default_rng(0)
     ids, dists = rng.integers(0, 100, (100, 90)), np.sort(rng.random((100, 90), np.float32), axis=1)
-    write_gold(tmp_path / "gold.h5", neighbors(ids, dists), {"metric": "l2", "distance": "l2"})
+    write_gold(tmp_path / "gold.h5", neighbors(ids, dists), attributes={"metric": "l2", "distance": "l2"})
     np.save(tmp_path / "db.npy", rng.standard_normal((100, 8)).astype("f4"))
     command = [sys.executable, "-c", ON_A_SMALL_DISK, str(size), "convert", *words.split()]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100)

@@ -261,7 +261,7 @@ def test_squares_are_not_compared_with_roots(capsys: pytest.CaptureFixture[str])
     assert figures(capsys, "untold.h5", "squares.h5")["by_distances"] is None
     assert main(["eval", "untold.h5", "squares.h5"]) == 0
     assert (
-        "the two files give the same neighbours other distances, so distances were not compared"
+        "the two answers give the same neighbours other distances, so distances were not compared"
         in capsys.readouterr().out
     )
     assert main(["compare", "untold.h5", "squares.h5"]) == 1
@@ -400,7 +400,7 @@ def test_row_numbers_beside_other_ids_are_pointed_at(capsys: pytest.CaptureFixtu
     assert main(["eval", hdf5("rows.h5", knns=ids + 1), "own.npy", "-k", "10"]) == 0
     said = capsys.readouterr().out
     assert "recall@10: 0.000000 by ids" in said
-    assert "one file counts rows, and the other may hold ids of the database's own" in said
+    assert "one answer counts rows, and the other may hold ids of the database's own" in said
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ for _ in range(2):
         assert not isinstance(getattr(gpuknn, name), types.ModuleType), name
     rows = np.eye(3, dtype="f4")
     found = gpuknn.exact_knn(rows, rows, k=1)
-    gpuknn.write_gold("g.h5", found)
+    gpuknn.write_gold("g.h5", found, force=True)
     gold = gpuknn.read_gold("g.h5")
     assert gpuknn.recall(found, gold) == 1
     np.save("rows.npy", rows)

@@ -240,7 +240,7 @@ RULES = [by_big_ann, pytest.param(by_vectordbbench, marks=needs_pyarrow), by_sis
 @pytest.mark.parametrize("kind", ["exact", "random"])
 def test_our_gold_by_their_rules(rule: Callable[[np.ndarray], float], kind: str) -> None:
     _, _, ids, dists, random = answers()
-    write_gold("gold.h5", Neighbors(ids, dists), {"metric": "l2"})
+    write_gold("gold.h5", Neighbors(ids, dists), attributes={"metric": "l2"})
     assert rule(ids) == 1.0 if kind == "exact" else 0.02 < rule(random) < 0.10
 
 

@@ -151,7 +151,7 @@ def test_python_in_the_readme_runs() -> None:
         for block in python_blocks():
             Path("gold.h5").unlink(missing_ok=True)
             if "gpuknn.evaluate" in block:
-                write_gold("result.h5", exact_knn(rows, queries, k=100))
+                write_gold("result.h5", exact_knn(rows, queries, k=100), force=True)
             exec(block, there)
         assert there["outcome"].shards == 1
         assert there["graph"].shape == (1_500, 1_500)

@@ -5,7 +5,7 @@ The command line turns the errors into exit codes.
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import requires
 from operator import index
@@ -64,6 +64,13 @@ def whole_number(name: str, value: object, least: int | None = 1) -> int:
     if least is not None and number < least:
         raise InputError(f"{option(name, value)}: must be at least {least}")
     return number
+
+
+def refuse_given(options: Mapping[str, object], why: str) -> None:
+    """Raise InputError if one of the options was given: `why` it has no meaning.  None and False are not given."""
+    for name, value in options.items():
+        if value is not None and value is not False:
+            raise InputError(f"{option(name)}: {why}; leave it out")
 
 
 def same_again() -> str:

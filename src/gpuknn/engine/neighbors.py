@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+ARRAYS = ("ids", "dists", "own_ids", "query_ids")
+"""Of an answer."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Certificate:
 class Neighbors:
     """The k nearest rows of every query, nearest first: `ids, dists = found`.
 
-    Two are equal if their ids and distances are, bit by bit.
+    Two are equal if `ids`, `dists`, `own_ids` and `query_ids` are, bit by bit.
 
     >>> import gpuknn, numpy as np
     >>> found = gpuknn.exact_knn(np.eye(3), np.eye(3)[:2], k=1, metric="l2")
@@ -63,14 +67,17 @@ class Neighbors:
         return iter((self.ids, self.dists))
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Neighbors):
-            return NotImplemented
-        return np.array_equal(self.ids, other.ids) and same_bits(self.dists, other.dists)
+        return same_answer(self, other) if isinstance(other, Neighbors) else NotImplemented
 
     def __repr__(self) -> str:
-        shape = " x ".join(map(str, self.ids.shape)).replace(" x", " queries x", 1)
+        nq, k = self.ids.shape
         kind = f"{self.metric}, " if self.metric else ""
-        return f"Neighbors({shape}, {kind}{self.dists.dtype} distances)"
+        return f"Neighbors({nq:,} queries x {k}, {kind}{self.dists.dtype} distances)"
+
+
+def same_answer(a: Any, b: Any) -> bool:
+    """Whether two answers have the same arrays, bit by bit."""
+    return all(same_bits(getattr(a, name), getattr(b, name)) for name in ARRAYS)
 
 
 def same_bits(a: np.ndarray | None, b: np.ndarray | None) -> bool:

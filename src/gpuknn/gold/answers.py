@@ -1,19 +1,19 @@
 """Answers as Python programs hold them: taken for a gold standard, and written as one."""
 
 import os
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpuknn.engine.metric import metric_named
 from gpuknn.engine.neighbors import Neighbors
 from gpuknn.errors import InputError, one_line
 from gpuknn.gold.certificate import said_of_certificate
-from gpuknn.gold.distances import BITS, DISTANCES, described, told
+from gpuknn.gold.distances import BITS, check_said, described, told
 from gpuknn.gold.formats import for_target, gold_format, holds_gold, read_gold, save_gold
 from gpuknn.gold.gold import Gold, from_file
+from gpuknn.gold.hdf5 import refuse_knns
 from gpuknn.gold.writer import Attributes
 from gpuknn.storage.destination import check_destination
 from gpuknn.vectors import Vectors
@@ -28,10 +28,12 @@ def as_gold(answer: Answer, name: str) -> Gold:
     """What somebody has found, from wherever it is.
 
     `answer`: a file's path (`FILE:GROUP`), a `Gold`, a `Neighbors`, an array (nq, k) of ids, or a pair of ids and
-    distances (nq, k).  An array is whatever NumPy takes or speaks DLPack.  Its ids count from 0, and -1 is no id; they
-    are taken as those of .npy files are.  Distances that descend are taken for similarities.  `name`: what messages
-    call an array.  Raises InputError if it is none of these.
+    distances (nq, k).  An array is whatever NumPy takes or speaks DLPack.  Its ids are row numbers, which count from 0,
+    and -1 is no id; `Gold(I, own_ids=I)` are ids that the database's file gives.  Distances that descend are taken for
+    similarities.  `name`: what messages call an array.  Raises InputError if it is none of these.
     """
+    if isinstance(answer, Gold | Neighbors):
+        _refuse_low(answer.ids, name)
     if isinstance(answer, Gold):
         return answer
     if isinstance(answer, Neighbors):
@@ -40,15 +42,13 @@ def as_gold(answer: Answer, name: str) -> Gold:
     if isinstance(answer, str | os.PathLike):
         return read_gold(_path(answer))
     if not _is_pair(answer):
-        return from_file(_ids(_array(answer, name), name), None, 0, are_rows=False)
+        return from_file(_ids(_array(answer, name), name), None, 0)
     ids, dists = (_array(part, name) for part in answer)
     _refuse_swapped(ids, dists, name)
     ids = _ids(ids, name)
     if dists.shape != ids.shape or dists.dtype.kind not in "fiu":
         raise InputError(f"{name}: has distances {dists.dtype} {dists.shape}; the ids have the shape {ids.shape}")
-    gold = from_file(ids, dists, 0, are_rows=False)
-    # If no line tells, as with k = 1, these are distances, which is what `exact_knn` gives: no sign is turned.
-    return replace(gold, were_similarities=bool(gold.were_similarities))
+    return from_file(ids, dists, 0, products_negated=None)
 
 
 def named(answer: Answer, name: str) -> str:
@@ -68,26 +68,29 @@ def holds_answer(what: Any, name: str, beside_rows: bool = False) -> bool:
     return getattr(dtype, "name", str(dtype)).removeprefix("torch.") in ID_TYPES
 
 
-def write_gold(path: str | Path, neighbors: Answer, attributes: Attributes | None = None) -> None:
-    """Write an answer to a gold-standard file, whole or not at all; an existing file is replaced.
+def write_gold(path: str | Path, answer: Answer, *, attributes: Attributes | None = None, force: bool = False) -> None:
+    """Write an answer to a gold-standard file, whole or not at all.
 
     Parameters
     ----------
     path
         The file; its suffix tells the format: .h5, .ibin or .bin, .ivecs, .parquet.
-    neighbors
-        What `exact_knn` gives, a `Gold`, or ids (nq, k) from 0 and distances (nq, k) as a pair.  Of the answer of
-        `exact_knn` an HDF5 file keeps the metric, the certificate, and the ids that files give to rows and queries.
+    answer
+        What `exact_knn` or `read_gold` gives, a `Gold`, or ids (nq, k) from 0 and distances (nq, k) as a pair.  Of the
+        first two an HDF5 file keeps the metric, the certificate, and the ids that files give to rows and queries; of
+        what `read_gold` gives also what else the file says of itself.
     attributes
-        Root attributes to add, if the format has some.  `metric` (cosine, ip, l2, hamming) tells which distances these
-        are; `distance` tells it, too, and knows the root of l2 (euclidean) and the share of bits (mean-hamming).  Under
-        hamming `bits` tells how many bits a sketch has.
+        Root attributes to add, if the format has some: text and numbers.  `metric` (cosine, ip, l2, hamming) tells
+        which distances these are; `distance` tells it, too, and knows the root of l2 (euclidean) and the share of bits
+        (mean-hamming).  Under hamming `bits` tells how many bits a sketch has.
+    force
+        Replace the file, if it exists already.
 
     Raises
     ------
     InputError
-        The format cannot hold the answer, the attributes tell another distance than the answer does, or no file can be
-        written there.
+        The format cannot hold the answer, the attributes tell another distance than the answer does, nothing tells
+        whether a pair of arrays holds distances or similarities, the file exists already, or none can be written there.
 
     Examples
     --------
@@ -99,27 +102,48 @@ def write_gold(path: str | Path, neighbors: Answer, attributes: Attributes | Non
     Gold(3 queries x 1, l2, float32 distances)
     >>> gold.said["certificate"].split(";")[1]
     ' every pair within the proven error of the answer was refined'
-    >>> gpuknn.write_gold("other.h5", ([[0, 2]], [[0.25, 1.5]]), {"metric": "l2", "algo": "HNSW"})
+    >>> gpuknn.write_gold("other.h5", ([[0, 2]], [[0.25, 1.5]]), attributes={"metric": "l2", "algo": "HNSW"})
     """
-    name, gold = gold_format(path), as_gold(neighbors, "the neighbors")
-    check_destination(str(path), [], replace=True, stores=False)
-    said = dict(attributes or {})
-    if gold.dists is not None and (key := next((key for key in ("distance", "metric") if key in said), None)):
-        kind = said[key] if said[key] in DISTANCES else metric_named(str(said[key])).value
-        if gold.distance not in (None, kind):
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"the path is {type(path).__name__}; it stands first here: write_gold(path, answer)")
+    said, where = _plain_only(attributes), named(answer, "the answer")
+    name, gold = gold_format(path), as_gold(answer, where)
+    check_destination(str(path), [], replace=force, stores=False)
+    distance = check_said(said)
+    kept = {key: value for key, value in gold.said.items() if isinstance(value, str | int | float)}
+    if distance is not None and gold.distance is None:
+        kept.pop("metric", None)  # of which nobody knows which distance was meant
+    if distance is not None and gold.dists is not None:
+        if gold.distance not in (None, distance):
+            key = "distance" if "distance" in said else "metric"
             raise InputError(
                 f"the attribute {key} is {said[key]}, but the distances are {described(gold)}; leave it out"
             )
-        gold = told(gold, str(kind), "the neighbors")
-    if isinstance(neighbors, Neighbors):
-        metric = {} if neighbors.metric is None else {"metric": neighbors.metric}
-        proof = {} if neighbors.certificate is None else said_of_certificate(neighbors.certificate)
-        said = metric | proof | said
-    save_gold(for_target(gold, name, named(neighbors, "the neighbors")), name, Path(path), None, said)
+        gold = told(gold, distance, where)
+    if isinstance(answer, Neighbors):
+        metric = {} if answer.metric is None else {"metric": answer.metric}
+        proof = {} if answer.certificate is None else said_of_certificate(answer.certificate)
+        kept |= metric | proof
+    save_gold(for_target(gold, name, where), name, Path(path), None, kept | said)
 
 
 def _path(path: "str | os.PathLike[str]") -> str | Path:
     return path if isinstance(path, str) else Path(path)
+
+
+def _plain_only(attributes: Any) -> dict[str, Any]:
+    """As a dict; raises InputError if these are no names with text and numbers."""
+    if attributes is None:
+        return {}
+    example = 'attributes={"algo": "HNSW", "buildtime": 12.5}'
+    if not isinstance(attributes, Mapping):
+        raise InputError(f"attributes={attributes!r}: is no dict; pass names with text or numbers, {example}")
+    for key, value in attributes.items():
+        plain = isinstance(key, str) and isinstance(value, str | int | float | np.number | np.bool_)
+        too_wide = isinstance(value, int) and not -(2**63) <= value < 2**63
+        if not plain or too_wide or "\0" in f"{key}{value}":
+            raise InputError(f"attributes={{{key!r}: {value!r}}}: names are text, values text or numbers, {example}")
+    return dict(attributes)
 
 
 def _is_pair(answer: Any) -> bool:
@@ -136,6 +160,7 @@ def _dimensions(part: Any) -> int:
 
 def _array(values: Any, name: str) -> np.ndarray:
     """As an array of NumPy's, in this machine's order of bytes."""
+    refuse_knns(values, name)
     try:
         found = _of_numpy(values)
     except Exception as error:  # each library raises its own kinds
@@ -166,7 +191,17 @@ def _ids(ids: np.ndarray, name: str) -> np.ndarray:
         raise InputError(f"{name}: holds {ids.dtype} {ids.shape}; an answer is a matrix of ids, (queries, neighbours)")
     if 0 in ids.shape:
         raise InputError(f"{name}: is empty, it holds {ids.shape[0]} queries with {ids.shape[1]} neighbours each")
+    _refuse_low(ids, name)
     return ids
+
+
+def _refuse_low(ids: np.ndarray, name: str) -> None:
+    """Raise InputError if an id is below -1, which is no id and alone is."""
+    if ids.dtype.kind == "i" and ids.min(initial=0) < -1:
+        i, j = (int(x) for x in np.argwhere(ids < -1)[0])
+        raise InputError(
+            f"{name}: query {i} has the id {ids[i, j]} at rank {j} (both counted from 0); ids count from 0, -1 is no id"
+        )
 
 
 def _refuse_swapped(ids: np.ndarray, dists: np.ndarray, name: str) -> None:

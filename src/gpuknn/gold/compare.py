@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuknn.errors import InputError, option
+from gpuknn.errors import InputError, option, refuse_given
 from gpuknn.gold.answers import Answer, as_gold, holds_answer, named
 from gpuknn.gold.distances import alike
 from gpuknn.gold.gold import Gold
@@ -169,7 +169,7 @@ def compare(
     vectors_only: dict[str, object] = {"ignore_ids": ignore_ids, "normalize": normalize, "scale": scale, "round": round}
     where = named(a, "a"), named(b, "b")
     if b is None:
-        _refuse({"rows": extent, "dtype": kind, **vectors_only}, f"there is nothing to compare {where[0]} with")
+        refuse_given({"rows": extent, "dtype": kind, **vectors_only}, f"there is nothing to compare {where[0]} with")
         if not isinstance(a, str | os.PathLike):
             raise InputError("there is nothing to compare a with; name b, too: only files hold checksums")
         with listening(progress) as told:
@@ -177,7 +177,7 @@ def compare(
     both = tuple(zip((a, b), where, strict=True))
     gold = [holds_answer(what, name) for what, name in both]
     if any(gold) or all(holds_answer(what, name, beside_rows=True) for what, name in both):
-        _refuse(vectors_only, f"{where[1] if gold == [False, True] else where[0]} is a gold standard, not vectors")
+        refuse_given(vectors_only, f"{where[1] if gold == [False, True] else where[0]} is a gold standard, not vectors")
         cut, _ = cut_gold(as_gold(a, where[0]), extent, kind)
         return _compare_answers(cut, as_gold(b, where[1]), where)
     ours, theirs = as_vectors(a, where[0], missing), as_vectors(b, where[1], missing)
@@ -207,13 +207,6 @@ def _compare_answers(a: Gold, b: Gold, where: tuple[str, str]) -> Comparison:
     return Comparison(pair.a, pair.b, pair.by, **counts, first=_first(worst))
 
 
-def _refuse(given: dict[str, object], why: str) -> None:
-    """Raise InputError if one of the options was given."""
-    for name, value in given.items():
-        if value is not None and value is not False:
-            raise InputError(f"{option(name)}: {why}; leave it out")
-
-
 def _first(differ: np.ndarray) -> tuple[int, int] | None:
     found = np.argwhere(differ)
     return (int(found[0, 0]), int(found[0, 1])) if len(found) else None
@@ -223,5 +216,5 @@ def _entry(gold: Gold, i: int, j: int, rows: bool) -> str:
     """A neighbour in words, its row counted as in HDF5 files."""
     if gold.ids[i, j] < 0:
         return "none"
-    named = f"row {gold.ids[i, j] + 1} (counted from 1)" if rows else f"id {gold.ids[i, j]}"
-    return named if gold.dists is None else f"{named} at {gold.dists[i, j]:.9g}"
+    neighbor = f"row {gold.ids[i, j] + 1} (counted from 1)" if rows else f"id {gold.ids[i, j]}"
+    return neighbor if gold.dists is None else f"{neighbor} at {gold.dists[i, j]:.9g}"

@@ -1,9 +1,11 @@
 """Which distance a file's numbers are: gpuknn's own, and what other formats make of them."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
+from gpuknn.engine.metric import Metric, metric_named
 from gpuknn.errors import InputError, check_known, option
 from gpuknn.gold.gold import Gold, turned, unsorted_query
 
@@ -40,9 +42,10 @@ def told(gold: Gold, distance: str | None, where: str) -> Gold:
             f"{where}: holds {described(gold)}, and not {DISTANCES[distance]}; leave out {option('distance')}"
         )
     if distance == "ip":
-        return replace(_products(gold), distance=distance)
+        return replace(_products(gold, where), distance=distance)
     if not gold.were_similarities:
         if distance == "cosine":
+            _refuse_untold(gold, distance, where)
             _check_cosines(gold.dists[gold.ids >= 0], where)
         return replace(gold, distance=distance)
     if distance != "cosine":
@@ -82,13 +85,33 @@ def alike(a: Gold, b: Gold, where: tuple[str, str]) -> tuple[Gold, Gold]:
         return a, b
     if a.distance is None or b.distance is None:
         products = [gold.distance == "ip" or (gold.distance is None and gold.were_similarities) for gold in (a, b)]
-        return (_products(a) if products[1] else a), (_products(b) if products[0] else b)
+        return _products(a, where[0]) if products[1] else a, _products(b, where[1]) if products[0] else b
     for wanted in ("euclidean", "mean-hamming"):
         if wanted == b.distance:
             return as_distance(a, wanted, where[0]), b
         if wanted == a.distance:
             return a, as_distance(b, wanted, where[1])
     raise InputError(f"{where[0]} holds {described(a)}, {where[1]} holds {described(b)}: two different distances")
+
+
+def check_said(said: Mapping[str, object]) -> str | None:
+    """The distance that attributes tell, by `distance` or by `metric`; None if neither is there.
+
+    Raises InputError if one of them is unknown, or they tell two distances.
+    """
+    distance, metric = said.get("distance"), said.get("metric")
+    if distance is not None:
+        check_known("distance", distance, DISTANCES)
+    if metric is None:
+        return None if distance is None else str(distance)
+    if metric in DISTANCES and metric not in list(Metric):
+        raise InputError(f"the attribute metric is {metric}, which is the name of a distance; call it distance")
+    ours = metric_named(str(metric)).value
+    if distance not in (None, ours, FOR_ANN_BENCHMARKS.get(ours)):
+        raise InputError(
+            f"the attribute metric is {metric}, but the attribute distance is {distance}; mend one of them"
+        )
+    return str(distance or ours)
 
 
 def _check_cosines(dists: np.ndarray, where: str) -> None:
@@ -98,9 +121,21 @@ def _check_cosines(dists: np.ndarray, where: str) -> None:
         raise InputError(f"{where}: holds {wrong[0]:g}, which is not {DISTANCES['cosine']}: that is from 0 to 2")
 
 
-def _products(gold: Gold) -> Gold:
+def _products(gold: Gold, where: str) -> Gold:
     """Inner products times -1: if no line tells the sign, it is the format's; HDF5 files hold them so already."""
-    return turned(gold) if gold.were_similarities is None and not gold.are_rows and gold.dists is not None else gold
+    _refuse_untold(gold, "ip", where)
+    return turned(gold) if gold.were_similarities is None and gold.products_negated is False else gold
+
+
+def _refuse_untold(gold: Gold, distance: str, where: str) -> None:
+    """Raise InputError if neither the lines nor a format tell whether these are distances or similarities."""
+    if gold.products_negated is not None or gold.were_similarities:
+        return
+    if gold.were_similarities is None or unsorted_query(gold) is not None:
+        raise InputError(
+            f"{where}: its lines do not tell whether the smallest or the largest number is nearest, so these may be "
+            f"distances or similarities; pass gpuknn.Gold(ids, dists), dists being distances, {DISTANCES[distance]}"
+        )
 
 
 def described(gold: Gold) -> str:

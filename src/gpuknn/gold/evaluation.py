@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 from gpuknn.errors import InputError, option
 from gpuknn.gold.answers import Answer, as_gold, named
@@ -41,10 +43,12 @@ class Evaluation:
         result, gold, remarks = self.result, self.gold, []
         if r.by_distances is None and result.dists is not None and gold.dists is not None:
             apart = one_kind(result, gold) is False
-            why = "the two files give the same neighbours other distances" if apart else "distances may be of two kinds"
+            why = (
+                "the two answers give the same neighbours other distances" if apart else "distances may be of two kinds"
+            )
             remarks.append(f"{why}, so distances were not compared")
         if r.by_ids == 0 and result.are_rows != gold.are_rows:
-            remarks.append("one file counts rows, and the other may hold ids of the database's own")
+            remarks.append("one answer counts rows, and the other may hold ids of the database's own")
         if r.short:
             remarks.append(f"the gold has fewer than {r.k} neighbours of {r.short} queries")
         if r.repeated:
@@ -75,7 +79,8 @@ def evaluate(result: Answer, gold: Answer, *, ks: int | Iterable[int] = (10,), e
     Raises
     ------
     InputError
-        As `recall` does; also if the gold's distances do not ascend or are no numbers, or epsilon is below 0.
+        As `recall` does; also if no rank is named, the gold's distances do not ascend or are no numbers, or epsilon is
+        not 0 or more.
 
     Examples
     --------
@@ -91,12 +96,20 @@ def evaluate(result: Answer, gold: Answer, *, ks: int | Iterable[int] = (10,), e
     >>> [recall.by_ids for recall in found]
     [0.5, 0.5]
     """
-    if not epsilon >= 0:
+    if not (isinstance(epsilon, Real) and epsilon >= 0):
         raise InputError(f"{option('epsilon', epsilon)}: must be 0 or more")
     where = named(result, "the result"), named(gold, "the gold standard")
     pair = matched(as_gold(result, where[0]), as_gold(gold, where[1]), where)
-    ranks = [ks] if isinstance(ks, int) else ks
-    return Evaluation(tuple(recall_at(pair.a, pair.b, k, epsilon) for k in ranks), pair.by, pair.a, pair.b)
+    return Evaluation(tuple(recall_at(pair.a, pair.b, k, epsilon) for k in _ranks(ks)), pair.by, pair.a, pair.b)
+
+
+def _ranks(ks: Any) -> list[Any]:
+    """Each of them; `recall_at` refuses what is no whole number."""
+    alone = isinstance(ks, str | bytes) or not isinstance(ks, Iterable) or getattr(ks, "ndim", 1) == 0
+    ranks = [ks] if alone else list(ks)
+    if not ranks:
+        raise InputError(f"{option('ks', ks)}: names no rank; ks=(10,) asks for recall at 10")
+    return ranks
 
 
 def _figures(r: Recall) -> str:

@@ -132,7 +132,7 @@ def save_gold(gold: Gold, name: str, path: Path, group: str | None, said: Attrib
         gold, more["arrays"] = for_ann_benchmarks(gold, str(path)), ANN_BENCHMARKS
     if name == "sisap":
         more["group"] = "itest" if group is None else group
-    attributes = {name: value for name, value in said.items() if name != JOB}  # this may not be the job's answer whole
+    attributes = {key: value for key, value in said.items() if key != JOB}  # this may not be the job's answer whole
     attributes |= said_to_ann_benchmarks(gold) if name == "ann-benchmarks" else said_of(gold)
     with written(path, WRITERS[name], Outline.of(gold), **more) as file:
         file.write(0, gold)

@@ -7,22 +7,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuknn.engine.neighbors import same_bits
+from gpuknn.engine.neighbors import ARRAYS, Neighbors, same_answer
 from gpuknn.errors import InputError
 
 JOB = "job_fingerprint"
 """The attribute of a file that tells which job it answers whole: `gpuknn exact` alone writes it, and trusts it."""
 NONE_UNSIGNED = 2**32 - 1
 """-1 in 32 bits without a sign: no neighbour."""
-ARRAYS = ("ids", "dists", "own_ids", "query_ids")
-"""Of a gold standard."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Gold:
     """The neighbours of every query, as a file gives them: `ids, dists = gold`; `len(gold)` is the number of queries.
 
-    Two are equal if `ids`, `dists`, `own_ids` and `query_ids` are, bit by bit.
+    It is equal to another, or to `Neighbors`, if `ids`, `dists`, `own_ids` and `query_ids` are, bit by bit.  Lists
+    become arrays; raises InputError if one of the four is no such array, or does not fit the others.
 
     Examples
     --------
@@ -55,8 +54,19 @@ class Gold:
     were_similarities: bool | None = None
     """Whether the file held similarities, the largest first; `dists` are these times -1.  None if no line tells: no
     number in it is larger than another."""
+    products_negated: bool | None = True
+    """If no line tells: whether inner products are stored times -1, by the format's definition; None if none tells."""
     said: Mapping[str, Any] = field(default_factory=dict)
     """What the file says of itself, in attributes or scalars."""
+
+    def __post_init__(self) -> None:
+        for name in ARRAYS:
+            if name == "ids" or getattr(self, name) is not None:
+                object.__setattr__(self, name, _array(getattr(self, name), name))
+        for name, shape in (("dists", self.shape), ("own_ids", self.shape), ("query_ids", self.shape[:1])):
+            part = getattr(self, name)
+            if part is not None and part.shape != shape:
+                raise InputError(f"Gold: {name} have the shape {part.shape}; the ids have the shape {self.shape}")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -71,9 +81,7 @@ class Gold:
         return iter((self.ids, self.dists))
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Gold):
-            return NotImplemented
-        return all(same_bits(getattr(self, name), getattr(other, name)) for name in ARRAYS)
+        return same_answer(self, other) if isinstance(other, Gold | Neighbors) else NotImplemented
 
     def __repr__(self) -> str:
         kind = f"{self.distance}, " if self.distance else ""
@@ -98,12 +106,8 @@ def from_file(ids: np.ndarray, dists: np.ndarray | None, first_id: int, **more: 
     are taken for similarities (big-ann-benchmarks keeps inner products so), and their sign is turned, unless the file
     says that they are distances.
     """
-    if ids.dtype == np.uint64 and np.any((ids > np.iinfo(np.int64).max) & (ids != np.iinfo(np.uint64).max)):
-        raise InputError("an id is beyond 2^63 - 1; gpuknn keeps ids in 64 bits with a sign")
-    wide = ids.astype(np.int64)
-    if ids.dtype.itemsize == 4:
-        wide[wide == NONE_UNSIGNED] = -1
-    gold = Gold(np.where(wide < first_id, -1, wide - first_id), _floats(dists), **more)
+    wide = _signed(ids)
+    gold = Gold(np.where(wide < first_id, -1, wide - first_id), dists, **more)
     dists = gold.dists
     if dists is None:
         return gold
@@ -139,9 +143,32 @@ def unsorted_query(gold: Gold) -> int | None:
     return int(np.argmax(wrong)) if wrong.any() else None
 
 
-def _floats(dists: np.ndarray | None) -> np.ndarray | None:
+def _array(values: Any, name: str) -> np.ndarray:
+    """One of `ARRAYS`, from whatever NumPy takes."""
+    kinds, numbers = ("fiu", "numbers") if name == "dists" else ("iu", "whole numbers")
+    ndim = 1 if name == "query_ids" else 2
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # lines of several lengths
+        raise InputError(f"Gold: {name} are no array that NumPy can take ({error})") from error
+    if array.dtype.kind not in kinds or array.ndim != ndim:
+        shown = f"{array.dtype} {array.shape}" if array.dtype.kind != "O" else type(values).__name__
+        lines = "(queries, neighbours)" if ndim == 2 else "(queries,)"
+        raise InputError(f"Gold: {name} are {shown}; pass an array of {numbers}, {lines}")
+    return _floats(array) if name == "dists" else _signed(array)
+
+
+def _signed(ids: np.ndarray) -> np.ndarray:
+    """Ids as int64, in which -1 is no id; it is the highest number of a type without a sign."""
+    if ids.dtype == np.uint64 and np.any((ids > np.iinfo(np.int64).max) & (ids != np.iinfo(np.uint64).max)):
+        raise InputError("an id is beyond 2^63 - 1; gpuknn keeps ids in 64 bits with a sign")
+    wide = ids.astype(np.int64, copy=False)
+    return np.where(wide == NONE_UNSIGNED, -1, wide) if ids.dtype.itemsize == 4 else wide
+
+
+def _floats(dists: np.ndarray) -> np.ndarray:
     """Whole numbers, as of differing bits, as floats that hold them."""
-    if dists is None or dists.dtype.kind == "f":
+    if dists.dtype.kind == "f":
         return dists
     return dists.astype(np.float32 if np.abs(dists).max(initial=0) <= 2**24 else np.float64)
 

@@ -76,6 +76,16 @@ def read_attributes(path: Path) -> dict[str, Any]:
         return {}
 
 
+def refuse_knns(values: Any, name: str) -> None:
+    """Raise InputError if this is an array `knns` of an open file, which counts from 1; `name` is for messages."""
+    if isinstance(values, h5py.Dataset) and values and str(values.name).rpartition("/")[2] == SISAP.ids:
+        group = values.parent.name.strip("/")
+        path = f"{values.file.filename}:{group}" if group else values.file.filename
+        raise InputError(
+            f'{name}: {SISAP.ids} of a file count from 1, and ids in arrays from 0; pass the path, "{path}"'
+        )
+
+
 def holds_gold_hdf5(path: Path, key: str | None, beside_rows: bool) -> bool:
     """Whether a file, or its group `key`, holds a gold standard, and `beside_rows` or nothing that could be rows."""
     try:

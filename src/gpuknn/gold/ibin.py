@@ -33,7 +33,7 @@ def read_ibin(path: Path) -> Gold:
             dists = np.fromfile(file, "<f4", entries).reshape(n, k) if size > 8 + 4 * entries else None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    return from_file(ids, dists, 0, are_rows=False)
+    return from_file(ids, dists, 0, are_rows=False, products_negated=False)
 
 
 class IbinWriter(GoldWriter):

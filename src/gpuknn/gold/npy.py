@@ -41,7 +41,8 @@ def read_npz(path: Path) -> Gold:
     if dists is not None and (dists.shape != ids.shape or dists.dtype.kind not in "fiu"):
         raise InputError(f"{path}: has distances {dists.dtype} {dists.shape}; the ids have the shape {ids.shape}")
     refuse_other_count(ids, IDS[name], f"{path}:{name}")
-    return from_file(ids, dists, IDS[name], are_rows=IDS[name] == 1)
+    published = IDS[name] == 1  # as SISAP's files count; the other names are FAISS's
+    return from_file(ids, dists, IDS[name], are_rows=published, products_negated=published)
 
 
 def is_ids_npy(path: Path) -> bool:

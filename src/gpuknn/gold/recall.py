@@ -58,9 +58,9 @@ def recall(result: Answer, gold: Answer, *, k: int | None = None) -> float:
         Each is a file's path (`FILE:GROUP` if it holds several answers), what `exact_knn` or `read_gold` gives, an
         array (nq, k) of ids, or ids and distances as a pair.  The arrays of NumPy, PyTorch, CuPy, JAX and lists are
         taken.  Ids in arrays count from 0 and -1 is no id, as in FAISS's `I`: `D, I = index.search(queries, k)`, then
-        `recall(I, gold)` or `recall((I, D), gold)`.  So do the labels of hnswlib.  `knns` of an HDF5 file count from 1:
-        name the file.  If the gold standard has `own_ids`, the ids that the database's file gives, an array is taken
-        for such ids; `gpuknn.Gold(I)` says that they are row numbers.
+        `recall(I, gold)` or `recall((I, D), gold)`.  So do the labels of hnswlib.  They are row numbers; ids that the
+        database's file gives are passed as `gpuknn.Gold(I, own_ids=I)`.  `knns` of an HDF5 file count from 1: name the
+        file.
     k
         The first neighbours to count; those of the narrower of the two by default.
 
@@ -89,7 +89,7 @@ def recall(result: Answer, gold: Answer, *, k: int | None = None) -> float:
     """
     where = named(result, "the result"), named(gold, "the gold standard")
     pair = matched(as_gold(result, where[0]), as_gold(gold, where[1]), where)
-    return _by_ids(pair.a, pair.b, _check(pair.a, pair.b, k))
+    return _by_ids(pair.a, pair.b, _check(pair.a, pair.b, min(pair.a.shape[1], pair.b.shape[1]) if k is None else k))
 
 
 def recall_at(result: Gold, gold: Gold, k: int, epsilon: float = EPSILON) -> Recall:
@@ -121,7 +121,7 @@ def recall_at(result: Gold, gold: Gold, k: int, epsilon: float = EPSILON) -> Rec
 
 
 def one_kind(result: Gold, gold: Gold) -> bool | None:
-    """Whether two files give pairs that both have like distances, and not roots and squares; None if no pair tells."""
+    """Whether two answers give pairs like distances, and not one roots and the other squares; None if no pair tells."""
     if result.dists is None or gold.dists is None:
         return None
     apart, pairs = 0, 0
@@ -212,10 +212,9 @@ def _mean(found: np.ndarray, true: np.ndarray) -> float:
     return float(np.mean(np.where(true > 0, found / np.maximum(true, 1), 1.0)))
 
 
-def _check(result: Gold, gold: Gold, k: int | None) -> int:
+def _check(result: Gold, gold: Gold, k: int) -> int:
     widths = result.shape[1], gold.shape[1]
-    k = min(widths) if k is None else k
-    if not isinstance(k, int | np.integer):
+    if not isinstance(k, int | np.integer) or isinstance(k, bool):
         raise InputError(f"k = {k!r}: must be a whole number")
     if len(result) != len(gold):
         raise InputError(f"the result answers {len(result)} queries, the gold standard {len(gold)}")
@@ -225,4 +224,4 @@ def _check(result: Gold, gold: Gold, k: int | None) -> int:
         raise InputError(
             f"k = {k}: the result has {widths[0]} neighbours for each query, the gold standard {widths[1]}"
         )
-    return k
+    return int(k)

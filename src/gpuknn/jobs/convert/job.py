@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from gpuknn.errors import InputError, option
+from gpuknn.errors import refuse_given
 from gpuknn.gold import holds_gold
 from gpuknn.jobs.convert.formats import choose_format
 from gpuknn.storage.location import is_url
@@ -47,9 +47,7 @@ class Job:
 
     def refuse(self, options: Iterable[str], why: str) -> None:
         """Raise InputError if one of the options, by their names, was given."""
-        for name in options:
-            if name in self.given():
-                raise InputError(f"{option(name)}: {why}; leave it out")
+        refuse_given({name: getattr(self, name) for name in options}, why)
 
     def is_gold(self, destination: str) -> bool:
         """Whether a gold standard is converted: the format holds some, and either the source does or nothing else fits.
