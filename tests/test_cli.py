@@ -115,7 +115,7 @@ EXACT = ["exact", "db.npy", "q.npy", "-o", "out.h5", "-k", "5"]
         (["exact", "db.npy"], "name a database and a file of queries"),
         (["exact", "db.npy", "q.npy", "--subset", "sample"], "--subset sample names the files"),
         (["exact", "db.npy", "--self", "-o", "out.h5", "-k", "300"], "number of other rows, 299"),
-        (["exact", "db.npy", "--self-first", "-o", "out.h5", "-k", "1"], "must be at least 2"),
+        (["exact", "db.npy", "--self-first", "-o", "out.h5", "-k", "1"], "must be from 2 to the number of rows"),
         (["exact", "db.npy", "q.npy", "--self", "-o", "out.h5"], "the rows are the queries"),
         (["exact", "--subset", "sample", "--self"], "has its own queries"),
         ([*EXACT, "--memory", "much"], "--memory much: expected a size"),

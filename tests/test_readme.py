@@ -155,4 +155,4 @@ def test_python_in_the_readme_runs() -> None:
             exec(block, there)
         assert there["outcome"].shards == 1
         assert there["graph"].shape == (1_500, 1_500)
-        assert there["ids"].shape == (1_500, 15)
+        assert there["found"].ids.shape == (1_500, 15)

@@ -56,13 +56,13 @@ def check_known(name: str, value: object, known: Iterable[object]) -> None:
         raise InputError(f"{option(name, value)}: there are {', '.join(map(str, known))}")
 
 
-def whole_number(name: str, value: object, least: int | None = 1) -> int:
-    """An option's value as Python's own whole number; raises InputError if it is none, or too small."""
+def whole_number(name: str, value: object) -> int:
+    """An option's value as Python's own whole number; raises InputError if it is none, or below 1."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise InputError(f"{option(name, value)}: must be a whole number")
     number = index(value)
-    if least is not None and number < least:
-        raise InputError(f"{option(name, value)}: must be at least {least}")
+    if number < 1:
+        raise InputError(f"{option(name, value)}: must be at least 1")
     return number
 
 

@@ -213,6 +213,8 @@ def plan_exact(
         options |= {"threads": threads, "cluster": cluster, "memory": memory, "shard_rows": shard_rows}
         options |= {"run_dir": run_dir, "force": force, "rates": rates, "performance_report": performance_report}
         files = [rows.where if isinstance(rows, Vectors) else rows for rows in (database, queries) if rows is not None]
+        if any(isinstance(rows, Vectors) and rows.missing == "zeros" for rows in (database, queries)):
+            options["missing"] = "zeros"
         usual = plan_exact.__kwdefaults__ or {}
         said_of = {name: value for name, value in options.items() if value != usual.get(name)}
         command = command_line("exact", files, {"output": output, **said_of})

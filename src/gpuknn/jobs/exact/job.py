@@ -9,7 +9,7 @@ import numpy as np
 
 from gpuknn.engine.check import check_question
 from gpuknn.engine.metric import Metric, metric_named
-from gpuknn.errors import InputError, option, whole_number
+from gpuknn.errors import InputError, option
 from gpuknn.storage.durable import digest
 from gpuknn.storage.location import is_url, split_key
 from gpuknn.vectors import Rows, Sampled, Vectors, as_vectors, file_state, sampled
@@ -109,19 +109,15 @@ def ask(
     `queries`: None if the rows are the queries.  `missing`: what becomes of rows that nobody wrote.  `ignore_ids`: the
     answer holds row numbers alone.  Raises InputError if the files cannot be read or make no question together.
     """
-    k = whole_number("k", k, least=None)  # `check_question` tells how many there are
     rows = _opened(database, "database", missing)
     asked = rows if queries is None else _opened(queries, "queries", missing)
     if queries is not None:
         named = not isinstance(queries, str | PathLike) or split_key(str(queries))[1] is not None
         refuse_rows_as_queries(rows, asked, named)
     ids = (None, None) if ignore_ids else (own_ids(rows.ids), own_ids(asked.ids))
-    if self_join is SelfJoin.FIRST and k < 2:
-        raise InputError(f"k = {k}: with {option('self_first', True)} it must be at least 2, the row and a neighbour")
-    searched_k = k - (self_join is SelfJoin.FIRST)
     kind = metric_named(metric)
-    check_question(rows, asked, searched_k, kind, dists, self_join is not SelfJoin.NO)
-    return Job(rows, asked, k, kind, str(dists), self_join, *ids)
+    check_question(rows, asked, k, kind, dists, self_join is not SelfJoin.NO, self_join is SelfJoin.FIRST)
+    return Job(rows, asked, int(k), kind, str(dists), self_join, *ids)
 
 
 def _opened(rows: Rows, what: str, missing: Missing) -> Vectors:
