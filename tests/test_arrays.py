@@ -655,3 +655,13 @@ def hold_search(device: cpu.CpuDevice, search: Search, ended: Barrier) -> None:
     with device.begin(search, np.dtype("float32")):
         ended.wait()
         ended.wait()
+
+
+def test_a_zarr_array_is_read_as_it_was_opened(tmp_path: Path) -> None:
+    """Somebody else appends to it meanwhile."""
+    written = zarr.create_array(tmp_path / "a.zarr", shape=(4, 2), chunks=(2, 2), dtype="f4")
+    written[:] = 10 + np.arange(8).reshape(4, 2)
+    opened = zarr.open_array(tmp_path / "a.zarr", mode="r")
+    written.append(np.full((2, 2), 0.1, "f4"))
+    assert gpuknn.exact_knn(opened, [[0.0, 0.0]], k=1, metric="l2").ids.tolist() == [[0]]
+    assert gpuknn.exact_knn(written, [[0.0, 0.0]], k=1, metric="l2").ids.tolist() == [[4]]

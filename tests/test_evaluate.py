@@ -2,7 +2,7 @@
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -599,3 +599,17 @@ def test_attributes_that_contradict_the_answer_are_refused(answer: Any, said: An
     with pytest.raises(InputError, match=words):
         write_gold(tmp_path / "g.h5", answer, attributes=said)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("use", [gpuknn.recall, gpuknn.evaluate, gpuknn.compare])
+def test_what_nobody_has_answered_is_no_answer(use: Callable[[Any, Any], object], tmp_path: Path) -> None:
+    """Masked entries, and chunks of a stored array that were never written."""
+    masked = np.ma.array(IDS, mask=np.arange(IDS.size).reshape(IDS.shape) % 2 == 0)
+    for answer in (masked, (IDS, np.ma.array(DISTS, mask=masked.mask))):
+        with pytest.raises(InputError, match="has masked entries; fill"):
+            use(answer, EXACT)
+    with h5py.File(tmp_path / "ids.h5", "w") as file:
+        stored = file.create_dataset("I", IDS.shape, np.int64, chunks=(1, IDS.shape[1]))
+        stored[:1] = IDS[:1]
+        with pytest.raises(InputError, match=r"is a stored array; pass its file's path"):
+            use(stored, EXACT)

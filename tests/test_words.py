@@ -30,6 +30,8 @@ from gpuknn.workers.memory import memory_budget
 
 SOURCE = Path(gpuknn.__file__).parent
 ZERO: Any = "zero"
+FIRST_TWO: Any = slice(0, 2)
+MATRIX: Any = np.eye(2)
 TERMINAL_ONLY = ("cli/", "doctor/", "bench/peers.py", "bench/gpu.py")
 """No Python program can ask these."""
 OF_COMMANDS = {
@@ -228,6 +230,10 @@ def test_what_may_be_told_by_a_worker_is_the_same_in_both(rows: gpuknn.Vectors) 
             "rows=range(0, 3, 2): must have a step",
         ),
         (lambda f: gpuknn.subset_files("1M"), 'subset="1M": there are sample, 100K'),
+        (lambda f: gpuknn.convert(f / "r.npy", f / "r.h5", rows=FIRST_TWO), "must be range(A, B), or A:B as text"),
+        (lambda f: gpuknn.convert(np.eye(3), f / "r.h5"), "is a ndarray, not a path"),  # type: ignore[arg-type]
+        (lambda f: gpuknn.exact_knn(np.eye(3), k=1, metric=["l2"]), "there are cosine"),  # type: ignore[arg-type]
+        (lambda f: gpuknn.exact_knn(np.eye(3), k=1, missing=MATRIX), "there are refuse, zeros"),
     ],
 )
 def test_values_that_the_command_line_would_not_take(call: Callable[[Path], object], said: str, tmp_path: Path) -> None:

@@ -110,6 +110,8 @@ def __dir__() -> list[str]:
 if not TYPE_CHECKING:  # else every name would be there, and be of any type
 
     def __getattr__(name: str) -> object:
+        if name == "sklearn":  # which `import gpuknn` does not load
+            return import_module("gpuknn.sklearn")
         if name not in _HOMES:
             raise AttributeError(f"module 'gpuknn' has no attribute {name!r}")
         return getattr(import_module(f"gpuknn.{_HOMES[name]}"), name)

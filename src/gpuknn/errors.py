@@ -5,7 +5,7 @@ The command line turns the errors into exit codes.
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import requires
 from operator import index
@@ -50,9 +50,9 @@ def option(name: str, value: object = None, python: str | None = None) -> str:
     return name if value is None else f"{name}={shown}"
 
 
-def check_known(name: str, value: object, known: Iterable[object]) -> None:
+def check_known(name: str, value: object, known: Collection[object]) -> None:
     """Raise InputError if an option has none of the values that it may have."""
-    if value not in list(known):
+    if not isinstance(value, Hashable) or value not in list(known):
         raise InputError(f"{option(name, value)}: there are {', '.join(map(str, known))}")
 
 

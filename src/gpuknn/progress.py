@@ -28,7 +28,7 @@ def listening(progress: bool | Listener) -> Iterator[Listener]:
     `progress`: True for a bar, in a terminal or a notebook; False for nothing, but that what is said is logged; or the
     caller's own function, which is told all events.
     """
-    if progress is True:
+    if progress and not callable(progress):
         with bar() as shown:
             yield shown
     else:

@@ -296,6 +296,8 @@ class ExactNeighbors(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         binary = METRICS[metric] is Metric.HAMMING
         # scikit-learn takes the first type for what has none of them.
         types = ["float64", *FLOAT_TYPES, *(["bool"] if binary else [])]
+        if np.ma.is_masked(X):
+            raise InputError("X: has masked entries, which are no values; fill them, or leave those rows out")
         values = validate_data(self, X, reset=reset, dtype=list(map(np.dtype, types)))
         if not binary:
             return as_vectors(values, "X")

@@ -161,6 +161,10 @@ def _dimensions(part: Any) -> int:
 def _array(values: Any, name: str) -> np.ndarray:
     """As an array of NumPy's, in this machine's order of bytes."""
     refuse_knns(values, name)
+    if type(values).__module__.partition(".")[0] in ("h5py", "zarr"):  # some of it may never have been written
+        raise InputError(f"{name}: is a stored array; pass its file's path (FILE:GROUP), or what it holds, as ids[:]")
+    if np.ma.is_masked(values):
+        raise InputError(f"{name}: has masked entries; fill those that are no neighbour with -1")
     try:
         found = _of_numpy(values)
     except Exception as error:  # each library raises its own kinds

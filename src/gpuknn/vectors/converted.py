@@ -186,8 +186,10 @@ def type_named(dtype: DTypeLike | None) -> str | None:
 
 def rows_said(rows: str | range | None) -> str | None:
     """A range of rows as `A:B`; raises InputError if it has a step."""
-    if not isinstance(rows, range):
+    if rows is None or isinstance(rows, str):
         return rows
+    if not isinstance(rows, range):
+        raise InputError(f"{option('rows', rows)}: must be range(A, B), or A:B as text")
     if rows.step != 1:
         raise InputError(f"{option('rows', rows)}: must have a step of 1")
     return f"{rows.start}:{rows.stop}"

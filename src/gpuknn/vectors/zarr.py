@@ -198,11 +198,12 @@ def open_zarr(path: str | Path, key: str | None, missing: Missing) -> Vectors:
 def open_held(node: zarr.Array | zarr.Group, name: str, missing: Missing) -> Vectors:
     """Take the rows of an array, or of the only array of a group, that the program has open.
 
-    In a folder they are read as `open_zarr` reads them; from other stores (memory, ZIP, an object store with its own
-    credentials) through the array.  `name`: what messages call them.  Raises InputError as `open_zarr` does.
+    In a folder they are read as `open_zarr` reads them, if it still holds the array as it was opened; from other stores
+    (memory, ZIP, an object store with its own credentials) through the array.  `name`: what messages call them.  Raises
+    InputError as `open_zarr` does.
     """
     place = node.store_path
-    if isinstance(place.store, LocalStore):
+    if isinstance(place.store, LocalStore) and _is_as_stored(node):
         return open_zarr(Path(place.store.root, place.path), None, missing)
     with in_our_words(f"{name}: is not a readable Zarr array or group"):
         key, array = place.path or None, node
@@ -217,6 +218,12 @@ def open_held(node: zarr.Array | zarr.Group, name: str, missing: Missing) -> Vec
     (n, d), chunk_rows = array.shape, array.chunks[0]
     rows = HeldZarr(name, key, (n, d), dtype, chunk_rows, array=array)
     return PackedBits.of(rows) if array.dtype == np.bool_ else rows
+
+
+def _is_as_stored(node: zarr.Array | zarr.Group) -> bool:
+    """Whether the folder still describes what the program has open; somebody else may have appended to it since."""
+    place = node.store_path
+    return isinstance(node, zarr.Group) or zarr.open_array(place.store, path=place.path).metadata == node.metadata
 
 
 def _checked_dtype(array: zarr.Array, where: str) -> np.dtype:
