@@ -42,8 +42,19 @@ if TYPE_CHECKING:
     from gpuknn.engine.neighbors import Certificate, Neighbors
     from gpuknn.engine.scan import exact_knn
     from gpuknn.errors import InputError, RunError
-    from gpuknn.gold import Comparison, Evaluation, Gold, Recall, compare, evaluate, read_gold, recall, write_gold
-    from gpuknn.jobs.convert.convert import convert
+    from gpuknn.gold import (
+        Comparison,
+        Evaluation,
+        Gold,
+        Recall,
+        RowsComparison,
+        compare,
+        evaluate,
+        read_gold,
+        recall,
+        write_gold,
+    )
+    from gpuknn.jobs.convert.convert import Conversion, convert
     from gpuknn.jobs.exact.exact import ExactPlan, exact, plan_exact
     from gpuknn.jobs.exact.run import Outcome
     from gpuknn.laion import subset_files
@@ -67,6 +78,8 @@ _HOMES = {
     "Recall": "gold",
     "Evaluation": "gold",
     "Comparison": "gold",
+    "RowsComparison": "gold",
+    "Conversion": "jobs.convert.convert",
     "Vectors": "vectors",
     "ExactPlan": "jobs.exact.exact",
     "Outcome": "jobs.exact.run",
@@ -78,6 +91,7 @@ _HOMES = {
 __all__ = [
     "Certificate",
     "Comparison",
+    "Conversion",
     "Evaluation",
     "ExactPlan",
     "Gold",
@@ -85,6 +99,7 @@ __all__ = [
     "Neighbors",
     "Outcome",
     "Recall",
+    "RowsComparison",
     "RunError",
     "Vectors",
     "compare",

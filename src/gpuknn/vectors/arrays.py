@@ -36,7 +36,7 @@ def as_vectors(rows: Rows, name: str, missing: Missing = "refuse", single: bool 
 
         return replace(open_dataset(rows, name, missing), missing=missing)
     if kinds & {"zarr.Array", "zarr.Group"}:
-        from gpuknn.vectors.zarr import open_held
+        from gpuknn.vectors.zarr_held import open_held
 
         return replace(open_held(rows, name, missing), missing=missing)
     if "dask.Array" in kinds:

@@ -7,7 +7,7 @@ it; all others go through it.
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Condition, Lock
@@ -127,18 +127,6 @@ class ZarrVectors(DecodedVectors):
         return zarr.open_array(store_of(self.path), path=self.key or "", mode="r")
 
 
-@dataclass(frozen=True)
-class HeldZarr(ZarrVectors):
-    """The same of an array that the program has open, in whatever store."""
-
-    array: zarr.Array = field(kw_only=True, repr=False)
-    in_files = False
-
-    @cached_property
-    def _array(self) -> zarr.Array:
-        return self.array
-
-
 def store_of(path: str | Path) -> Store:
     """What Zarr keeps an array or group in: a folder, or an object store's prefix by URL.
 
@@ -185,9 +173,9 @@ def open_zarr(path: str | Path, key: str | None, missing: Missing) -> Vectors:
             where, array = f"{path}:{key}", array[key]
         if not isinstance(array, zarr.Array):
             raise InputError(f"{where}: is a group, not an array")
-        dtype = _checked_dtype(array, where)
+        dtype = checked_dtype(array, where)
         ids = _ids_beside(path, key, array.shape[0])
-        gaps = _check_gaps(array, where, f"{path}/{key}" if key else str(path), missing)
+        gaps = check_gaps(array, where, f"{path}/{key}" if key else str(path), missing)
         raw = None if is_url(path) or gaps else raw_zarr(array, Path(path), key)
         chunk_rows = array.chunks[0]
     n, d = array.shape
@@ -195,45 +183,14 @@ def open_zarr(path: str | Path, key: str | None, missing: Missing) -> Vectors:
     return PackedBits.of(rows) if array.dtype == np.bool_ else rows
 
 
-def open_held(node: zarr.Array | zarr.Group, name: str, missing: Missing) -> Vectors:
-    """Take the rows of an array, or of the only array of a group, that the program has open.
-
-    In a folder they are read as `open_zarr` reads them, if it still holds the array as it was opened; from other stores
-    (memory, ZIP, an object store with its own credentials) through the array.  `name`: what messages call them.  Raises
-    InputError as `open_zarr` does.
-    """
-    place = node.store_path
-    if isinstance(place.store, LocalStore) and _is_as_stored(node):
-        return open_zarr(Path(place.store.root, place.path), None, missing)
-    with in_our_words(f"{name}: is not a readable Zarr array or group"):
-        key, array = place.path or None, node
-        if isinstance(array, zarr.Group):
-            key = choose_key({found: (a.shape, np.dtype(a.dtype)) for found, a in array.arrays()}, name)
-            array = array[key]
-        if not isinstance(array, zarr.Array):
-            raise InputError(f"{name}: {key} is a group, not an array")
-        where = f"{name}:{key}" if key else name
-        dtype = _checked_dtype(array, where)
-        _check_gaps(array, where, array.store_path, missing)
-    (n, d), chunk_rows = array.shape, array.chunks[0]
-    rows = HeldZarr(name, key, (n, d), dtype, chunk_rows, array=array)
-    return PackedBits.of(rows) if array.dtype == np.bool_ else rows
-
-
-def _is_as_stored(node: zarr.Array | zarr.Group) -> bool:
-    """Whether the folder still describes what the program has open; somebody else may have appended to it since."""
-    place = node.store_path
-    return isinstance(node, zarr.Group) or zarr.open_array(place.store, path=place.path).metadata == node.metadata
-
-
-def _checked_dtype(array: zarr.Array, where: str) -> np.dtype:
+def checked_dtype(array: zarr.Array, where: str) -> np.dtype:
     """The type of the rows, uint8 for booleans; raises InputError if the array is no set of vectors."""
     dtype = np.dtype(np.uint8) if array.dtype == np.bool_ else np.dtype(array.dtype)
     check_layout(array.shape, dtype, where)
     return dtype.newbyteorder("=")
 
 
-def _check_gaps(array: zarr.Array, where: str, place: str | StorePath, missing: Missing) -> bool:
+def check_gaps(array: zarr.Array, where: str, place: str | StorePath, missing: Missing) -> bool:
     """Whether chunks are missing at `place` and read as zeros; raises InputError if they may not be."""
     gaps = unwritten(array, place)
     if gaps and missing == "refuse":
