@@ -17,9 +17,20 @@ if not cp.is_available():
 
 from gpuknn.engine.cuda import device as cuda  # noqa: E402
 from gpuknn.engine.cuda import kernels as cuda_kernels  # noqa: E402
+from gpuknn.engine.cuda import resident  # noqa: E402
 from gpuknn.engine.cuda.room import Room  # noqa: E402
 
-__all__ = ["FLOAT_METRICS", "ROW_TYPES", "Room", "assert_exact", "cp", "cuda", "cuda_kernels", "search_on_gpu"]
+__all__ = [
+    "FLOAT_METRICS",
+    "ROW_TYPES",
+    "Room",
+    "assert_exact",
+    "cp",
+    "cuda",
+    "cuda_kernels",
+    "resident",
+    "search_on_gpu",
+]
 
 FLOAT_METRICS = ("cosine", "ip", "l2")
 ROW_TYPES = ("float16", "float32", "float64", "uint8", "int8")

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 import gpuknn
-from gpuknn.engine.cuda.resident import GpuVectors, gpu_vectors
 from gpuknn.errors import InputError
 from tests import oracle
-from tests.gpu.support import ROW_TYPES, cp, cuda, random_rows
+from tests.gpu.support import ROW_TYPES, cp, cuda, random_rows, resident
 
 N, D = 300, 20
 
@@ -59,13 +58,13 @@ IN_PLACE = {"cupy", "dlpack", "interface", "slice"}
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The lengths of what is copied to the machine's memory during a search."""
     seen: list[int] = []
-    plain = GpuVectors.read
+    plain = resident.GpuVectors.read
 
-    def see(self: GpuVectors, first: int, out: np.ndarray) -> None:
+    def see(self: resident.GpuVectors, first: int, out: np.ndarray) -> None:
         seen.append(len(out))
         plain(self, first, out)
 
-    monkeypatch.setattr(GpuVectors, "read", see)
+    monkeypatch.setattr(resident.GpuVectors, "read", see)
     monkeypatch.setattr("gpuknn.engine.scan.check_content", lambda *args: None)  # it reads all, wherever it lies
     return seen
 
@@ -105,7 +104,7 @@ def test_booleans_and_a_single_query(rng: np.random.Generator) -> None:
     rows = rng.random((N, 70)) < 0.5
     expected = gpuknn.exact_knn(rows, rows[:1], k=3, metric="hamming", device="cpu")
     for held in (cp.asarray(rows), Capsule(cp.asarray(rows))):
-        assert gpu_vectors(held, "rows").gpu == 0
+        assert resident.gpu_vectors(held, "rows").gpu == 0
         assert (
             gpuknn.exact_knn(held, held[0] if isinstance(held, cp.ndarray) else rows[0], k=3, metric="hamming")
             == expected
@@ -145,9 +144,9 @@ def test_the_gpu_that_holds_the_rows_computes(rng: np.random.Generator, read: li
     found = gpuknn.exact_knn(held, rows[:3], k=3, device="cuda")
     assert found == gpuknn.exact_knn(rows, rows[:3], k=3, device="cpu")
     assert not read
-    vectors = gpu_vectors(held, "rows")
+    vectors = resident.gpu_vectors(held, "rows")
     assert cuda.open_cuda(0).resident(vectors) is None
     assert cuda.open_cuda(1).resident(vectors) is held
-    assert gpu_vectors(booleans, "rows").gpu == 1
+    assert resident.gpu_vectors(booleans, "rows").gpu == 1
     expected = gpuknn.exact_knn(rows > 0, k=3, metric="hamming", device="cpu")
     assert gpuknn.exact_knn(booleans, k=3, metric="hamming", device="cuda") == expected
