@@ -1,19 +1,15 @@
-"""Rows of whatever a program holds give the answer of the plain array, and nothing is read whole that need not be."""
+"""Rows of whatever a program holds give the answer of the plain array, and leave BLAS and its libraries alone."""
 
 import io
-import re
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 from typing import Any
 
-import dask
 import dask.array as da
-import distributed
 import h5py
 import numpy as np
 import pyarrow as pa
@@ -28,7 +24,6 @@ from gpuknn.engine.device import Search
 from gpuknn.engine.metric import Metric
 from gpuknn.errors import InputError
 from gpuknn.vectors import as_vectors
-from gpuknn.vectors.raw import RawVectors
 from tests import oracle
 
 N, D = 300, 24
@@ -307,281 +302,6 @@ def test_a_single_query_may_come_alone_and_a_single_row_may_not(kind: str, dtype
         gpuknn.exact_knn(held, rows, k=1, metric=metric)
 
 
-class Recorded:
-    """An array that tells which slices of it were read."""
-
-    def __init__(self, array: Any) -> None:
-        self.array, self.seen = array, list[range]()
-        self.shape, self.dtype, self.ndim = array.shape, array.dtype, 2
-
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        first = rows[0] if isinstance(rows, tuple) else rows
-        self.seen.append(range(*first.indices(len(self.array))))
-        return np.asarray(self.array[rows])
-
-
-def test_dask_computes_a_band_at_a_time_and_once_in_each_pass() -> None:
-    recorded = Recorded(numbers("float32", 3000))
-    rows = da.from_array(recorded, chunks=(500, D), asarray=False, fancy=False, meta=np.empty((0, 0), "f4"))
-    recorded.seen.clear()
-    vectors = as_vectors(rows, "rows")
-    assert not recorded.seen
-    with ThreadPoolExecutor(2) as pool:  # finer than the bands, by two threads
-        list(pool.map(lambda first: vectors[first : first + 30], range(0, 3000, 30)))
-    assert sorted(seen.start for seen in recorded.seen) == list(range(0, 3000, 500))
-    assert max(map(len, recorded.seen)) <= 500
-
-
-def test_dask_of_another_client_of_threads_or_of_none() -> None:
-    rows = numbers("float32", N)
-    held, expected = da.from_array(rows, chunks=(37, D)), gpuknn.exact_knn(rows, k=3)
-    with dask.config.set(scheduler="synchronous"):
-        assert gpuknn.exact_knn(held, k=3) == expected
-    options = {"dashboard_address": ":0", "processes": False, "n_workers": 1, "threads_per_worker": 2}
-    with distributed.Client(**options) as client:
-        assert gpuknn.exact_knn(held, k=3) == expected
-        assert client.submit(int, 3).result() == 3
-
-
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        (lambda x: x[x[:, 0] > 0], r"call rows\.compute_chunk_sizes\(\)"),
-        (lambda x: x.map_blocks(lambda b: b.astype("f8"), dtype="f4"), r"computed as \(\d+, 24\) float64"),
-        (lambda x: x.map_blocks(lambda b: b[:1], dtype="f4", chunks=x.chunks), "computed as"),
-        (lambda x: x.map_blocks(lambda b: 1 // 0, dtype="f4"), "rows 0 to .* could not be computed .*zero"),
-        (lambda x: da.ma.masked_greater(x, 1), "masked"),
-        (lambda x: x.astype("i8"), r"rows\.astype\(np\.float32\)"),
-        (lambda x: x[:, 0], "1 dimension"),
-    ],
-)
-def test_dask_arrays_that_are_no_rows(make: Callable[[Any], Any], said: str) -> None:
-    rows = numbers("float32", N)
-    with pytest.raises(InputError, match=f"database: .*{said}"):
-        gpuknn.exact_knn(make(da.from_array(rows, chunks=(37, D))), rows[:1], k=1)
-
-
-def test_a_contiguous_dataset_is_read_past_the_library_and_others_through_the_open_one(tmp_path: Path) -> None:
-    rows = numbers("float32", N)
-    assert isinstance(as_vectors(h5(rows, tmp_path), "rows"), RawVectors)
-    held = as_vectors(h5(rows, tmp_path, chunks=(10, D)), "rows")
-    (tmp_path / "rows.h5").unlink()
-    assert np.array_equal(held[:], rows)
-
-
-@pytest.mark.parametrize("options", [{}, {"chunks": (64, D)}])
-def test_a_file_that_the_program_has_open_can_be_opened_by_its_name(options: dict[str, Any], tmp_path: Path) -> None:
-    """HDF5 refuses a second opening whose locks differ; and what was written is not in the file yet."""
-    rows = numbers("float32", N)
-    for mode in ("w", "r", "r+"):
-        held = h5(rows, tmp_path, mode, **options)
-        assert gpuknn.exact_knn(tmp_path / "rows.h5", k=2) == gpuknn.exact_knn(rows, k=2)
-        held.file.close()
-
-
-def test_two_gigabytes_are_never_in_memory_at_once(tmp_path: Path) -> None:
-    """A smaller database here: the process takes less than it and what NumPy, Numba and h5py take together."""
-    n, d = 100_000, 768
-    with h5py.File(tmp_path / "rows.h5", "w") as file:
-        for name, options in {"contiguous": {}, "gzip": {"chunks": (1000, d), "compression": "gzip"}}.items():
-            place = file.create_dataset(name, (n, d), "f4", **options)
-            for first in range(0, n, 10_000):
-                place[first : first + 10_000] = np.arange(10_000 * d).reshape(-1, d) % (first + 13)
-    code = """
-        import resource, sys, h5py, numpy as np, gpuknn
-        from gpuknn.engine.cpu import device
-        device.EPOCH_VALUES = 2**22
-        peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        small = np.random.default_rng(0).random((2**15, 768), np.float32)
-        gpuknn.exact_knn(small, small[:10], k=10, metric="l2", threads=2)
-        before = peak()
-        with h5py.File(sys.argv[1]) as file:
-            gpuknn.exact_knn(file[sys.argv[2]], small[:10], k=10, metric="l2", threads=2)
-        print(peak() - before)
-    """
-    for name in ("contiguous", "gzip"):
-        command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "rows.h5"), name]
-        grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        assert grown < 100, f"{name}: {grown} MiB more for 293 MiB of rows"
-
-
-def partly_written(file: h5py.File, **options: Any) -> h5py.Dataset:
-    made = file.create_dataset("emb", (N, D), "f4", **options)
-    made[37 : 2 * 37] = numbers("float32", 37)
-    return made
-
-
-def holed(folder: Path) -> h5py.Dataset:
-    """All of its room is there, and some of it was never written."""
-    with h5py.File(folder / "rows.h5", "w") as file:
-        place = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        place.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        place.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        space = h5py.h5s.create_simple((1000, 1000))
-        h5py.Dataset(h5py.h5d.create(file.id, b"emb", h5py.h5t.IEEE_F32LE, space, place))[:50] = 1
-    return h5py.File(folder / "rows.h5")["emb"]
-
-
-def zarr_gaps(**options: Any) -> zarr.Array:
-    made = zarr.create_array(MemoryStore(), name="deep/emb", shape=(N, D), dtype="f4", chunks=(20, D), **options)
-    made[20:60] = numbers("float32", 40)
-    return made
-
-
-UNWRITTEN: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "h5py chunks": (
-        lambda p: partly_written(h5py.File(p / "a.h5", "w"), chunks=(37, D)),
-        r"8 of 9 chunks were never written, first of rows 0 to 36",
-    ),
-    "h5py core": (
-        lambda p: partly_written(h5py.File("a.h5", "w", driver="core", backing_store=False), chunks=(37, D)),
-        r"8 of 9 chunks were never written, first of rows 0 to 36",
-    ),
-    "h5py never": (lambda p: h5py.File(p / "a.h5", "w").create_dataset("emb", (N, D), "f4"), "none of its 300 rows"),
-    "zarr memory": (lambda p: zarr_gaps(), "13 of 15 chunks are missing, first of rows 0 to 19"),
-    "zarr memory shards": (
-        lambda p: zarr_gaps(shards=(60, D)),
-        "4 of 5 shards and 1 of 3 chunks in the others are missing, first of rows 0 to 19",
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", UNWRITTEN)
-def test_nothing_that_nobody_wrote_is_searched(kind: str, tmp_path: Path) -> None:
-    make, said = UNWRITTEN[kind]
-    held, asked = make(tmp_path), numbers("float32", 2)
-    with pytest.raises(InputError, match=said):
-        gpuknn.exact_knn(held, asked, k=1)
-    found = gpuknn.exact_knn(held, asked, k=N, metric="l2", missing="zeros")
-    assert found == gpuknn.exact_knn(held[:], asked, k=N, metric="l2")
-
-
-@pytest.mark.usefixtures("holes")
-def test_a_hole_in_an_open_file_is_no_rows(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the file has a hole at row"):
-        gpuknn.exact_knn(holed(tmp_path), np.ones((1, 1000), "f4"), k=1)
-
-
-def closed(folder: Path) -> h5py.Dataset:
-    with h5py.File(folder / "a.h5", "w") as file:
-        return file.create_dataset("emb", data=np.ones((3, 3)))
-
-
-def masked(rows: np.ndarray) -> Any:
-    return np.ma.masked_greater(rows, 1)
-
-
-class Sparse:
-    nnz = 3
-
-    def toarray(self) -> np.ndarray:
-        raise AssertionError
-
-
-ONES = np.ones((4, 3))
-REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "None": (lambda p: None, r"is None; rows are taken from arrays of NumPy"),
-    "dict": (lambda p: {"a": ONES}, "is an object of type dict; rows are taken"),
-    "generator": (lambda p: iter(ONES), "is an object of type .*; rows are taken"),
-    "number": (lambda p: 3.5, "is an object of type float"),
-    "ragged": (lambda p: [[1.0, 2], [3.0]], "row 1 .* has 1 components, row 0 has 2 components"),
-    "half flat": (lambda p: [[1.0, 2], 3.0], "row 1 .* has none"),
-    "ragged deeper": (lambda p: [[[1.0], [2, 3]]], "does not hold rows of numbers"),
-    "text": (lambda p: ["a", "b"], "holds str"),
-    "texts": (lambda p: [["1", "2"]], "holds str"),
-    "nothing in it": (lambda p: [[1.0, None]], "holds object, .* must be numbers"),
-    "empty": (lambda p: [], "1 dimension"),
-    "huge": (lambda p: [[2**60, 1]], r"beyond 2\^53"),
-    "masked": (lambda p: masked(np.arange(6.0).reshape(2, 3)), "has masked entries"),
-    "masked in a list": (lambda p: [masked(np.arange(3.0))], "has masked entries"),
-    "objects": (lambda p: np.array([[1, None]]), r"holds object, .* np\.stack"),
-    "int64": (lambda p: ONES.astype(int), r"holds int64, .* rows\.astype\(np\.float32\)"),
-    "complex": (lambda p: ONES * 1j, "holds complex128"),
-    "dates": (lambda p: np.zeros((2, 2), "M8[s]"), r"holds datetime64\[s\]"),
-    "records": (lambda p: np.zeros(3, [("emb", "f4", 3)]), "take the field"),
-    "three dimensions": (lambda p: np.ones((2, 2, 2)), r"has 3 dimension\(s\)"),
-    "scalar": (lambda p: np.float64(3), r"has 0 dimension\(s\)"),
-    "sparse": (lambda p: Sparse(), r"dense; use rows\.toarray\(\)"),
-    "h5py file": (lambda p: h5py.File(p / "a.h5", "w"), r'name one of its arrays, e\.g\. rows\["emb"\]'),
-    "h5py group": (lambda p: h5py.File(p / "a.h5", "w").create_group("g"), "name one of its arrays"),
-    "h5py closed": (closed, "has been closed"),
-    "h5py text": (lambda p: h5py.File(p / "a.h5", "w").create_dataset("a", data=["x"]), "holds object"),
-    "h5py empty": (lambda p: h5py.File(p / "a.h5", "w").create_dataset("a", data=h5py.Empty("f4")), "0 dimension"),
-    "zarr ints": (lambda p: zarr_in(MemoryStore(), numbers("uint8", N).astype("i4")), "holds int32"),
-    "zarr groups": (lambda p: zarr.create_group(MemoryStore()), "holds no array of vectors"),
-    "zarr several": (
-        lambda p: [g := zarr.create_group(MemoryStore()), *(g.create_array(x, data=ONES) for x in "ab")][0],
-        "several arrays",
-    ),
-    "arrow null row": (lambda p: pa.array([[1.0, 2.0], None]), "row 1 .* has 0 components"),
-    "arrow null": (lambda p: pa.chunked_array([[[1.0, 2.0]], [[1.0, None]]]), "row 1 .* null"),
-    "arrow ragged": (lambda p: pa.array([[1.0, 2.0], [1.0]]), "row 1 .* has 1 components"),
-    "arrow text": (lambda p: pa.array(["a"]), "holds string; vectors are lists of numbers"),
-    "arrow lists of lists": (lambda p: pa.array([[[1.0]]]), "holds list<.*>; vectors are"),
-    "arrow no rows": (lambda p: pa.array([], pa.list_(pa.float32(), 3)), "is empty"),
-    "arrow no vectors": (lambda p: pa.table({"a": [1.0]}), "1 dimension"),
-    "arrow several": (
-        lambda p: pa.table({"a": [[1.0]], "b": [[1.0]]}),
-        r'several arrays .*; take the column out of the table, e\.g\. rows\["emb"\]',
-    ),
-    "arrow matrices": (
-        lambda p: pa.ExtensionArray.from_storage(
-            pa.fixed_shape_tensor(pa.float64(), (2, 2)),
-            pa.FixedSizeListArray.from_arrays(pa.array(ONES[:2, :2].ravel()), 4),
-        ),
-        r"a tensor of the shape \(2, 2\)",
-    ),
-    "dlpack fault": (lambda p: Producer(ONES, fault="no way"), r"cannot be read \(no way\); use an array of NumPy"),
-    "dlpack gradient": (lambda p: Producer(ONES, fault="x", requires_grad=True), r"rows\.detach\(\)"),
-    "dlpack bfloat16": (
-        lambda p: Producer(ONES, fault="x", dtype="torch.bfloat16"),
-        r"NumPy has no bfloat16; .*float\(\)",
-    ),
-    "dlpack sparse": (lambda p: Producer(ONES, fault="x", layout="torch.sparse_coo"), r"rows\.to_dense\(\)"),
-    "dlpack negative": (lambda p: Producer(ONES, is_neg=lambda: True), r"rows\.resolve_neg\(\)"),
-    "dlpack elsewhere": (lambda p: Producer(ONES, place=8), r"lies on a device; copy it .* rows\.cpu\(\)"),
-}
-
-
-def frame(library: str, **columns: Any) -> Any:
-    return pytest.importorskip(library).DataFrame(columns)
-
-
-def nullable() -> Any:
-    pandas = pytest.importorskip("pandas")
-    return pandas.DataFrame({"a": pandas.array([1.5, None], "Float32"), "b": [True, False]})
-
-
-VECTORS, WIDE = {"id": [7, 8], "emb": [[1.0, 2.0], [3.0, 4.0]]}, {"x": [1.0, 3.0], "y": [2.0, 4.0]}
-FRAMES: dict[str, tuple[Callable[[], Any], str]] = {
-    "ids and pandas vectors": (lambda: frame("pandas", **VECTORS), "rows['emb']"),
-    "ids and polars vectors": (lambda: frame("polars", **VECTORS), "rows['emb']"),
-    "pandas vectors": (lambda: frame("pandas", **VECTORS)[["emb"]], "rows['emb']"),
-    "polars vectors": (lambda: frame("polars", **VECTORS)[["emb"]], "rows['emb']"),
-    "polars arrays": (lambda: frame("polars", emb=np.array([[1.0, 2.0], [3.0, 4.0]])), "rows['emb']"),
-    "pandas ids": (lambda: frame("pandas", id=[7, 8], **WIDE), "rows.drop(columns=['id'])"),
-    "polars ids": (lambda: frame("polars", ids=[7, 8], **WIDE), "rows.drop(['ids'])"),
-    "pandas text": (lambda: frame("pandas", text=["a", "b"], id=[7, 8], **WIDE), "rows.drop(columns=['text', 'id'])"),
-    "polars text": (lambda: frame("polars", **WIDE, text=["a", "b"]), "rows.drop(['text'])"),
-    "pandas whole numbers": (lambda: frame("pandas", x=[1, 3], y=[2, 4]), "rows.to_numpy(np.float32)"),
-    "polars whole numbers": (lambda: frame("polars", x=[1, 3], y=[2, 4]), "np.asarray(rows, np.float32)"),
-    "pandas mixed": (lambda: frame("pandas", x=[True, False], y=[2.5, 4]), "rows.to_numpy(np.float32)"),
-    "pandas nullable": (nullable, "rows.to_numpy(np.float32)"),
-}
-
-
-@pytest.mark.parametrize("kind", FRAMES)
-def test_frames_are_told_what_works(kind: str) -> None:
-    make, advice = FRAMES[kind]
-    held = make()
-    with pytest.raises(InputError, match=f"^rows: .*{re.escape(advice)}$") as caught:
-        as_vectors(held, "rows")
-    assert "tolist" not in str(caught.value)
-    follows = as_vectors(eval(advice, {"rows": held, "np": np}), "rows")[:]
-    expected: dict[str, Any] = {"pandas mixed": [[1, 2.5], [0, 4]], "pandas nullable": [[1.5, 1], [np.nan, 0]]}
-    assert np.array_equal(follows, expected.get(kind, [[1, 2], [3, 4]]), equal_nan=True)
-
-
 def test_a_frame_whose_labels_are_odd() -> None:
     pandas = pytest.importorskip("pandas")
     rows = numbers("float32", N)
@@ -589,40 +309,6 @@ def test_a_frame_whose_labels_are_odd() -> None:
     assert np.array_equal(as_vectors(held, "rows")[:], rows)
     with pytest.raises(InputError, match="is empty"):
         as_vectors(held[:0], "rows")
-
-
-@pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_no_rows_is_refused_in_plain_words(kind: str, tmp_path: Path) -> None:
-    make, said = REFUSED[kind]
-    with pytest.raises(InputError, match=said):
-        gpuknn.exact_knn(make(tmp_path), np.ones((1, 3)), k=1)
-
-
-def test_rows_on_a_gpu_need_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpuknn.engine.rows.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"queries: lies on a GPU, .* rows\.cpu\(\), or install CuPy, .*cupy-cuda12x"):
-        gpuknn.exact_knn(ONES, Producer(ONES, place=2), k=1)
-    with pytest.raises(InputError, match=r"lies on a device"):
-        as_vectors(Producer(ONES, place=2), "rows")
-
-
-def tensor_of(change: str) -> Any:
-    torch = pytest.importorskip("torch")
-    ones = torch.ones(4, 3)
-    return {
-        "detach": lambda: ones.requires_grad_(),
-        "float": lambda: ones.bfloat16(),
-        "to_dense": lambda: ones.to_sparse(),
-        "resolve_neg": lambda: torch._neg_view(ones),
-    }[change]()
-
-
-@pytest.mark.parametrize("change", ["detach", "float", "to_dense", "resolve_neg"])
-def test_what_a_tensor_has_to_be_made_before(change: str) -> None:
-    tensor = tensor_of(change)
-    with pytest.raises(InputError, match=rf"rows\.{change}\(\)"):
-        gpuknn.exact_knn(tensor, np.ones((1, 3)), k=1)
-    gpuknn.exact_knn(getattr(tensor, change)(), np.ones((1, 3)), k=1)
 
 
 def test_the_type_of_an_object_is_told_without_its_library() -> None:
@@ -655,13 +341,3 @@ def hold_search(device: cpu.CpuDevice, search: Search, ended: Barrier) -> None:
     with device.begin(search, np.dtype("float32")):
         ended.wait()
         ended.wait()
-
-
-def test_a_zarr_array_is_read_as_it_was_opened(tmp_path: Path) -> None:
-    """Somebody else appends to it meanwhile."""
-    written = zarr.create_array(tmp_path / "a.zarr", shape=(4, 2), chunks=(2, 2), dtype="f4")
-    written[:] = 10 + np.arange(8).reshape(4, 2)
-    opened = zarr.open_array(tmp_path / "a.zarr", mode="r")
-    written.append(np.full((2, 2), 0.1, "f4"))
-    assert gpuknn.exact_knn(opened, [[0.0, 0.0]], k=1, metric="l2").ids.tolist() == [[0]]
-    assert gpuknn.exact_knn(written, [[0.0, 0.0]], k=1, metric="l2").ids.tolist() == [[4]]

@@ -1,8 +1,7 @@
-"""Recall, evaluation, comparison and files of answers, as a Python program asks for them."""
+"""Recall and evaluation, and what they take for an answer, as a Python program asks for them."""
 
-import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,9 @@ import pytest
 
 import gpuknn
 from gpuknn.cli.main import main
-from gpuknn.engine.neighbors import Certificate, Neighbors
+from gpuknn.engine.neighbors import Neighbors
 from gpuknn.errors import InputError, at_the_terminal
-from gpuknn.gold import Comparison, Gold, Recall, RowsComparison, compare, evaluate, recall, write_gold
-from gpuknn.gold.certificate import certificate_said, said_of_certificate
-from gpuknn.gold.gold import JOB
+from gpuknn.gold import Comparison, Gold, Recall, compare, evaluate, recall, write_gold
 
 NQ, K = 20, 12
 RNG = np.random.default_rng(14)
@@ -186,37 +183,6 @@ def test_inner_products_of_faiss_descend(tmp_path: Path) -> None:
     assert evaluate((ids, 1 - products), gold, ks=4)[4].by_distances is None  # as hnswlib gives them
 
 
-@pytest.mark.parametrize("metric", ["ip", "cosine"])
-@pytest.mark.parametrize("numbers", [[[1.5], [1.0]], [[0.5, 0.5], [1.0, 1.0]], [[0.5, 1.0], [1.0, 0.5]]])
-def test_a_sign_that_no_line_tells_is_not_guessed(metric: str, numbers: list[list[float]], tmp_path: Path) -> None:
-    pair = np.arange(2 * len(numbers[0])).reshape(2, -1), np.array(numbers)
-    for said in ({"metric": metric}, {"distance": metric}):
-        with pytest.raises(InputError, match=r"the answer: its lines do not tell .* pass gpuknn.Gold\(ids, dists\)"):
-            write_gold(tmp_path / "g.h5", pair, attributes=said)
-    assert not list(tmp_path.iterdir())
-    known = Gold(pair[0], -pair[1] if metric == "ip" else pair[1], metric)
-    if metric == "ip":
-        for a, b, name in ((pair, known, "a"), (known, pair, "b")):
-            with pytest.raises(InputError, match=f"^{name}: its lines do not tell whether"):
-                compare(a, b)
-    assert evaluate(pair, Gold(pair[0]), ks=1)[1].by_ids == 1
-    if pair[1].shape[1] == 1:
-        assert evaluate(pair, known, ks=1)[1].by_distances is None
-        assert evaluate(pair, pair, ks=1)[1].by_distances is None
-    write_gold(tmp_path / "g.h5", Gold(*pair), attributes={"metric": metric})
-    write_gold(tmp_path / "pair.h5", pair, attributes={"metric": "l2"})
-    for name in ("g.h5", "pair.h5"):
-        assert gpuknn.read_gold(tmp_path / name) == Gold(*pair)
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-def test_a_sign_that_the_lines_tell_is_taken(sign: int, tmp_path: Path) -> None:
-    """Products fall, and products times -1 rise."""
-    nearest = gpuknn.exact_knn(ROWS, ASKED, k=4, metric="ip")
-    write_gold(tmp_path / "g.h5", (nearest.ids, -sign * nearest.dists), attributes={"metric": "ip"})
-    assert gpuknn.read_gold(tmp_path / "g.h5") == nearest
-
-
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
@@ -310,81 +276,6 @@ def test_the_command_prints_what_python_says(tmp_path: Path, capsys: pytest.Capt
     assert repr(r) == "Recall(k=5, by_ids=0.950000, tie_aware=1.000000, by_distances=None)"
 
 
-def test_gold_standards_compare_without_raising() -> None:
-    gold = Gold(IDS, DISTS, "l2", IDS + 5, np.arange(NQ))
-    same = Gold(IDS.copy(), DISTS.copy(), None, IDS + 5, np.arange(NQ), said={"algo": "other"})
-    assert gold == same
-    assert pickle.loads(pickle.dumps(gold)) == gold
-    nan = Gold(IDS, np.full(DISTS.shape, np.nan))
-    assert nan == Gold(IDS.copy(), np.full(DISTS.shape, np.nan))
-    for other in (
-        Gold(IDS + 1, DISTS, "l2", IDS + 5, np.arange(NQ)),
-        Gold(IDS, DISTS + 1, "l2", IDS + 5, np.arange(NQ)),
-        Gold(IDS, DISTS.astype("f4"), "l2", IDS + 5, np.arange(NQ)),
-        Gold(IDS, None, None, IDS + 5, np.arange(NQ)),
-        Gold(IDS, DISTS, "l2", IDS + 6, np.arange(NQ)),
-        Gold(IDS, DISTS, "l2", None, np.arange(NQ)),
-        Gold(IDS, DISTS, "l2", IDS + 5, np.arange(NQ)[::-1]),
-        gold.first(3),
-        "gold",
-    ):
-        assert (gold == other) is False
-        assert gold != other
-    ids, dists = gold
-    assert ids is IDS
-    assert dists is DISTS
-    assert len(gold) == NQ
-    assert repr(gold) == "Gold(20 queries x 12, l2, float64 distances)"
-    assert repr(Gold(IDS)) == "Gold(20 queries x 12, no distances)"
-    assert evaluate(gold, gold) == evaluate(gold, gold) != evaluate(gold, gold, ks=3)
-    assert repr(Neighbors(np.zeros((2_000, 3), int), np.zeros((2_000, 3)))) == (
-        "Neighbors(2,000 queries x 3, float64 distances)"
-    )
-
-
-def test_a_gold_standard_equals_the_neighbors_that_it_holds(tmp_path: Path) -> None:
-    own = np.where(IDS < 0, -1, IDS + 5)
-    found = Neighbors(IDS, DISTS, "l2", own, np.arange(NQ)[::-1])
-    write_gold(tmp_path / "g.h5", found)
-    gold = gpuknn.read_gold(tmp_path / "g.h5")
-    again = Neighbors(IDS.copy(), DISTS.copy(), own_ids=own.copy(), query_ids=np.arange(NQ)[::-1])
-    assert found == gold == found == again == gold
-    for other in (
-        Neighbors(IDS + 1, DISTS, "l2", own, np.arange(NQ)[::-1]),
-        Neighbors(IDS, DISTS + 1, "l2", own, np.arange(NQ)[::-1]),
-        Neighbors(IDS, DISTS, "l2", own + 1, np.arange(NQ)[::-1]),
-        Neighbors(IDS, DISTS, "l2", None, np.arange(NQ)[::-1]),
-        Neighbors(IDS, DISTS, "l2", own),
-        (IDS, DISTS),
-    ):
-        assert found != other
-        assert gold != other
-        assert other != gold
-
-
-def test_a_gold_standard_is_made_of_lists_or_not_at_all() -> None:
-    gold = Gold([[1, 2]], [[0, 0.5]], None, [[7, -1]], [9])  # type: ignore[arg-type]
-    assert gold == Gold(np.array([[1, 2]]), np.array([[0, 0.5]]), None, np.array([[7, -1]]), np.array([9]))
-    assert Gold(np.array([[1, 2**32 - 1]], "u4")) == Gold(np.array([[1, 2**64 - 1]], "u8")) == Gold([[1, -1]])  # type: ignore[arg-type]
-    assert Gold([[1, 2]], [[0, 3]]).dists.dtype == np.float32  # type: ignore[arg-type, union-attr]
-    faults: list[tuple[tuple[Any, ...], str]] = [
-        ((EXACT,), r"^Gold: ids are Neighbors; pass an array of whole numbers, \(queries, neighbours\)"),
-        ((None,), "ids are NoneType"),
-        (([1, 2],), r"ids are int64 \(2,\); pass an array"),
-        (([[1.0, 2.0]],), "ids are float64"),
-        (([[1], [2, 3]],), "ids are no array that NumPy can take"),
-        (("g.h5",), "ids are <U4"),
-        (([[1, 2]], [["a", "b"]]), "dists are <U1 .*; pass an array of numbers"),
-        (([[1, 2]], [[1.0]]), r"dists have the shape \(1, 1\); the ids have the shape \(1, 2\)"),
-        (([[1, 2]], None, None, [[1]]), r"own_ids have the shape \(1, 1\)"),
-        (([[1, 2]], None, None, None, [1, 2]), r"query_ids have the shape \(2,\)"),
-        (([[1, 2]], None, None, None, [[1]]), r"query_ids are int64 .*whole numbers, \(queries,\)"),
-    ]
-    for parts, words in faults:
-        with pytest.raises(InputError, match=words):
-            Gold(*parts)
-
-
 def test_knns_of_an_open_file_are_not_taken_for_numbers_from_0(tmp_path: Path) -> None:
     write_gold(tmp_path / "g.h5", EXACT)
     with h5py.File(tmp_path / "g.h5", "r+") as file:
@@ -398,207 +289,6 @@ def test_knns_of_an_open_file_are_not_taken_for_numbers_from_0(tmp_path: Path) -
                 with pytest.raises(InputError, match=f'knns of a file count from 1, .*; pass the path, "{path}"$'):
                     ask(held, EXACT)
         assert recall(file["itest/I"][:], EXACT) == recall(f"{tmp_path}/g.h5:itest", EXACT) == 1
-
-
-def test_vectors_are_compared_wherever_they_are(tmp_path: Path) -> None:
-    np.save(tmp_path / "rows.npy", ROWS)
-    seen: list[Mapping[str, Any]] = []
-    other = ROWS.copy()
-    other[7, 2] = -1
-    for there in (ROWS, tmp_path / "rows.npy", str(tmp_path / "rows.npy"), gpuknn.open_vectors(tmp_path / "rows.npy")):
-        found = compare(there, ROWS.tolist(), dtype="float32", progress=seen.append)
-        assert isinstance(found, RowsComparison)
-        assert (found.equal, found.difference) == (False, "200 x 3 float32 beside 200 x 3 float64")
-        found = compare(there, ROWS, progress=seen.append)
-        assert (found.equal, repr(found)) == (True, "equal: 200 x 3 float32")
-        assert [event.get("rows") for event in seen[-2:]] == [200, 200]
-        assert (seen[-2]["name"], seen[-2]["row_bytes"], seen[-1]["event"]) == ("comparing", 12, "read")
-        found = compare(there, other)
-        words = f"first at row 7, component 2: {ROWS[7, 2]:g} beside -1"
-        assert isinstance(found, RowsComparison)
-        assert (found.difference, repr(found)) == (words, f"not equal: {words}")
-    part = compare(ROWS, ROWS[5:9].astype(np.float16), rows="5:9", dtype=np.float16)
-    assert repr(part) == "equal: 4 x 3 float16, after turning float32 into float16"
-    assert compare(ROWS, ROWS.astype("i1") * 2, scale=2.0).equal
-    sketches = RNG.integers(0, 2**63, (9, 2), dtype=np.uint64)
-    assert repr(compare(sketches, sketches)) == "equal: 9 x 2 uint64"
-
-
-def test_what_a_comparison_has_no_use_for_is_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "rows.npy", ROWS)
-    rows = str(tmp_path / "rows.npy")
-    for words, a, b, options in (
-        ("scale: a is a gold standard, not vectors; leave it out", EXACT, IDS, {"scale": 2.0}),
-        ("ignore_ids: a is a gold standard, not vectors", IDS, IDS, {"ignore_ids": True}),
-        ("b is a gold standard, not vectors", ROWS.astype("u8"), EXACT, {"round": True}),
-        ("rows: there is nothing to compare .*rows.npy with; leave it out", rows, None, {"rows": "0:3"}),
-        ("dtype: there is nothing to compare", rows, None, {"dtype": np.float32}),
-        ("rows.npy: holds no checksums of gpuknn convert", rows, None, {}),
-        ("there is nothing to compare a with; name b, too", EXACT, None, {}),
-        ("there is nothing to compare a with; name b, too", ROWS, None, {}),
-        ('dtype="complex128": there are float16, float32', ROWS, ROWS, {"dtype": complex}),
-        ('dtype="nonsense": there are float16, float32', ROWS, ROWS, {"dtype": "nonsense"}),
-        ("a: holds float32, and ids are whole numbers", ROWS, EXACT, {}),
-    ):
-        with pytest.raises(InputError, match=words):
-            compare(a, b, **options)
-    wide, narrow = Gold(IDS, DISTS + 1e-9), Gold(IDS, (DISTS + 1e-9).astype("f4"))
-    found = compare(wide, narrow)
-    assert isinstance(found, Comparison)
-    assert found.remarks[1] == 'the distances are float64 and float32; dtype="float32" compares after rounding A\'s'
-    assert compare(wide, narrow, dtype="float32").equal
-    assert compare(wide, narrow, dtype=np.float32, rows="0:20").equal
-
-
-@pytest.mark.parametrize("metric", ["cosine", "ip", "l2", "hamming"])
-def test_a_written_answer_is_what_the_command_would_have_written(metric: str, tmp_path: Path) -> None:
-    rows = RNG.integers(0, 2**63, (300, 2), dtype=np.uint64) if metric == "hamming" else ROWS + 1
-    for name, values in (("rows", rows), ("asked", rows[:NQ] + rows[1])):
-        np.save(tmp_path / f"{name}.npy", values)
-    database, queries, gold, ours = (str(tmp_path / name) for name in ("rows.npy", "asked.npy", "gold.h5", "ours.h5"))
-    words = ["exact", database, queries, "-o", gold, "-k", "4", "--metric", metric, "--device", "cpu", "--quiet"]
-    assert main(words) == 0
-    found = gpuknn.exact_knn(database, queries, k=4, metric=metric, device="cpu")
-    write_gold(ours, found)
-    here, there = gpuknn.read_gold(ours), gpuknn.read_gold(gold)
-    assert here == there
-    assert here.distance == there.distance == metric
-    assert compare(ours, gold).equal
-    assert found.certificate is not None
-    assert certificate_said(here.said) == found.certificate
-    names = [name for name in there.said if name.startswith("certificate") or name in ("metric", "distance")]
-    assert len(names) == 6
-    assert {type(here.said[name]) for name in names} == {type(there.said[name]) for name in names}
-    if metric == "hamming":
-        assert found.bits == 128
-        for name, ann in ((ours, "ours.hdf5"), (gold, "gold.hdf5")):
-            assert main(["convert", name, f"{tmp_path}/{ann}", "--to", "ann-benchmarks"]) == 0
-        assert gpuknn.read_gold(tmp_path / "ours.hdf5") == gpuknn.read_gold(tmp_path / "gold.hdf5")
-    for command in (["compare", ours, gold], ["eval", ours, gold, "-k", "4"], ["convert", ours, f"{ours}.ivecs"]):
-        assert main(command) == 0
-
-
-def test_what_a_file_has_a_place_for_is_kept(tmp_path: Path) -> None:
-    answer = Neighbors(
-        IDS,
-        DISTS,
-        "l2",
-        np.where(IDS < 0, -1, IDS + 1000),
-        np.arange(NQ)[::-1] + 7,
-        certificate=Certificate("f", 0.5, 3, 1.0),
-    )
-    write_gold(tmp_path / "g.h5", answer, attributes={"algo": "HNSW", "certificate": "mine"})
-    again = gpuknn.read_gold(tmp_path / "g.h5")
-    assert again == Gold(IDS, DISTS, "l2", answer.own_ids, answer.query_ids)
-    assert (again.said["algo"], again.said["certificate"], again.said["metric"]) == ("HNSW", "mine", "l2")
-    write_gold(tmp_path / "g.parquet", answer)
-    ids, dists = gpuknn.read_gold(tmp_path / "g.parquet")
-    assert np.array_equal(ids, np.where(IDS < 0, -1, IDS + 1000)[::-1])
-    assert dists is None
-    for name in ("g.ibin", "g.ivecs"):
-        with pytest.raises(InputError, match="its lines are not in the order of the queries' ids, for which"):
-            write_gold(tmp_path / name, tmp_path / "g.parquet")
-    for name, words in (
-        ("no/g.h5", "there is no such folder"),
-        ("g.txt", "its name tells no format"),
-        ("", "no name|no"),
-    ):
-        with pytest.raises(InputError, match=words):
-            write_gold(tmp_path / name, answer)
-    with pytest.raises(InputError, match="holds distances, and the source has none"):
-        write_gold(tmp_path / "ids.h5", IDS)
-    with pytest.raises(InputError, match=r"the path is Neighbors; it stands first here: write_gold\(path, answer\)"):
-        write_gold(answer, tmp_path / "g.h5")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="positional"):
-        write_gold(tmp_path / "g.h5", answer, {"algo": "HNSW"})  # type: ignore[call-arg]
-    certificate = Certificate("float32, int8", 0.25, 12, 0.125)
-    assert certificate_said(said_of_certificate(certificate)) == certificate
-
-
-def test_a_file_is_replaced_only_if_that_is_asked_for(tmp_path: Path) -> None:
-    np.save(tmp_path / "rows.npy", ROWS)
-    gpuknn.convert(tmp_path / "rows.npy", tmp_path / "rows.h5")
-    before = (tmp_path / "rows.h5").read_bytes()
-    with pytest.raises(InputError, match=r"rows.h5: exists already; force=True replaces it"):
-        write_gold(tmp_path / "rows.h5", EXACT)
-    assert (tmp_path / "rows.h5").read_bytes() == before
-    write_gold(tmp_path / "rows.h5", EXACT, force=True)
-    assert gpuknn.read_gold(tmp_path / "rows.h5") == EXACT
-
-
-def test_what_a_file_says_is_written_again(tmp_path: Path) -> None:
-    np.save(tmp_path / "rows.npy", ROWS)
-    gpuknn.exact(tmp_path / "rows.npy", None, tmp_path / "a.h5", k=3, metric="l2", device="cpu")
-    gold = gpuknn.read_gold(tmp_path / "a.h5")
-    assert {"metric", "certificate", "certificate_bound", JOB} <= set(gold.said)
-    for answer in (gold, tmp_path / "a.h5"):
-        write_gold(tmp_path / "b.h5", answer, attributes={"algo": "HNSW", "k": 4}, force=True)
-        again = gpuknn.read_gold(tmp_path / "b.h5")
-        assert again == gold
-        plain = {name: value for name, value in gold.said.items() if isinstance(value, str | int | float)}
-        expected = plain | {"algo": "HNSW", "k": 4, "dists_are": "|x - q|^2, the square of the Euclidean distance"}
-        assert again.said == {name: value for name, value in expected.items() if name != JOB}
-    unknown = Gold(IDS, DISTS, said={"metric": "cosine", "algo": "HNSW", "sizes": [1, 2]})
-    write_gold(tmp_path / "c.h5", unknown, attributes={"distance": "l2"})
-    said = gpuknn.read_gold(tmp_path / "c.h5").said
-    assert (said["distance"], said["algo"], "metric" in said, "sizes" in said) == ("l2", "HNSW", False, False)
-
-
-@pytest.mark.parametrize(
-    ("answer", "said", "distance", "metric"),
-    [
-        ((IDS, DISTS), {}, None, None),
-        ((IDS, DISTS), {"metric": "l2"}, "l2", "l2"),
-        ((IDS, DISTS), {"metric": "sqeuclidean"}, "l2", "sqeuclidean"),
-        ((IDS, DISTS), {"distance": "l2"}, "l2", None),
-        ((IDS, np.sqrt(DISTS)), {"metric": "l2", "distance": "euclidean"}, "euclidean", "l2"),
-        (Neighbors(IDS, DISTS, "l2"), {"metric": "l2"}, "l2", "l2"),
-        (Neighbors(IDS, -DISTS), {"metric": "dot"}, "ip", "dot"),
-        ((IDS, -DISTS), {"metric": "ip"}, "ip", "ip"),
-    ],
-)
-def test_attributes_tell_the_distance(
-    answer: Any, said: dict[str, str], distance: str | None, metric: str | None, tmp_path: Path
-) -> None:
-    write_gold(tmp_path / "g.h5", answer, attributes=said)
-    again = gpuknn.read_gold(tmp_path / "g.h5")
-    assert (again.distance, again.said.get("metric")) == (distance, metric)
-
-
-@pytest.mark.parametrize(
-    ("answer", "said", "words"),
-    [
-        (
-            Neighbors(IDS, DISTS, "l2"),
-            {"metric": "euclidean"},
-            "metric is euclidean, which is the name of a distance; call it distance",
-        ),
-        (Neighbors(IDS, DISTS, "l2"), {"metric": "cosine"}, "metric is cosine, but the distances are .*the square"),
-        (Gold(IDS, DISTS, "hamming"), {"distance": "mean-hamming"}, "distance is mean-hamming, but .* the number of"),
-        ((IDS, DISTS), {"metric": "cosine"}, "which is not 1 - x.q .*: that is from 0 to 2"),
-        (Gold(IDS, DISTS, "euclidean"), {"distance": "l2"}, "distance is l2, but the distances are .*the root"),
-        ((IDS, DISTS), {"metric": "nonsense"}, 'metric="nonsense": there are cosine, ip '),
-        ((IDS, DISTS), {"distance": "foo"}, 'distance="foo": there are cosine, ip, l2, euclidean, hamming, mean-ham'),
-        (Gold(IDS, DISTS, "l2"), {"distance": "foo"}, 'distance="foo": there are'),
-        (
-            Gold(IDS, DISTS),
-            {"distance": "l2", "metric": "cosine"},
-            "metric is cosine, but the attribute distance is l2",
-        ),
-        (Gold(IDS, DISTS), {"distance": "euclidean", "metric": "nonsense"}, 'metric="nonsense": there are'),
-        (EXACT, {"algo": None}, r"attributes=\{'algo': None\}: names are text, values text or numbers"),
-        (EXACT, {3: "algo"}, r"attributes=\{3: 'algo'\}: names are text"),
-        (EXACT, {"algo": "a\0b"}, "names are text, values text or numbers"),
-        (EXACT, {"size": 2**63}, "names are text, values text or numbers"),
-        (EXACT, "g.h5", "attributes='g.h5': is no dict"),
-        (EXACT, ["algo"], r"attributes=\['algo'\]: is no dict"),
-        ((IDS, DISTS), {"metric": "angular"}, "angular.*cosine"),
-    ],
-)
-def test_attributes_that_contradict_the_answer_are_refused(answer: Any, said: Any, words: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=words):
-        write_gold(tmp_path / "g.h5", answer, attributes=said)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("use", [gpuknn.recall, gpuknn.evaluate, gpuknn.compare])
