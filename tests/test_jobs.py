@@ -236,7 +236,7 @@ def planned(folder: Path) -> Plan:
     np.save(folder / "db.npy", np.eye(50, dtype=np.float32))
     vectors = open_vectors(folder / "db.npy")
     asked = Job(vectors, vectors, 3, Metric.L2, "float32")
-    crew = Crew("made up", Workers(1, 1, CpuDevice(1)), connection=SimpleNamespace())
+    crew = Crew("made up", Workers(1, 1, CpuDevice(1)), connection=SimpleNamespace(status="closed"))
     return Plan(asked, folder / "gold.h5", crew, Wishes(), None, 50, 50, 1)
 
 
