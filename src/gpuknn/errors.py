@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from importlib.metadata import requires
 from operator import index
 from pathlib import Path
+from typing import Any
 
 
 class InputError(ValueError):
@@ -42,12 +43,21 @@ def option(name: str, value: object = None, python: str | None = None) -> str:
     what a Python program writes if that is something else.
     """
     if _terminal:
-        dashed = f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
-        return dashed if value is None or value is True else f"{dashed} {value}"
+        return dashed(name) if value is None or value is True else f"{dashed(name)} {value}"
     if python is not None:
         return python
     shown = f'"{value}"' if isinstance(value, str | Path) else value
     return name if value is None else f"{name}={shown}"
+
+
+def dashed(name: str) -> str:
+    """An option's name as the command line writes it."""
+    return f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that somebody gave; None and False are not given."""
+    return {name: value for name, value in options.items() if value is not None and value is not False}
 
 
 def check_known(name: str, value: object, known: Collection[object]) -> None:
@@ -67,10 +77,9 @@ def whole_number(name: str, value: object) -> int:
 
 
 def refuse_given(options: Mapping[str, object], why: str) -> None:
-    """Raise InputError if one of the options was given: `why` it has no meaning.  None and False are not given."""
-    for name, value in options.items():
-        if value is not None and value is not False:
-            raise InputError(f"{option(name)}: {why}; leave it out")
+    """Raise InputError if one of the options was given: `why` it has no meaning."""
+    for name in given(options):
+        raise InputError(f"{option(name)}: {why}; leave it out")
 
 
 def same_again() -> str:

@@ -34,6 +34,8 @@ def check_question(
     """
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise InputError(f"k = {k!r}: must be a whole number")
+    if self_first and not itself:
+        raise InputError(f"{option('self_first', True)}: the queries are others than the rows; leave it out")
     check_known("dists", dists, ("float32", "float64"))
     for vectors in (database, queries):
         check_dtype(metric, vectors.dtype, vectors.where, vectors.bits is not None)

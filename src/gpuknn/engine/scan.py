@@ -13,7 +13,6 @@ from gpuknn.engine.metric import Metric, metric_named
 from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.engine.rows import open_rows
 from gpuknn.engine.self_join import put_self_first
-from gpuknn.errors import InputError, option
 from gpuknn.progress import Listener, listening, step
 from gpuknn.vectors import Rows, Vectors
 from gpuknn.vectors.ids import own_ids
@@ -92,8 +91,6 @@ def exact_knn(
            [1, 0],
            [2, 1]])
     """
-    if self_first and queries is not None:
-        raise InputError(f"{option('self_first', True)}: the queries are others than the rows; leave it out")
     rows = open_rows(database, "database", missing)
     asked = rows if queries is None else open_rows(queries, "queries", missing, single=True)
     ids, query_ids = (None, None) if ignore_ids else (own_ids(rows.ids), own_ids(asked.ids))

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gpuknn.errors import dashed, given
+
 
 def command_line(verb: str, files: Sequence[object], options: Mapping[str, Any]) -> list[str]:
-    """The words after `gpuknn`; options that are None or False were not given."""
+    """The words after `gpuknn`."""
     words = [verb, *map(str, files)]
-    for name, value in options.items():
-        dashed = f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
-        if value is not None and value is not False:
-            words += [dashed] if value is True else [dashed, str(value)]
+    for name, value in given(options).items():
+        words += [dashed(name)] if value is True else [dashed(name), str(value)]
     return words

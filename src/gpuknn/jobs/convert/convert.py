@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from numpy.typing import DTypeLike
 
-from gpuknn.errors import InputError, whole_number
+from gpuknn.errors import InputError
 from gpuknn.jobs.command import command_line
 from gpuknn.jobs.convert.gold import convert_gold
 from gpuknn.jobs.convert.job import Job
@@ -137,8 +137,8 @@ def convert(
         distance=distance,
         compression=compression,
         zarr_format=zarr_format,
-        shard_rows=None if shard_rows is None else whole_number("shard_rows", shard_rows),
-        chunk_rows=None if chunk_rows is None else whole_number("chunk_rows", chunk_rows),
+        shard_rows=shard_rows,
+        chunk_rows=chunk_rows,
     )
     target = str(destination)
     if job.is_gold(target):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from gpuknn.errors import refuse_given
+from gpuknn.errors import given, refuse_given
 from gpuknn.gold import holds_gold
 from gpuknn.jobs.convert.formats import choose_format
 from gpuknn.storage.location import is_url
@@ -42,8 +42,7 @@ class Job:
 
     def given(self) -> dict[str, Any]:
         """The options that were given, by their names."""
-        every = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in every.items() if value is not None and value is not False}
+        return given({field.name: getattr(self, field.name) for field in fields(self)})
 
     def refuse(self, options: Iterable[str], why: str) -> None:
         """Raise InputError if one of the options, by their names, was given."""

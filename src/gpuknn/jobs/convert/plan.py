@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpuknn.errors import InputError, RunError, option, same_again, whole_number
+from gpuknn.errors import InputError, RunError, given, option, same_again, whole_number
 from gpuknn.jobs.convert.choose import choose_target
 from gpuknn.jobs.convert.formats import Format, choose_dtype, choose_format
 from gpuknn.jobs.convert.job import Job
@@ -69,9 +69,8 @@ def plan_convert(
     written to the destination.
     """
     kind = choose_format(destination, job.to)
-    for name, value in (("shard_rows", job.shard_rows), ("chunk_rows", job.chunk_rows)):
-        if value is not None:
-            whole_number(name, value)
+    cut = given({"shard_rows": job.shard_rows, "chunk_rows": job.chunk_rows})
+    job = Job.of(vars(job) | {name: whole_number(name, value) for name, value in cut.items()})
     if not job.gold:
         job.refuse(["distance"], f"{job.source} holds vectors and no distances")
     source = open_vectors(job.source, missing=job.missing)

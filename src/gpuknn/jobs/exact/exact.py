@@ -5,7 +5,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuknn.errors import InputError, option, whole_number
+from gpuknn.errors import whole_number
 from gpuknn.jobs.command import command_line
 from gpuknn.jobs.exact.job import SelfJoin, ask
 from gpuknn.jobs.exact.plan import Plan, Wishes, planned
@@ -203,8 +203,6 @@ def plan_exact(
     >>> plan.run().output.name
     'gold.h5'
     """
-    if self_first and queries is not None:
-        raise InputError(f"{option('self_first', True)}: the queries are others than the rows; leave it out")
     if command is None:  # a program may change its working folder
         database, queries, output = _absolute(database), _absolute(queries), Path(output).absolute()
         run_dir = Path(run_dir).absolute() if run_dir else None
@@ -232,7 +230,7 @@ def plan_exact(
         from gpuknn.jobs.watch import check_report  # which loads Dask
 
         check_report(wishes.performance_report)
-    self_join = SelfJoin.NO if queries is not None else SelfJoin.FIRST if self_first else SelfJoin.LEFT_OUT
+    self_join = SelfJoin.FIRST if self_first else SelfJoin.LEFT_OUT if queries is None else SelfJoin.NO
     job = ask(database, queries, k, metric, dists, self_join, missing, ignore_ids)
     crew = hire(cluster, device, workers, threads, client, said=said)
     return ExactPlan(**vars(planned(job, Path(output), crew, wishes)))

@@ -116,7 +116,7 @@ def ask(
         refuse_rows_as_queries(rows, asked, named)
     ids = (None, None) if ignore_ids else (own_ids(rows.ids), own_ids(asked.ids))
     kind = metric_named(metric)
-    check_question(rows, asked, k, kind, dists, self_join is not SelfJoin.NO, self_join is SelfJoin.FIRST)
+    check_question(rows, asked, k, kind, dists, queries is None, self_join is SelfJoin.FIRST)
     return Job(rows, asked, int(k), kind, str(dists), self_join, *ids)
 
 

@@ -52,8 +52,9 @@ class Outcome:
     certificate: Certificate
     device: str
     shards: int
-    """That were computed, and the rows that an earlier run had done."""
+    """That were computed."""
     resumed_rows: int
+    """That an earlier run had done."""
     seconds: float
 
     def __repr__(self) -> str:
