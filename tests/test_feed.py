@@ -1,7 +1,10 @@
 """How tasks are given out, with a cluster that is made up: its workers do at once what they are asked."""
 
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 from typing import Any
 
 import numpy as np
@@ -44,6 +47,7 @@ class Client:
         self.under_way, self.most_under_way = 0, 0
         self.submitted: list[str] = []
         self.before_task: Callable[[str], None] = lambda _: None
+        self.future: type[Future] = Future
 
     def subscribe_topic(self, topic: str, hear: object) -> None:
         pass
@@ -74,7 +78,7 @@ class Client:
             self.under_way -= scans
             return task(*arguments)
 
-        return Future(work, self.answers)
+        return self.future(work, self.answers)
 
 
 def partial_of(
@@ -108,9 +112,9 @@ def run(client: Client, folder: Path, shards: int, done: int = 0) -> tuple[list[
         partial_of(None, None, QUERIES, rows, np.full(4, np.inf), folder, None)
     heard: list[dict[str, Any]] = []
     blocks = {QUERIES: Block(np.full(4, np.inf), Tree(SHARD))}
-    feeder = dask_feeder(client, Gpu.resources, lambda: None)
-    it = Feed(feeder, None, "", Gpu(), folder, SHARD, blocks, heard.append)  # type: ignore[arg-type]
-    parts = it.run({QUERIES: every[:done]}, [(QUERIES, rows) for rows in every[done:]])[QUERIES]
+    with dask_feeder(client, Gpu.resources, lambda: None) as feeder:
+        it = Feed(feeder, None, "", Gpu(), folder, SHARD, blocks, heard.append)  # type: ignore[arg-type]
+        parts = it.run({QUERIES: every[:done]}, [(QUERIES, rows) for rows in every[done:]])[QUERIES]
     sound, damaged = find_partials(folder, QUERIES)
     assert list(sound) == parts
     assert not damaged
@@ -176,3 +180,68 @@ def test_a_run_without_workers_gives_up(lost: str, tmp_path: Path, monkeypatch: 
         client.workers, client.stopped = [GPU], True
     with pytest.raises(RunError, match="no scheduler or fitting worker was there"):
         run(client, tmp_path, 5)
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """As `gpuknn` sets them: both signals raise KeyboardInterrupt."""
+    earlier = {number: signal.signal(number, signal.default_int_handler) for number in (SIGINT, SIGTERM)}
+    yield
+    after = {number: signal.signal(number, handler) for number, handler in earlier.items()}
+    assert set(after.values()) == {signal.default_int_handler}
+
+
+class Released(Future):
+    """Whose end is a signal's moment; of what `__del__` raises Python says only that it is ignored."""
+
+    at: Callable[[], None]
+
+    def __del__(self) -> None:
+        self.at()
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("how", [SIGINT, SIGTERM])
+@pytest.mark.parametrize("nth", [1, 4, 5], ids=["the first", "one amid", "the last"])
+def test_an_interrupt_while_a_future_ends(nth: int, how: signal.Signals, tmp_path: Path) -> None:
+    """Dask's futures end by themselves, in the thread that takes tasks."""
+    ended: list[int] = []
+
+    def end() -> None:
+        ended.append(0)
+        if len(ended) == nth:
+            os.kill(os.getpid(), how)
+
+    Released.at = staticmethod(end)
+    client = Client(GPU)
+    client.future = Released
+    with pytest.raises(KeyboardInterrupt):
+        run(client, tmp_path, 5)
+    Released.at = staticmethod(lambda: None)
+    sound, _ = find_partials(tmp_path, QUERIES)
+    assert nth <= len(sound) <= nth + 2, "those under way"
+
+
+@pytest.mark.usefixtures("handlers")
+def test_the_second_interrupt_is_raised_at_once() -> None:
+    reached: list[str] = []
+
+    def twice() -> None:
+        with dask_feeder(Client(GPU), {}, lambda: None):
+            os.kill(os.getpid(), SIGINT)
+            reached.append("behind the first")
+            os.kill(os.getpid(), SIGTERM)
+            reached.append("behind the second")
+
+    with pytest.raises(KeyboardInterrupt):
+        twice()
+    assert reached == ["behind the first"]
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    earlier = signal.signal(SIGINT, signal.SIG_IGN)
+    try:
+        with dask_feeder(Client(GPU), {}, lambda: None):
+            os.kill(os.getpid(), SIGINT)
+    finally:
+        signal.signal(SIGINT, earlier)

@@ -244,7 +244,7 @@ def planned(folder: Path) -> Plan:
 def no_dask(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("heard", "watched"):
         monkeypatch.setattr(exact, name, lambda *_: nullcontext())
-    monkeypatch.setattr(exact, "dask_feeder", lambda *_: SimpleNamespace(cancel=lambda: None))
+    monkeypatch.setattr(exact, "dask_feeder", lambda *_: nullcontext(SimpleNamespace(cancel=lambda: None)))
     monkeypatch.setattr(exact, "page_address", str)
 
 

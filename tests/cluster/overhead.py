@@ -65,9 +65,9 @@ def measure(workers: int, shards: int, nq: int, k: int, seconds: float, folder: 
             if event["event"] == "merged":
                 merges.append(event["seconds"])
 
-        feeder = dask_feeder(client, who.device.resources, held.check)
         work = job, str(seconds), who.device, (folder / "run").absolute(), 1000, blocks, hear
-        parts = feed.Feed(feeder, *work).run({queries: []}, [(queries, r) for r in every])[queries]
+        with dask_feeder(client, who.device.resources, held.check) as feeder:
+            parts = feed.Feed(feeder, *work).run({queries: []}, [(queries, r) for r in every])[queries]
         computed = time.perf_counter()
         with written(folder / "gold.h5", Hdf5Writer, Outline((nq, k), rows - 1, np.dtype(np.float32))) as gold:
             exact._write(job, queries, [find_partial(folder / "run", queries, part) for part in parts], gold)

@@ -89,8 +89,8 @@ class Crew:
             with thread_feeder(min(THREADS * self.workers.cores, most), check) as feeder:
                 yield feeder
         else:
-            with self.client(most) as client:
-                yield dask_feeder(client, self.workers.device.resources, check)
+            with self.client(most) as client, dask_feeder(client, self.workers.device.resources, check) as feeder:
+                yield feeder
 
 
 def hire(

@@ -5,6 +5,8 @@ begun, and gives up on a task that was blamed often enough.  So a worker's death
 the newest that is known, and workers that join late find something to do.
 """
 
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -92,7 +94,8 @@ class Feeder:
         self._running.clear()  # a notebook keeps the frames of what was interrupted, and Dask keeps what they hold
 
 
-def dask_feeder(client: "Client", need: dict[str, int], check: Callable[[], None]) -> Feeder:
+@contextmanager
+def dask_feeder(client: "Client", need: dict[str, int], check: Callable[[], None]) -> Iterator[Feeder]:
     """Tasks for workers that have the resources `need`."""
     run, numbers = uuid.uuid4().hex[:8], count()
 
@@ -100,14 +103,18 @@ def dask_feeder(client: "Client", need: dict[str, int], check: Callable[[], None
         # Numbered, because a task may be submitted again while the scheduler still knows its earlier result.
         return client.submit(work, *arguments, key=f"{name}-{run}-{next(numbers)}", retries=1, **options)
 
-    return Feeder(submit, lambda: WINDOW * _fitting(client, need), check)
+    feeder = Feeder(submit, lambda: WINDOW * _fitting(client, need), check)
+    with _interrupts_where_tasks_are_taken(feeder):
+        yield feeder
 
 
 @contextmanager
 def thread_feeder(threads: int, check: Callable[[], None]) -> Iterator[Feeder]:
     """Tasks for threads of this process."""
     with ThreadPoolExecutor(threads, thread_name_prefix="gpuknn") as pool:
-        yield Feeder(lambda work, *arguments, name="task": pool.submit(work, *arguments), lambda: threads, check)
+        feeder = Feeder(lambda work, *arguments, name="task": pool.submit(work, *arguments), lambda: threads, check)
+        with _interrupts_where_tasks_are_taken(feeder):
+            yield feeder
 
 
 def result_of(future: Any) -> Any:
@@ -122,6 +129,44 @@ def result_of(future: Any) -> Any:
         raise RunError(
             f"a task failed: {type(error).__name__}: {error}; what is finished is kept, {same_again()} goes on"
         ) from error
+
+
+@contextmanager
+def _interrupts_where_tasks_are_taken(feeder: Feeder) -> Iterator[None]:
+    """Raise KeyboardInterrupt from `Feeder.take` alone; the second Ctrl-C raises it wherever the thread is.
+
+    Python raises it between any two steps.  From the end of a Dask future, which is `Future.__del__`, it does not come
+    out: Python says that it is ignored, and the run goes on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    heard: list[int] = []
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def hold(number: int, _: object) -> None:
+        restore()
+        heard.append(number)
+        feeder.soon(interrupt)
+
+    # Whoever ignores a signal, or does something else then, goes on to do so.
+    raising = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is signal.default_int_handler]
+
+    def restore() -> None:
+        for number in raising:
+            signal.signal(number, signal.default_int_handler)
+
+    for number in raising:
+        signal.signal(number, hold)
+    try:
+        yield
+    finally:
+        restore()
+    if heard:  # after the last task was taken
+        raise KeyboardInterrupt
 
 
 def _fitting(client: "Client", need: dict[str, int]) -> int:

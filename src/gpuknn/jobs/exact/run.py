@@ -197,9 +197,11 @@ def _partials(
     if shards:
         device, folder = plan.crew.workers.device, claim.folder.absolute()
         known = {block: Block(_floor(block, done), Tree(plan.shard_rows)) for block, done in found.items()}
-        with plan.crew.client(len(shards)) as client:
+        with (
+            plan.crew.client(len(shards)) as client,
+            dask_feeder(client, device.resources, claim.held.check) as feeder,
+        ):
             tell({"event": "watch", "address": page_address(client)})
-            feeder = dask_feeder(client, device.resources, claim.held.check)
             feed = Feed(feeder, _everywhere(job), state, device, folder, plan.shard_rows, known, hear)
 
             def hear_of_workers(event: Event) -> None:  # in a thread of Dask's
