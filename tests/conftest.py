@@ -1,4 +1,5 @@
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -6,6 +7,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 
 import numpy as np
 import pytest
@@ -82,6 +84,15 @@ def bucket(object_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.
     for setting, value in {**settings, "ACCESS_KEY_ID": "name", "SECRET_ACCESS_KEY": "secret"}.items():
         monkeypatch.setenv(f"AWS_{setting}", value)
     return f"s3://{name}"
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """As `gpuknn` sets them: both signals raise KeyboardInterrupt; they are found like that afterwards."""
+    earlier = {number: signal.signal(number, signal.default_int_handler) for number in (SIGINT, SIGTERM)}
+    yield
+    after = {number: signal.signal(number, handler) for number, handler in earlier.items()}
+    assert set(after.values()) == {signal.default_int_handler}
 
 
 def _listens(port: int) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import Any
@@ -182,15 +182,6 @@ def test_a_run_without_workers_gives_up(lost: str, tmp_path: Path, monkeypatch: 
         run(client, tmp_path, 5)
 
 
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """As `gpuknn` sets them: both signals raise KeyboardInterrupt."""
-    earlier = {number: signal.signal(number, signal.default_int_handler) for number in (SIGINT, SIGTERM)}
-    yield
-    after = {number: signal.signal(number, handler) for number, handler in earlier.items()}
-    assert set(after.values()) == {signal.default_int_handler}
-
-
 class Released(Future):
     """Whose end is a signal's moment; of what `__del__` raises Python says only that it is ignored."""
 
@@ -220,28 +211,3 @@ def test_an_interrupt_while_a_future_ends(nth: int, how: signal.Signals, tmp_pat
     Released.at = staticmethod(lambda: None)
     sound, _ = find_partials(tmp_path, QUERIES)
     assert nth <= len(sound) <= nth + 2, "those under way"
-
-
-@pytest.mark.usefixtures("handlers")
-def test_the_second_interrupt_is_raised_at_once() -> None:
-    reached: list[str] = []
-
-    def twice() -> None:
-        with dask_feeder(Client(GPU), {}, lambda: None):
-            os.kill(os.getpid(), SIGINT)
-            reached.append("behind the first")
-            os.kill(os.getpid(), SIGTERM)
-            reached.append("behind the second")
-
-    with pytest.raises(KeyboardInterrupt):
-        twice()
-    assert reached == ["behind the first"]
-
-
-def test_a_signal_that_is_ignored_stays_so() -> None:
-    earlier = signal.signal(SIGINT, signal.SIG_IGN)
-    try:
-        with dask_feeder(Client(GPU), {}, lambda: None):
-            os.kill(os.getpid(), SIGINT)
-    finally:
-        signal.signal(SIGINT, earlier)

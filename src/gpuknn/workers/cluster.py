@@ -3,15 +3,14 @@
 import json
 import logging
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from pathlib import Path
-from signal import SIGINT, SIGTERM
+from signal import SIGINT
 from typing import Any
 
 import dask
@@ -23,6 +22,7 @@ from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.errors import InputError, RunError, in_python, option, same_again
 from gpuknn.shared import Shared
 from gpuknn.workers.cluster_file import Running, Slurm, Ssh
+from gpuknn.workers.interrupts import interrupts_put_off
 from gpuknn.workers.workers import Workers
 
 HERE = "127.0.0.1"
@@ -200,47 +200,39 @@ def local_cluster(workers: Workers) -> Iterator[Client]:
     Workers die with the process that started them.  Nothing listens beyond loopback.  A worker's GPU is the first that
     it sees where dask-cuda has arranged that, else the one of the worker's number (`Device.here`).
     """
-    with hushed(), large_tasks():
-        with _interrupts_held_back() as heard:
+    with hushed(), large_tasks(), ExitStack() as stack:
+        with interrupts_put_off(), _sigint_blocked():
             try:
                 cluster = _start(workers)
             except (OSError, RuntimeError, TimeoutError) as error:
-                if heard:
-                    raise KeyboardInterrupt from error
                 # Processes that are spawned begin with the caller's script.
                 guard = in_python('; a script makes this call under `if __name__ == "__main__":`')
                 raise RunError(
                     f"the embedded cluster did not start ({error}){guard}; run {same_again()} again"
                 ) from error
-        try:
-            if heard:
-                raise KeyboardInterrupt
-            with Client(cluster, set_as_default=False) as client:
-                yield client
-        finally:
-            cluster.close(timeout=5)
+            stack.callback(_close, cluster)
+        with Client(cluster, set_as_default=False) as client:
+            yield client
+
+
+def _close(cluster: LocalCluster) -> None:
+    """End it; if it is left half closed, the end of the process waits 10 s for the rest."""
+    with interrupts_put_off():
+        cluster.close(timeout=5)
 
 
 @contextmanager
-def _interrupts_held_back() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM: Dask cannot close a cluster that stands by half, and says so at length.
+def _sigint_blocked() -> Iterator[None]:
+    """Let threads and processes that begin meanwhile have SIGINT blocked for good.
 
-    Threads and processes that begin meanwhile have SIGINT blocked for good: Ctrl-C in a terminal, which all processes
-    hear, is for the client alone, and it stops the workers.
+    Ctrl-C in a terminal, which all processes hear, is for the client alone, and it stops the workers.
     """
-    heard: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield heard
-        return
     resource_tracker.ensure_running()  # the first process that is spawned would, and unblock SIGINT as it does
-    earlier = {number: signal.signal(number, lambda got, _: heard.append(got)) for number in (SIGINT, SIGTERM)}
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {SIGINT})
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {SIGINT})
     try:
-        yield heard
+        yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
 
 
 def _start(workers: Workers) -> LocalCluster:

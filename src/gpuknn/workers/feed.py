@@ -5,8 +5,6 @@ begun, and gives up on a task that was blamed often enough.  So a worker's death
 the newest that is known, and workers that join late find something to do.
 """
 
-import signal
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from gpuknn.errors import InputError, RunError, same_again
+from gpuknn.workers.interrupts import Check, interrupts_put_off
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -39,6 +38,7 @@ class Feeder:
         self._running: dict[Any, Any] = {}
         self._news: SimpleQueue[Any] = SimpleQueue()
         """Tasks that have ended, by their futures, and what is to be called."""
+        self._check_interrupts: Check = lambda: None
 
     def __len__(self) -> int:
         return len(self._running)
@@ -60,6 +60,12 @@ class Feeder:
         """
         self._news.put(work)
 
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Raise KeyboardInterrupt where a task is taken, or when this ends; a second Ctrl-C raises it at once."""
+        with interrupts_put_off(lambda: self.soon(lambda: None)) as self._check_interrupts:
+            yield
+
     def take(self) -> tuple[Any, Any]:
         """The next task that has ended, and its future.
 
@@ -70,6 +76,7 @@ class Feeder:
             self._check()
             try:
                 news = self._news.get(timeout=LOOK_EVERY)
+                self._check_interrupts()  # before what was told earlier: the caller's words may take long
                 if news in self._running:
                     return self._running.pop(news), news
                 news()
@@ -104,7 +111,7 @@ def dask_feeder(client: "Client", need: dict[str, int], check: Callable[[], None
         return client.submit(work, *arguments, key=f"{name}-{run}-{next(numbers)}", retries=1, **options)
 
     feeder = Feeder(submit, lambda: WINDOW * _fitting(client, need), check)
-    with _interrupts_where_tasks_are_taken(feeder):
+    with feeder.at_work():
         yield feeder
 
 
@@ -113,7 +120,7 @@ def thread_feeder(threads: int, check: Callable[[], None]) -> Iterator[Feeder]:
     """Tasks for threads of this process."""
     with ThreadPoolExecutor(threads, thread_name_prefix="gpuknn") as pool:
         feeder = Feeder(lambda work, *arguments, name="task": pool.submit(work, *arguments), lambda: threads, check)
-        with _interrupts_where_tasks_are_taken(feeder):
+        with feeder.at_work():
             yield feeder
 
 
@@ -129,44 +136,6 @@ def result_of(future: Any) -> Any:
         raise RunError(
             f"a task failed: {type(error).__name__}: {error}; what is finished is kept, {same_again()} goes on"
         ) from error
-
-
-@contextmanager
-def _interrupts_where_tasks_are_taken(feeder: Feeder) -> Iterator[None]:
-    """Raise KeyboardInterrupt from `Feeder.take` alone; the second Ctrl-C raises it wherever the thread is.
-
-    Python raises it between any two steps.  From the end of a Dask future, which is `Future.__del__`, it does not come
-    out: Python says that it is ignored, and the run goes on.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    heard: list[int] = []
-
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    def hold(number: int, _: object) -> None:
-        restore()
-        heard.append(number)
-        feeder.soon(interrupt)
-
-    # Whoever ignores a signal, or does something else then, goes on to do so.
-    raising = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is signal.default_int_handler]
-
-    def restore() -> None:
-        for number in raising:
-            signal.signal(number, signal.default_int_handler)
-
-    for number in raising:
-        signal.signal(number, hold)
-    try:
-        yield
-    finally:
-        restore()
-    if heard:  # after the last task was taken
-        raise KeyboardInterrupt
 
 
 def _fitting(client: "Client", need: dict[str, int]) -> int:

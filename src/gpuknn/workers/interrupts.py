@@ -1,0 +1,54 @@
+"""Ctrl-C and SIGTERM, put off until a moment that suits."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from signal import SIGINT, SIGTERM
+
+Check = Callable[[], None]
+"""Raises KeyboardInterrupt if a signal was put off."""
+
+
+@contextmanager
+def interrupts_put_off(wake: Callable[[], None] | None = None) -> Iterator[Check]:
+    """Raise KeyboardInterrupt only if the check is called that this yields, or when the context ends.
+
+    Python raises it between any two steps.  Amid Dask's own work it leaves a cluster that stands by half; at the end of
+    a Dask future, which is `Future.__del__`, Python says that it is ignored, and the run goes on.
+
+    The first signal calls `wake`, whatever this thread does then, so that a thread that waits comes to its next check.
+    The second signal raises KeyboardInterrupt at once, since the check may be far away.  Without `wake` no signal does.
+    Signals that do not raise KeyboardInterrupt, because the caller ignores them or has a handler, are left alone.
+    """
+    if threading.current_thread() is not threading.main_thread():  # no other thread hears signals
+        yield lambda: None
+        return
+    signals: list[int] = []
+    over = False
+
+    def put_off(number: int, _: object) -> None:
+        signals.append(number)
+        if over or (wake and len(signals) > 1):
+            raise KeyboardInterrupt
+        if wake:
+            wake()
+
+    def check() -> None:
+        if signals:
+            raise KeyboardInterrupt
+
+    ours = [number for number in (SIGINT, SIGTERM) if signal.getsignal(number) is signal.default_int_handler]
+    try:
+        for number in ours:
+            signal.signal(number, put_off)
+        yield check
+    except Exception as error:
+        if signals:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        over = True  # a signal that comes between the next steps is raised by either handler
+        for number in ours:
+            signal.signal(number, signal.default_int_handler)
+    check()
