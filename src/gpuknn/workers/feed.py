@@ -76,7 +76,7 @@ class Feeder:
             self._check()
             try:
                 news = self._news.get(timeout=LOOK_EVERY)
-                self._check_interrupts()  # before what was told earlier: the caller's words may take long
+                self._check_interrupts()  # not after the news that wait: what the caller does with news may take long
                 if news in self._running:
                     return self._running.pop(news), news
                 news()

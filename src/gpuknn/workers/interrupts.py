@@ -14,12 +14,13 @@ Check = Callable[[], None]
 def interrupts_put_off(wake: Callable[[], None] | None = None) -> Iterator[Check]:
     """Raise KeyboardInterrupt only if the check is called that this yields, or when the context ends.
 
-    Python raises it between any two steps.  Amid Dask's own work it leaves a cluster that stands by half; at the end of
-    a Dask future, which is `Future.__del__`, Python says that it is ignored, and the run goes on.
+    Python raises it between any two steps of the main thread.  If Dask starts or closes a cluster then, half of the
+    cluster is left.  If a Dask future ends then, Python ignores the exception, because it comes from `Future.__del__`,
+    and the run goes on.
 
     The first signal calls `wake`, whatever this thread does then, so that a thread that waits comes to its next check.
-    The second signal raises KeyboardInterrupt at once, since the check may be far away.  Without `wake` no signal does.
-    Signals that do not raise KeyboardInterrupt, because the caller ignores them or has a handler, are left alone.
+    The second signal raises KeyboardInterrupt at once, since the check may be far away.  Without `wake` the second
+    signal is put off, too.  A signal that the caller ignores or handles in another way is left alone.
     """
     if threading.current_thread() is not threading.main_thread():  # no other thread hears signals
         yield lambda: None
