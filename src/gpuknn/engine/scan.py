@@ -13,7 +13,7 @@ from gpuknn.engine.metric import Metric, metric_named
 from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.engine.rows import open_rows
 from gpuknn.engine.self_join import put_self_first
-from gpuknn.progress import Listener, listening, step
+from gpuknn.progress import Event, Listener, listening, step
 from gpuknn.vectors import Rows, Vectors
 from gpuknn.vectors.ids import own_ids
 from gpuknn.vectors.written import Missing
@@ -98,6 +98,7 @@ def exact_knn(
     check_question(rows, asked, k, kind, dists, queries is None, self_first)
     chosen = open_device(device, threads, rows.gpu or 0)
     with listening(progress) as told:
+        _compile(rows, asked, kind, k - self_first, chosen, told)
         n, row_bytes = len(rows), rows.nbytes // len(rows)
         told(step("checking", n, "checked", row_bytes=row_bytes))
         told(step("computing", n, "progress", row_bytes=row_bytes))
@@ -120,6 +121,15 @@ def exact_knn(
         asked.bits or 64 * asked.shape[1] if kind is Metric.HAMMING else None,
         certificate,
     )
+
+
+def _compile(
+    rows: Vectors, queries: Vectors, metric: Metric, k: int, device: Device, told: Callable[[Event], None]
+) -> None:
+    """Compile what the check and the search call and this machine has not compiled yet."""
+    from gpuknn.engine.cpu.needed import compile_kernels, for_check  # here: it loads Numba
+
+    compile_kernels(for_check(metric, rows.dtype, queries.dtype) + device.kernels(metric, rows, queries, k), told)
 
 
 def scan(

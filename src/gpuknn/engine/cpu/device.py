@@ -22,7 +22,8 @@ from threadpoolctl import OpenBLASController, threadpool_limits
 
 from gpuknn.engine.bound import ROUNDING, proven_score
 from gpuknn.engine.cpu import kernels
-from gpuknn.engine.cpu.int8 import int8_product
+from gpuknn.engine.cpu.int8 import Int8Product, int8_product
+from gpuknn.engine.cpu.needed import Needed, for_search
 from gpuknn.engine.cpu.scores import Candidates, Choice, Float32Scores, HammingScores, Int8Scores, Prepared
 from gpuknn.engine.device import Search
 from gpuknn.engine.metric import Metric, summation_leaves
@@ -91,6 +92,11 @@ class CpuDevice:
     def most_queries(self, k: int, components: int) -> int:
         """No limit but that of `memory`."""
         return sys.maxsize
+
+    def kernels(self, metric: Metric, rows: Vectors, queries: Vectors, k: int) -> list[Needed]:
+        """Those of the filters that such a search tries."""
+        int8 = _int8_product(self.filter_name, queries.shape, len(rows), k)
+        return for_search(metric, rows.dtype, queries.dtype, int8 is not None)
 
     def resident(self, rows: Vectors) -> None:
         """None: rows are read ahead, wherever they lie."""
@@ -185,7 +191,7 @@ class CpuScan:
         self._itself = np.full(nq, -1) if search.first_id is None else search.first_id + ids
         self._bound = 0.0
         self._methods: list[str] = []
-        self._choice = self._choose_scores(filter_name)
+        self._filter_name = filter_name
 
         room = _room(k)
         block = max(1, min(BLOCK_QUERIES, CANDIDATE_BYTES // (8 * room)))
@@ -207,11 +213,12 @@ class CpuScan:
         """
         k, components = self._search.k, self._search.queries.shape[1]
         full = _epoch_rows(components)
-        short = min(full, max(FIRST_ROWS, -(-64 * k // TILE_ROWS) * TILE_ROWS))
+        short = _first_rows(k, components)
         edges = [extent.start]
         while edges[-1] < extent.stop:
             before = edges[-1] - extent.start
             edges.append(min(edges[-1] + min(full, max(short, before)), extent.stop))
+        self._choice = self._choose_scores(len(extent))
         runs = [range(a, b) for a, b in pairwise(edges)]
         longest = max(map(len, runs), default=0)
         self._buffers = [np.empty((longest, components), self._row_type) for _ in runs[:2]]
@@ -335,18 +342,17 @@ class CpuScan:
         most: int = kernels.cut(limit, *state, *of_queries, ROUNDING, *candidates, space.proven)
         return most
 
-    def _choose_scores(self, name: str) -> Choice:
-        """The filters there are for these data."""
+    def _choose_scores(self, rows: int) -> Choice:
+        """The filters there are for these data and so many rows."""
         if self._hamming:
             return Choice([HammingScores(self._search.queries)])
         data = self._search.metric, self._queries, self._norms, self._in_parallel
-        worth_it = name == "int8" or (name == "auto" and min(self._queries.shape) >= INT8_WORTH)
-        multiply = int8_product() if worth_it else None
+        multiply = _int8_product(self._filter_name, self._queries.shape, rows, self._search.k)
         if multiply is None:
             return Choice([Float32Scores(*data)])
         float32 = Float32Scores(*data)
         int8 = Int8Scores(*data, TILE_ROWS, multiply, float32)
-        return Choice([int8] if name == "int8" else [float32, int8])
+        return Choice([int8] if self._filter_name == "int8" else [float32, int8])
 
 
 def _in_parallel(pool: ThreadPoolExecutor, threads: int, work: Callable[[slice], None], n: int) -> None:
@@ -356,6 +362,20 @@ def _in_parallel(pool: ThreadPoolExecutor, threads: int, work: Callable[[slice],
 
 def _epoch_rows(components: int) -> int:
     return max(1, EPOCH_VALUES // components // TILE_ROWS) * TILE_ROWS
+
+
+def _first_rows(k: int, components: int) -> int:
+    """Rows of the first epoch, at most."""
+    return min(_epoch_rows(components), max(FIRST_ROWS, -(-64 * k // TILE_ROWS) * TILE_ROWS))
+
+
+def _int8_product(filter_name: str, queries: tuple[int, ...], rows: int, k: int) -> Int8Product | None:
+    """The product of the int8 filter, if it is to be tried and can be had; `queries`: their shape.
+
+    Filters are tried in the first two epochs, so what they tell is of use only to rows after these.
+    """
+    enough = min(queries) >= INT8_WORTH and rows > 2 * _first_rows(k, queries[1])
+    return int8_product() if filter_name == "int8" or (filter_name == "auto" and enough) else None
 
 
 def _room(k: int) -> int:

@@ -66,8 +66,9 @@ def run_exact(plan: Plan, tell: Listener = lambda _: None) -> Outcome:
 
     `tell` is told what happens, in this thread:
 
-        plan        title: in a line, and the plan's facts;  step: of the two that follow (`gpuknn.progress`)
+        plan        title: in a line, and the plan's facts;  step: of what follows (`gpuknn.progress`)
         said        line: for a person
+        compiled    kernels: of this step, which there is on the first run on a machine only
         checked     rows: of the database, read and found right before the work begins
         resumed     done: rows of the database that were found done
         watch       address: where a browser can watch the run
@@ -85,6 +86,7 @@ def run_exact(plan: Plan, tell: Listener = lambda _: None) -> Outcome:
 
     rows, row_bytes = len(plan.job.database), plan.job.database.nbytes // len(plan.job.database)
     tell({"event": "plan", "title": plan.title, **plan.facts})
+    _compile(plan, tell)
     tell(step("checking", rows, "checked", "rows", row_bytes))
     tell(step("computing", rows, "resumed progress shard damaged", "done", row_bytes, plan.job.operations(1)))
     with plan.crew.started(say) as crew:
@@ -96,6 +98,19 @@ def run_exact(plan: Plan, tell: Listener = lambda _: None) -> Outcome:
     if plan.crew.local and not outcome.resumed_rows:
         _learn(plan, outcome.seconds)
     return outcome
+
+
+def _compile(plan: Plan, tell: Callable[[Event], None]) -> None:
+    """Compile what this process and workers on this machine call, and this machine has not compiled yet."""
+    from gpuknn.engine.cpu.needed import compile_kernels, for_check, for_merge  # here: it loads Numba
+
+    job, device = plan.job, plan.crew.workers.device
+    needed = for_check(job.metric, job.database.dtype, job.queries.dtype)
+    if plan.crew.local:
+        needed += device.kernels(job.metric, job.database, job.queries, job.searched_k)
+    if plan.shards > 1:
+        needed += for_merge(np.dtype(job.dists))
+    compile_kernels(needed, tell)
 
 
 def _run(plan: Plan, started: float, tell: Callable[[Event], None], say: Callable[[str], None]) -> Outcome:

@@ -1,6 +1,7 @@
 """What a kernel is: a Python function that is compiled once for each type of rows, and kept for the next process."""
 
 import hashlib
+import pickle
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 import numpy as np
-from numba import njit, types
+from numba import config, njit, types
+
+from gpuknn.engine.cpu.kernels.place import private_folder
 
 STORED = types.undefined
 """The type of what is stored, which differs: a kernel with arrays of it is compiled for each type."""
@@ -31,7 +34,9 @@ class Kernel:
         self._rows = [place for place, argument in enumerate(arguments) if argument is ROWS]
         self._compiled: dict[np.dtype | None, Any] = {}
         self._lock = threading.Lock()
-        self.name = function.__name__
+
+    def __repr__(self) -> str:
+        return f"<kernel {self._function.__name__}>"
 
     def __call__(self, *arguments: Any) -> Any:
         """Call it; rows may be read-only, and are copied if they do not lie in one piece."""
@@ -53,23 +58,66 @@ class Kernel:
                 self._compiled[rows] = self._compile(rows)
             return self._compiled[rows]
 
+    def is_compiled(self, rows: np.dtype | None) -> bool:
+        """Whether it is compiled for rows of that type, by this process or by an earlier one."""
+        return rows in self._compiled or self.kept(rows)[1] > 0
+
+    def kept(self, rows: np.dtype | None) -> tuple[Path | None, int]:
+        """The folder in which it is kept, compiled for rows of that type, and its bytes there.
+
+        No folder if none can be written to, no bytes if it is not compiled yet.
+        """
+        cached = _keeping(self._named(rows), self._options)
+        if cached is None:
+            return None, 0
+        folder = Path(cached.stats.cache_path)
+        files = folder.glob(f"*.{cached.py_func.__qualname__}-*.nbc")
+        return folder, sum(file.stat().st_size for file in files)
+
     def _compile(self, rows: np.dtype | None) -> Any:
-        arguments = self._arguments
+        function, arguments = self._named(rows), self._arguments
         if rows is not None:
             arguments = tuple(_stored_as(_bits(rows), argument) for argument in arguments)
-        # Numba names the files in its cache after the function.  Two processes that compile the same function for two
-        # types at once give their files one name, and one of the two gets the other's code.  So each has its own name.
-        function = self._function
-        copy = FunctionType(function.__code__, function.__globals__, self.name, None, function.__closure__)
-        copy.__qualname__ = f"{self.name}-{'rows' if rows is None else rows.name}-{VERSION}"
-        copy.__module__ = function.__module__
+        compiled = _keeping(function, self._options) or njit(**self._options)(function)
         try:
-            compiled = njit(**self._options, cache=True)(copy)
-        except RuntimeError:  # there is no folder to keep it in
-            compiled = njit(**self._options)(copy)
-        compiled.compile(arguments)
+            compiled.compile(arguments)
+        except (OSError, EOFError, pickle.UnpicklingError):  # no room for it, or a file that a crash has cut off
+            compiled = njit(**self._options)(function)
+            compiled.compile(arguments)
         compiled.disable_compile()
         return compiled
+
+    def _named(self, rows: np.dtype | None) -> FunctionType:
+        """The function with a name of its own for rows of that type.
+
+        Numba names the files in its cache after the function.  If two processes compiled one function for two types at
+        once, their files would have one name, and one process would run the other's code.
+        """
+        function = self._function
+        copy = FunctionType(function.__code__, function.__globals__, function.__name__, None, function.__closure__)
+        copy.__qualname__ = f"{function.__name__}-{'any' if rows is None else rows.name}-{VERSION}"
+        copy.__module__ = function.__module__
+        return copy
+
+
+def _keeping(function: FunctionType, options: dict[str, Any]) -> Any:
+    """A function of Numba's that is kept when it is compiled: where Numba keeps it, or in a folder of this user's.
+
+    None if there is no folder.
+    """
+    try:
+        return njit(**options, cache=True)(function)
+    except RuntimeError:
+        folder = private_folder()
+    if folder is None:
+        return None
+    before, config.CACHE_DIR = config.CACHE_DIR, str(folder)
+    try:
+        return njit(**options, cache=True)(function)
+    except RuntimeError:
+        return None
+    finally:
+        config.CACHE_DIR = before
 
 
 def kernel(*arguments: types.Type, options: dict[str, Any] = ORDERED) -> Callable[[Any], Kernel]:
