@@ -288,9 +288,6 @@ def test_nothing_is_kept_of_what_was_found_in_changed_files(tmp_path: Path, monk
     job = Job(vectors, vectors, 3, Metric.L2, "float32")
     state = job.file_state()
     os.utime(tmp_path / "db.npy")
-    monkeypatch.setattr(shard, "tell", lambda *_, **__: None)
-    monkeypatch.setattr(shard.Report, "_given_up", lambda _: False)
-    monkeypatch.setattr(shard, "get_worker", lambda: SimpleNamespace(name="0", state=SimpleNamespace(nthreads=1)))
     task = range(50), range(50), np.full(50, np.inf), tmp_path, CpuDevice(1)
     with pytest.raises(RunError, match="was changed while it was searched"):
         shard.scan_shard(job, state, *task)

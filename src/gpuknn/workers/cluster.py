@@ -251,10 +251,6 @@ def _start(workers: Workers) -> LocalCluster:
         from dask_cuda import LocalCUDACluster
 
         return LocalCUDACluster(device_memory_limit=None, host=HERE, **options)
-    if workers.count == 1 and not workers.device.resources:
-        # It lives in this process: no port is open but the page's, and a script needs no `if __name__ == "__main__"`,
-        # as it does if processes are spawned.
-        return LocalCluster(processes=False, **options)
     return LocalCluster(processes=True, host=HERE, **options)
 
 

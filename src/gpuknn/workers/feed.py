@@ -33,8 +33,14 @@ ANSWER_WITHIN = 10.0
 class Feeder:
     """Tasks under way, on Dask's workers or on threads of this process."""
 
-    def __init__(self, submit: Callable[..., Any], window: Callable[[], int], check: Callable[[], None]) -> None:
-        self._submit, self._window, self._check = submit, window, check
+    def __init__(
+        self,
+        submit: Callable[..., Any],
+        window: Callable[[], int],
+        check: Callable[[], None],
+        client: "Client | None" = None,
+    ) -> None:
+        self._submit, self._window, self._check, self.client = submit, window, check, client
         self._running: dict[Any, Any] = {}
         self._news: SimpleQueue[Any] = SimpleQueue()
         """Tasks that have ended, by their futures, and what is to be called."""
@@ -110,16 +116,16 @@ def dask_feeder(client: "Client", need: dict[str, int], check: Callable[[], None
         # Numbered, because a task may be submitted again while the scheduler still knows its earlier result.
         return client.submit(work, *arguments, key=f"{name}-{run}-{next(numbers)}", retries=1, **options)
 
-    feeder = Feeder(submit, lambda: WINDOW * _fitting(client, need), check)
+    feeder = Feeder(submit, lambda: WINDOW * _fitting(client, need), check, client)
     with feeder.at_work():
         yield feeder
 
 
 @contextmanager
 def thread_feeder(threads: int, check: Callable[[], None]) -> Iterator[Feeder]:
-    """Tasks for threads of this process."""
+    """Tasks for threads of this process, in the order in which they are given."""
     with ThreadPoolExecutor(threads, thread_name_prefix="gpuknn") as pool:
-        feeder = Feeder(lambda work, *arguments, name="task": pool.submit(work, *arguments), lambda: threads, check)
+        feeder = Feeder(lambda work, *arguments, **_: pool.submit(work, *arguments), lambda: threads, check)
         with feeder.at_work():
             yield feeder
 

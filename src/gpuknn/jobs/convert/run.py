@@ -189,7 +189,7 @@ def _fitting(plan: Plan) -> int:
     each, source = plan.target.piece_memory, plan.rows.source
     if not each + source.held_bytes(1):
         return sys.maxsize
-    from gpuknn.workers.memory import memory_budget  # which loads Dask
+    from gpuknn.workers.memory import memory_budget
 
     budget, most = memory_budget(None), max(plan.crew.workers.count, THREADS * usable_cores())
     return next((n for n in range(most, 1, -1) if n * each + source.held_bytes(n) <= budget), 1)

@@ -1,6 +1,7 @@
 """`gpuknn.exact`: the job in one call, as the command does it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ class ExactPlan(Plan):
         Raises InputError if rows cannot be measured or the record belongs to another job, RunError if the run failed:
         the same plan goes on from there.
         """
-        from gpuknn.jobs.exact.run import run_exact  # which loads Dask
+        from gpuknn.jobs.exact.run import run_exact
 
         with listening(progress) as told:
             return run_exact(self, told)
@@ -227,12 +228,14 @@ def plan_exact(
         command=command,
     )
     if wishes.performance_report:
-        from gpuknn.jobs.watch import check_report  # which loads Dask
+        from gpuknn.jobs.watch import check_report
 
         check_report(wishes.performance_report)
     self_join = SelfJoin.FIRST if self_first else SelfJoin.LEFT_OUT if queries is None else SelfJoin.NO
     job = ask(database, queries, k, metric, dists, self_join, missing, ignore_ids)
     crew = hire(cluster, device, workers, threads, client, said=said)
+    if wishes.performance_report:  # which is Dask's
+        crew = replace(crew, threads=0)
     return ExactPlan(**vars(planned(job, Path(output), crew, wishes)))
 
 

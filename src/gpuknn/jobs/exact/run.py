@@ -24,7 +24,6 @@ from gpuknn.gold.formats import WRITERS, gold_format
 from gpuknn.gold.gold import JOB, Gold
 from gpuknn.gold.hdf5 import read_attributes
 from gpuknn.gold.writer import GoldWriter, written
-from gpuknn.jobs.events import heard
 from gpuknn.jobs.exact.feed import Block, Feed
 from gpuknn.jobs.exact.job import Job, SelfJoin
 from gpuknn.jobs.exact.merge import merge_some, queries_at_once
@@ -33,12 +32,11 @@ from gpuknn.jobs.exact.plan import Plan, blocks, check_room, cut, outline, repla
 from gpuknn.jobs.exact.shard import changed
 from gpuknn.jobs.exact.tree import Tree
 from gpuknn.jobs.tally import Tally
-from gpuknn.jobs.watch import page_address, watched
+from gpuknn.jobs.watch import watched
 from gpuknn.progress import Event, Listener, step
 from gpuknn.storage.durable import sweep
 from gpuknn.storage.record import Claim, Identity
 from gpuknn.vectors import Sampled
-from gpuknn.workers.feed import dask_feeder
 
 LONG_ENOUGH = 5.0
 """Seconds of computing that tell a rate: the start weighs little then."""
@@ -197,22 +195,19 @@ def _partials(
     if shards:
         device, folder = plan.crew.workers.device, claim.folder.absolute()
         known = {block: Block(_floor(block, done), Tree(plan.shard_rows)) for block, done in found.items()}
-        with (
-            plan.crew.client(len(shards)) as client,
-            dask_feeder(client, device.resources, claim.held.check) as feeder,
-        ):
-            tell({"event": "watch", "address": page_address(client)})
+        with plan.crew.feeder(len(shards), claim.held.check) as feeder:
             feed = Feed(feeder, _everywhere(job), state, device, folder, plan.shard_rows, known, hear)
 
-            def hear_of_workers(event: Event) -> None:  # in a thread of Dask's
+            def hear_of_workers(event: Event) -> None:  # in another thread
                 feeder.soon(partial(hear, event))
 
             report, lent = plan.wishes.performance_report, plan.crew.lent
-            with watched(client, folder, job.title, shards, report, lent), heard(client, folder, hear_of_workers):
+            with watched(feeder.client, folder, job.title, shards, hear_of_workers, report, lent) as address:
+                tell({"event": "watch", "address": address})
                 try:
                     parts = feed.run(parts, shards)
                 finally:
-                    if lent and client.status == "running":  # other clients end with their tasks
+                    if lent or not feeder.client:  # other clients end with their tasks
                         feeder.cancel()
     # By their names, since network folders list new files late.
     every = {block: [find_partial(claim.folder, block, rows) for rows in done] for block, done in parts.items()}

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from distributed import get_worker
 
 from gpuknn.engine.device import Device, Search
 from gpuknn.engine.scan import scan
 from gpuknn.errors import RunError
-from gpuknn.jobs.events import count, tell
+from gpuknn.jobs.events import count, tell, worker
 from gpuknn.jobs.exact.job import Job, SelfJoin
 from gpuknn.jobs.exact.partial import write_partial
 
@@ -49,8 +48,8 @@ plan counts, so they take turns."""
 def _scan_shard(
     job: Job, state: str, queries: range, rows: range, floor: np.ndarray, folder: Path, device: Device
 ) -> ShardDone:
-    worker = get_worker()
-    device = device.here(worker.state.nthreads, gpu_number(worker.name))
+    if here := worker():
+        device = device.here(here.state.nthreads, gpu_number(here.name))
     report = Report(job, queries, rows, folder, device.name)
     report.begun()
     search = Search(
@@ -113,9 +112,9 @@ class Report:
 
     def _given_up(self) -> bool:
         """Whether the client has taken the task back, or has gone: a thread cannot be stopped from outside."""
-        worker = get_worker()
-        task = worker.state.tasks.get(worker.get_current_task())
-        return task is None or task.state != "executing"
+        here = worker()
+        task = here and here.state.tasks.get(here.get_current_task())
+        return here is not None and (task is None or task.state != "executing")
 
     def _tell(self, event: str, **facts: int) -> None:
         work = self._work(self._rows)
