@@ -6,10 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -236,19 +234,10 @@ def planned(folder: Path) -> Plan:
     np.save(folder / "db.npy", np.eye(50, dtype=np.float32))
     vectors = open_vectors(folder / "db.npy")
     asked = Job(vectors, vectors, 3, Metric.L2, "float32")
-    crew = Crew("made up", Workers(1, 1, CpuDevice(1)), connection=SimpleNamespace(status="closed"))
+    crew = Crew("made up", Workers(1, 1, CpuDevice(1)), threads=1)
     return Plan(asked, folder / "gold.h5", crew, Wishes(), None, 50, 50, 1)
 
 
-@pytest.fixture
-def no_dask(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("heard", "watched"):
-        monkeypatch.setattr(exact, name, lambda *_: nullcontext())
-    monkeypatch.setattr(exact, "dask_feeder", lambda *_: nullcontext(SimpleNamespace(cancel=lambda: None)))
-    monkeypatch.setattr(exact, "page_address", str)
-
-
-@pytest.mark.usefixtures("no_dask")
 def test_a_database_changed_during_the_run_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = planned(tmp_path)
     fingerprint = plan.job.fingerprint(plan.job.sampled())
@@ -266,7 +255,6 @@ def test_a_database_changed_during_the_run_is_noticed(tmp_path: Path, monkeypatc
     assert not (tmp_path / "gold.h5").exists()
 
 
-@pytest.mark.usefixtures("no_dask")
 def test_a_run_that_was_begun_with_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def compute_one(_feed: object, _done: object, shards: list[tuple[range, range]]) -> None:
         found, certificate = neighbors(len(shards[0][0]), 3)
