@@ -294,7 +294,7 @@ def test_no_worker_is_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         def submit(self, *task: object, **options: object) -> "Future[Any]":
             return Future()
 
-    feeder = Feeder(Nobody().submit, lambda: 0, lambda: None)
+    feeder = Feeder(Nobody().submit, lambda: 0, lambda: None, set)
     monkeypatch.setattr(Crew, "feeder", lambda *_: nullcontext(feeder))
     monkeypatch.setattr(feed, "LOST_AFTER", 0.1)
     monkeypatch.setattr(feed, "LOOK_EVERY", 0.01)

@@ -1,6 +1,5 @@
 """What workers tell while they work: events for whoever watches the run, counters for Prometheus."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -8,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuknn.progress import Listener
+from gpuknn.workers.stop import own_worker
 
 if TYPE_CHECKING:
-    from distributed import Client, Worker
+    from distributed import Client
 
 TOPIC = "gpuknn"
 """What the names of all runs' topics begin with (`topic_of`).
@@ -35,21 +35,9 @@ _LISTENERS: dict[Path, Listener] = {}
 """Of the runs whose tasks are done by threads of this process."""
 
 
-def worker() -> "Worker | None":
-    """Dask's worker that does the task that calls; None if a thread of the client's process does it, without Dask."""
-    if "distributed" not in sys.modules:
-        return None
-    from distributed import get_worker
-
-    try:
-        return get_worker()
-    except ValueError:
-        return None
-
-
 def tell(run: Path, event: str, **facts: object) -> None:
     """Tell those who watch the run what happened; called by a worker's task."""
-    who = worker()
+    who = own_worker()
     told = {"event": event, "run": str(run), "name": str(who.name) if who else THREADS_NAME, **facts}
     if who:
         who.log_event(topic_of(run), told)

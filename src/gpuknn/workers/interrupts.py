@@ -1,10 +1,12 @@
-"""Ctrl-C and SIGTERM, put off until a moment that suits."""
+"""Ctrl-C and SIGTERM, put off until a moment that suits, and told in words."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from signal import SIGINT, SIGTERM
+
+from gpuknn.errors import Interrupted
 
 Check = Callable[[], None]
 """Raises KeyboardInterrupt if a signal was put off."""
@@ -53,3 +55,18 @@ def interrupts_put_off(wake: Callable[[], None] | None = None) -> Iterator[Check
         for number in ours:
             signal.signal(number, signal.default_int_handler)
     check()
+
+
+@contextmanager
+def interrupts_told(what_is_kept: Callable[[], str]) -> Iterator[None]:
+    """Raise Interrupted, which says what is kept, if the work within raises KeyboardInterrupt."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as interrupt:
+        said = ""
+        while not said:  # whoever is impatient sends more signals
+            with suppress(KeyboardInterrupt), interrupts_put_off():
+                said = what_is_kept()
+        raise Interrupted(said) from interrupt

@@ -30,6 +30,7 @@ from gpuknn.jobs.exact.merge import merge_some, queries_at_once
 from gpuknn.jobs.exact.partial import Damaged, Partial, find_partial, find_partials
 from gpuknn.jobs.exact.plan import Plan, blocks, check_room, cut, outline, replanned
 from gpuknn.jobs.exact.shard import changed
+from gpuknn.jobs.exact.standing import Standing
 from gpuknn.jobs.exact.tree import Tree
 from gpuknn.jobs.tally import Tally
 from gpuknn.jobs.watch import watched
@@ -37,6 +38,7 @@ from gpuknn.progress import Event, Listener, step
 from gpuknn.storage.durable import sweep
 from gpuknn.storage.record import Claim, Identity
 from gpuknn.vectors import Sampled
+from gpuknn.workers.interrupts import interrupts_told
 
 LONG_ENOUGH = 5.0
 """Seconds of computing that tell a rate: the start weighs little then."""
@@ -72,10 +74,16 @@ def run_exact(plan: Plan, tell: Listener = lambda _: None) -> Outcome:
         progress, shard, merged, damaged   what workers tell (`jobs.events`), and done: rows of the database, in all
         written     output, seconds, and the certificate
 
-    Raises InputError if the rows cannot be measured or the record belongs to another job, RunError if the run failed:
-    the same plan goes on from there.
+    Raises InputError if the rows cannot be measured or the record belongs to another job; RunError if the run failed,
+    or Interrupted if it was interrupted: the same plan goes on from what is kept.
     """
-    started = time.monotonic()
+    standing = Standing(plan)
+    with interrupts_told(standing.__str__):
+        return _run_exact(standing, tell)
+
+
+def _run_exact(standing: Standing, tell: Listener) -> Outcome:
+    started, plan = time.monotonic(), standing.plan
     check_room(plan)
 
     def say(line: str) -> None:
@@ -89,15 +97,17 @@ def run_exact(plan: Plan, tell: Listener = lambda _: None) -> Outcome:
         fitted = replanned(plan, crew)
         if fitted is not plan:
             say(f"{crew.name}: {crew.workers.count} x {crew.workers.device.name}; {fitted.shards} shards a pass")
-        outcome = _run(fitted, started, tell, say)
+        standing.plan = fitted
+        outcome = _run(standing, started, tell, say)
     tell({"event": "written", "output": str(outcome.output), "seconds": outcome.seconds, **vars(outcome.certificate)})
     if plan.crew.local and not outcome.resumed_rows:
         _learn(plan, outcome.seconds)
     return outcome
 
 
-def _run(plan: Plan, started: float, tell: Callable[[Event], None], say: Callable[[str], None]) -> Outcome:
+def _run(standing: Standing, started: float, tell: Callable[[Event], None], say: Callable[[str], None]) -> Outcome:
     """The same with the workers that are there."""
+    plan = standing.plan
     job, record, output, wishes = plan.job, plan.record, plan.output, plan.wishes
     files = job.sampled()
     state = " ".join(file.state for file in files)
@@ -107,6 +117,7 @@ def _run(plan: Plan, started: float, tell: Callable[[Event], None], say: Callabl
     elsewhere = f", {option('run_dir')} names another folder"
     identity = Identity(fingerprint, job.description(), job.title, rows, passes, wishes.command, elsewhere)
     with record.held(identity, wishes.fresh, say) as claim:
+        standing.claim = claim
         # Looked at before, but another client may have been at work since.
         if output.exists() and (not wishes.force or record.noted(output).get(JOB) == fingerprint):
             return _finished(plan, fingerprint)
@@ -127,6 +138,7 @@ def _run(plan: Plan, started: float, tell: Callable[[Event], None], say: Callabl
                 raise InputError(f"{output}: exists already; {option('force', True)} replaces it")
             record.note(part, said)
             claim.held.check()
+            standing.wrote(part)
 
         with written(output, WRITERS[gold_format(output)], outline(job), whole) as gold:
             for block, partials in every.items():
