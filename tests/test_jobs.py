@@ -132,10 +132,14 @@ def kill(process: "subprocess.Popen[str]") -> None:
     process.communicate(timeout=60)
 
 
+def kept_rows(folder: Path) -> set[int]:
+    names = [path.stem.split(".")[1].split("-") for path in folder.glob("gold.h5.run/*/*-*.json")]
+    return {row for start, stop in names for row in range(int(start), int(stop))}
+
+
 def finish(data: Path, folder: Path, expected: tuple[bytes, bytes]) -> None:
     """The same command again goes on from what was done and gives the same bytes."""
-    names = [path.stem.split(".")[1].split("-") for path in folder.glob("gold.h5.run/*/*-*.json")]
-    kept = {row for start, stop in names for row in range(int(start), int(stop))}
+    kept = kept_rows(folder)
     assert len(kept) >= 2 * SHARD
     words = [*command(data, folder, "--shard-rows", SHARD), "--json"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=True)
@@ -200,7 +204,11 @@ def test_interrupted(
     os.killpg(process.pid, how)  # as Ctrl-C in a terminal: the workers hear it too
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said == "gpuknn: interrupted; what is finished is kept, the same command goes on from there\n"
+    done = len(kept_rows(tmp_path))
+    assert said.splitlines() == [
+        "interrupted: saving what is under way (a second Ctrl-C stops at once)",
+        f"gpuknn: interrupted; {done:,} of {ROWS:,} rows are done and kept, the same command goes on from there",
+    ]
     assert not psutil.wait_procs(processes, timeout=60)[1]
     assert not (tmp_path / "gold.h5").exists()
     finish(data, tmp_path, expected)

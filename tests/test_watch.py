@@ -244,7 +244,6 @@ def test_what_is_told_and_counted_of_a_shard(job: Job, tmp_path: Path, monkeypat
     monkeypatch.setattr(shard, "tell", lambda run, event, **facts: told.append({"event": event, **facts}))
     monkeypatch.setattr(shard, "count", lambda phase, seconds, **amounts: counted.append(amounts))
     monkeypatch.setattr(shard, "SECONDS_BETWEEN_REPORTS", 60)
-    monkeypatch.setattr(shard.Report, "_given_up", lambda _: False)
     report = shard.Report(job, range(20, 30), range(250, 500), tmp_path, "cpu")
     report.begun()
     for rows in (100, 101, 250):

@@ -75,7 +75,7 @@ def _main(arguments: list[str] | None) -> int:
     except Interrupted as interrupt:
         return _say(chosen, f"interrupted; {interrupt}", 130)
     except KeyboardInterrupt:
-        return _say(chosen, "interrupted; the same command begins anew", 130)
+        return _say(chosen, "interrupted; the same command starts again", 130)
     return code
 
 

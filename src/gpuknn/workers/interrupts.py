@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from signal import SIGINT, SIGTERM
 
-from gpuknn.errors import Interrupted
+from gpuknn.errors import Interrupted, same_again
 
 Check = Callable[[], None]
 """Raises KeyboardInterrupt if a signal was put off."""
@@ -57,8 +57,13 @@ def interrupts_put_off(wake: Callable[[], None] | None = None) -> Iterator[Check
     check()
 
 
+def nothing_changed() -> str:
+    """What is said of an interrupt that came before the work began."""
+    return f"nothing was changed, {same_again()} starts again"
+
+
 @contextmanager
-def interrupts_told(what_is_kept: Callable[[], str]) -> Iterator[None]:
+def interrupts_told(what_is_kept: Callable[[], str] = nothing_changed) -> Iterator[None]:
     """Raise Interrupted, which says what is kept, if the work within raises KeyboardInterrupt."""
     try:
         yield

@@ -15,6 +15,7 @@ from gpuknn.storage.location import absolute
 from gpuknn.vectors import Rows, Vectors
 from gpuknn.vectors.written import Missing
 from gpuknn.workers.crew import hire
+from gpuknn.workers.interrupts import interrupts_told
 from gpuknn.workers.workers import LOCAL
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ class ExactPlan(Plan):
         """Compute the answer and write it; goes on from what an earlier run has finished.
 
         `progress`: True for a bar in a terminal or a notebook, or a function that is told what happens (`run_exact`).
-        Raises InputError if rows cannot be measured or the record belongs to another job, RunError if the run failed:
-        the same plan goes on from there.
+        Raises InputError if rows cannot be measured or the record belongs to another job; RunError if the run failed,
+        or Interrupted, a KeyboardInterrupt, which says what is kept: the same plan goes on from there.
         """
         from gpuknn.jobs.exact.run import run_exact
 
@@ -126,6 +127,8 @@ def exact(
         The input or an option is wrong; nothing was written.
     RunError
         The run failed; the same call goes on from what was finished.
+    Interrupted
+        A KeyboardInterrupt that says what is kept; shards under way were saved.
 
     Examples
     --------
@@ -135,7 +138,7 @@ def exact(
     >>> gpuknn.read_gold(outcome.output)
     Gold(200 queries x 10, cosine, float32 distances)
     """
-    with listening(progress) as told:
+    with interrupts_told(), listening(progress) as told:
         plan = plan_exact(
             database,
             queries,

@@ -7,6 +7,7 @@ from pathlib import Path
 from gpuknn.errors import option, same_again
 from gpuknn.jobs.exact.plan import Plan
 from gpuknn.storage.record import Claim, rows_kept
+from gpuknn.workers.interrupts import nothing_changed
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Standing:
         if self.answer is not None and os.path.exists(plan.output) and plan.output.stat().st_ino == self.answer:
             return f"{plan.output} is finished"
         if self.claim is None:
-            return f"nothing was changed, {again} starts again"
+            return nothing_changed()
         done = rows_kept(self.claim.folder)
         if not done:
             return f"no rows are done yet, {again} begins anew with the check of all rows"
