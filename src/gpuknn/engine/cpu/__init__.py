@@ -1,1 +1,1 @@
-"""The processor: `device.py` drives it with the filters of `scores.py` and `int8.py`, and the loops of `kernels.py`."""
+"""The processor: `device.py` drives it with the filters of `scores.py` and `int8.py`, and the loops of `kernels/`."""
