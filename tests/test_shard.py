@@ -99,7 +99,7 @@ def test_when_a_shard_is_saved(job: Job, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("time.monotonic", lambda: now)
     monkeypatch.setattr(shard, "write_partial", write_partial)
     kept = shard.Kept(job, job.file_state(), range(QUERIES), SHARD, tmp_path, "cpu")
-    for length, (until, seconds) in enumerate([(20, 0.5), (20, 10), (200, 0.5), (20, 0.5)]):
+    for length, (until, seconds) in enumerate([(15, 0.5), (15, 10), (200, 0.5), (15, 0.5)]):
         now += until
         assert not kept.is_old()
         now += 1

@@ -29,7 +29,7 @@ SHARD_OPERATIONS = 2e13
 """Multiplications and additions of one shard of a GPU by default: a second or so."""
 SHARD_SECONDS = 20.0
 """Of one shard of a processor by default, as predicted."""
-CORE_OPERATIONS = 2e10
+CORE_OPERATIONS = 5e10
 """Multiplications and additions that a core is taken to do in a second if nobody has measured it."""
 PARTIAL_SHARE = 0.05
 """Bytes of a processor's partial result for each byte of its shard's rows, at most."""

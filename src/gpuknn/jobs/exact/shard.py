@@ -20,8 +20,8 @@ from gpuknn.workers.stop import is_to_stop, own_worker
 SECONDS_BETWEEN_REPORTS = 0.25
 
 
-SECONDS_BETWEEN_SAVES = 20.0
-"""Of a shard's state: what a kill can cost."""
+SECONDS_BETWEEN_SAVES = 15.0
+"""Of a shard's state: with the epoch under way, what a kill can cost."""
 SAVING_SHARE = 0.05
 """Of a shard's time, what saving its state may take: self-joins have gigabytes of it."""
 
