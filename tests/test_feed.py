@@ -18,7 +18,6 @@ from gpuknn.jobs.exact.partial import find_partials, write_partial
 from gpuknn.jobs.exact.shard import ShardDone
 from gpuknn.jobs.exact.tree import FAN_IN, Tree
 from gpuknn.workers import feed as workers_feed
-from gpuknn.workers import stop
 from gpuknn.workers.feed import dask_feeder
 
 QUERIES = range(4)
@@ -258,7 +257,7 @@ def test_an_interrupt_waits_for_what_is_under_way(
         given[0].end()
         return {given[0].key}
 
-    monkeypatch.setattr(stop, "ask_to_stop", ask_to_stop)
+    monkeypatch.setattr("gpuknn.workers.feed.ask_to_stop", ask_to_stop)
     heard: list[dict[str, Any]] = []
     with pytest.raises(KeyboardInterrupt):
         run_five(tmp_path, heard)
@@ -275,7 +274,7 @@ def test_a_second_interrupt_waits_for_nothing(
         os.kill(os.getpid(), SIGINT)
         return set(tasks)
 
-    monkeypatch.setattr(stop, "ask_to_stop", ask_to_stop)
+    monkeypatch.setattr("gpuknn.workers.feed.ask_to_stop", ask_to_stop)
     with pytest.raises(KeyboardInterrupt):
         run_five(tmp_path, [])
     assert not any(future.cancelled for future in given)
