@@ -18,8 +18,14 @@ from gpuknn.engine.cpu.int8 import Int8Product, int8_product
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What is measured in tests is not kept for this machine's user; processes that tests start see this, too."""
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    """What is measured in tests is not kept for this machine's user; processes that tests start see this, too.
+
+    A rate is kept there from the beginning, or else each search would measure one.
+    """
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "gpuknn").mkdir()
+    (cache / "gpuknn" / "rates.yaml").write_text("cpu: {product: 2.0e+10}\n")
+    os.environ["XDG_CACHE_HOME"] = str(cache)
 
 
 @pytest.fixture(params=["float32", "int8"])

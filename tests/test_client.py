@@ -54,7 +54,14 @@ def cluster(**how: Any) -> Iterator[Client]:
         "host": "127.0.0.1",
     }
     pages |= {"host": None} if how.get("processes") is False else {}
-    with LocalCluster(**pages, **how) as cluster, Client(cluster) as client:
+    with LocalCluster(**pages | how) as cluster, Client(cluster) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def threads() -> Iterator[Client]:
+    """A cluster in this process, which has an address for others, too."""
+    with cluster(processes=False, host="127.0.0.1", protocol="tcp://") as client:
         yield client
 
 
@@ -102,11 +109,11 @@ def assert_right(data: Path) -> None:
 KINDS: dict[str, dict[str, Any]] = {
     "threads": {"processes": False},
     "two in one process": {"processes": False, "n_workers": 2, "threads_per_worker": 1},
-    "one with threads": {"processes": True, "n_workers": 1, "threads_per_worker": 2},
+    "processes": {"processes": True, "n_workers": 1, "threads_per_worker": 2},
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["threads", "two in one process", pytest.param("processes", marks=pytest.mark.slow)])
 def test_a_client_and_its_cluster_are_left_as_they_were(kind: str, data: Path) -> None:
     with cluster(**KINDS[kind]) as client:
         before = state_of(client)
@@ -117,26 +124,15 @@ def test_a_client_and_its_cluster_are_left_as_they_were(kind: str, data: Path) -
     assert_right(data)
 
 
-def test_a_page_that_was_there_stays(data: Path, workers: Client) -> None:
-    address = workers.scheduler_info()["address"]
-    words = [
-        "exact",
-        str(data / "db.npy"),
-        str(data / "q.npy"),
-        "-o",
-        "x.h5",
-        "-k",
-        "3",
-        "--cluster",
-        address,
-        "--quiet",
-    ]
-    assert main(words) == 0
-    before = state_of(workers)
+def test_a_page_that_was_there_stays(data: Path, threads: Client) -> None:
+    address = threads.scheduler_info()["address"]
+    files = [str(data / "db.npy"), str(data / "q.npy")]
+    assert main(["exact", *files, "-o", "x.h5", "-k", "3", "--cluster", address, "--quiet"]) == 0
+    before = state_of(threads)
     assert "gpuknn" in str(before)
-    exact(data, workers)
-    settled(workers, before)
-    workers.run_on_scheduler(lambda dask_scheduler: dask_scheduler.remove_plugin("gpuknn"))
+    exact(data, threads)
+    settled(threads, before)
+    threads.run_on_scheduler(lambda dask_scheduler: dask_scheduler.remove_plugin("gpuknn"))
 
 
 def test_an_adaptive_cluster_without_workers(data: Path) -> None:
@@ -146,6 +142,7 @@ def test_an_adaptive_cluster_without_workers(data: Path) -> None:
     assert_right(data)
 
 
+@pytest.mark.slow
 def test_a_jobqueue_cluster(data: Path) -> None:
     local = pytest.importorskip("dask_jobqueue.local")
     options = {"scheduler_options": {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}}
@@ -196,8 +193,8 @@ def interrupt(process: "subprocess.Popen[str]") -> None:
     assert process.communicate(timeout=60)[0] == "usable\n"
 
 
-@pytest.mark.parametrize("end", [kill, interrupt])
-@pytest.mark.parametrize("then", ["call", "command"])
+@pytest.mark.slow
+@pytest.mark.parametrize(("end", "then"), [(kill, "command"), (interrupt, "call")])
 def test_a_script_that_was_ended_is_gone_on_with(
     end: Callable[["subprocess.Popen[str]"], None],
     then: str,
@@ -241,14 +238,14 @@ def test_an_interrupt_in_the_callers_process(data: Path) -> None:
     assert_right(data)
 
 
-def test_clients_that_cannot_be_used(data: Path, workers: Client) -> None:
-    address = workers.scheduler_info()["address"]
+def test_clients_that_cannot_be_used(data: Path, threads: Client) -> None:
+    address = threads.scheduler_info()["address"]
     with pytest.raises(InputError := gpuknn.InputError, match="client: is a str, not a distributed"):
         exact(data, address)
     with pytest.raises(InputError, match="client, cluster: give one of the two"):
-        exact(data, workers, cluster=address)
+        exact(data, threads, cluster=address)
     with pytest.raises(InputError, match="workers: the cluster of that client has the workers that it has"):
-        exact(data, workers, workers=2)
+        exact(data, threads, workers=2)
     closed = Client(address, set_as_default=False)
     closed.close()
     with pytest.raises(InputError, match="client: is closed"):
@@ -283,7 +280,7 @@ def test_memory_that_workers_may_take(data: Path) -> None:
 
 
 @pytest.mark.parametrize("closed", ["client", "cluster"])
-@pytest.mark.parametrize("processes", [False, True])
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_client_that_is_closed_in_mid_run(closed: str, processes: bool, data: Path) -> None:
     with LocalCluster(processes=processes, n_workers=1, dashboard_address="127.0.0.1:0") as there:
         client = Client(there, set_as_default=False)

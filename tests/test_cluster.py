@@ -88,6 +88,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["exact", "db.npy", "q.npy", "-k", "9"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("workers")
 def test_the_same_bytes_from_workers_elsewhere(
     files: list[str], scheduler: Path, capsys: pytest.CaptureFixture[str]
@@ -122,6 +123,7 @@ def test_what_is_no_address_is_said_in_a_line(
     assert told.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_who_is_not_there_is_said(
     files: list[str], scheduler: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +138,7 @@ def test_who_is_not_there_is_said(
     assert "c.yaml: 3 worker(s) for --device cuda were waited for, 0.5 s; 0 are there and" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_cluster_file_says_how_many_to_wait_for(
     files: list[str], scheduler: Path, start_worker: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,6 +152,7 @@ def test_a_cluster_file_says_how_many_to_wait_for(
     assert "c.yaml: 2 of 9 workers are there; others are given work when they come" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_workers_with_a_gpu_are_told_apart(
     files: list[str], scheduler: Path, start_worker: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,6 +170,7 @@ def test_workers_with_a_gpu_are_told_apart(
         assert "CuPy is not installed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_worker_that_joins_late_is_given_work(
     files: list[str], scheduler: Path, start_worker: Callable[..., None]
 ) -> None:

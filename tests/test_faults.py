@@ -43,11 +43,13 @@ def remote(tmp_path_factory: pytest.TempPathFactory, variables: dict[str, str]) 
     place.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("faults", EMBEDDED, ids=", ".join)
 def test_faults_embedded(faults: list[str], question: Question, variables: dict[str, str], tmp_path: Path) -> None:
     survives(question, Embedded(), faults, tmp_path, variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("faults", REMOTE, ids=", ".join)
 def test_faults_elsewhere(
     faults: list[str], question: Question, remote: Remote, variables: dict[str, str], tmp_path: Path
@@ -55,6 +57,7 @@ def test_faults_elsewhere(
     survives(question, remote, faults, tmp_path, variables)
 
 
+@pytest.mark.slow
 def test_a_full_disk(question: Question, remote: Remote, variables: dict[str, str], tmp_path: Path) -> None:
     if not can_mount(tmp_path):
         pytest.skip("a small disk cannot be mounted here")

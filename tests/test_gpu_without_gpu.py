@@ -15,7 +15,10 @@ import pytest
 from gpuknn.engine.cuda import table
 from tests.gpu import tools
 
-pytestmark = pytest.mark.skipif(not tools.TOOLS.exists(), reason="needs shared/cuda-on-cpu, beside the repository")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not tools.TOOLS.exists(), reason="needs shared/cuda-on-cpu, beside the repository"),
+]
 
 
 @pytest.fixture(scope="module")

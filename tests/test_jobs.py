@@ -6,10 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -35,7 +33,7 @@ from gpuknn.workers.workers import Workers
 from tests import oracle
 from tests.answers import dists_of, neighbors
 
-ROWS, QUERIES, DIM, K = 60_000, 2_000, 64, 50
+ROWS, QUERIES, DIM, K = 60_000, 400, 64, 50
 SHARD = 3_000
 
 
@@ -51,9 +49,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(data: Path, folder: Path, *options: object) -> list[str]:
-    words = ["exact", data / "db.npy", data / "q.npy", "-k", K, "-o", folder / "gold.h5", *options]
-    return [sys.executable, "-m", "gpuknn", *map(str, words)]
+def words(data: Path, folder: Path, *options: object) -> list[str]:
+    return [*map(str, ["exact", data / "db.npy", data / "q.npy", "-k", K, "-o", folder / "gold.h5", *options])]
 
 
 def answer(folder: Path) -> tuple[bytes, bytes]:
@@ -65,9 +62,9 @@ def answer(folder: Path) -> tuple[bytes, bytes]:
 def expected(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
     """The undisturbed run's bytes, a sample of which equals the oracle."""
     folder = tmp_path_factory.mktemp("whole")
-    subprocess.run(command(data, folder), check=True, timeout=300)
+    assert main(words(data, folder)) == 0
     assert [p.name for p in folder.iterdir()] == ["gold.h5"]
-    some = slice(0, QUERIES, 200)
+    some = slice(0, QUERIES, 50)
     ids, dists = oracle.knn(np.load(data / "db.npy"), np.load(data / "q.npy")[some], K, "cosine", "float32")
     with h5py.File(folder / "gold.h5") as file:
         assert np.array_equal(file["knns"][some], ids + 1)
@@ -77,37 +74,45 @@ def expected(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[byte
 
 @pytest.mark.parametrize(
     "options",
-    [["--workers", 2], ["--shard-rows", 9_999], ["--workers", 2, "--shard-rows", 7_001], ["--memory", "SMALL"]],
+    [
+        ["--shard-rows", 9_999],
+        ["--memory", "SMALL"],
+        ["--workers", 2, "--shard-rows", 7_001],
+        pytest.param(["--workers", 2], marks=pytest.mark.slow),
+    ],
 )
 def test_the_same_bytes_however_the_work_is_cut(
-    options: list[object], data: Path, expected: tuple[bytes, bytes], tmp_path: Path
+    options: list[object],
+    data: Path,
+    expected: tuple[bytes, bytes],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if "SMALL" in options:  # some 700 queries at once, three passes
-        fixed, each = (CpuDevice(usable_cores()).memory(n, K, DIM, 2) for n in (0, 700))
+    if "SMALL" in options:  # some 150 queries at once, three passes
+        fixed, each = (CpuDevice(usable_cores()).memory(n, K, DIM, 2) for n in (0, 150))
         options = ["--memory", 2 * PROCESS_BYTES + each, "--shard-rows", 20_000]
         assert each > fixed
-        plan = subprocess.run(
-            [*command(data, tmp_path, *options), "--dry-run", "--json"], capture_output=True, check=True
-        )
-        assert json.loads(plan.stdout)["passes"] == 3
-    subprocess.run(command(data, tmp_path, *options), check=True, timeout=300)
+        assert main([*words(data, tmp_path, *options), "--dry-run", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["passes"] == 3
+    assert main(words(data, tmp_path, *options)) == 0
     assert answer(tmp_path) == expected
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
-def test_self_joins(metric: str, tmp_path: Path) -> None:
+def test_self_joins(metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(1)
     rows = rng.standard_normal((50, 6)).astype(np.float16)[rng.integers(0, 50, 700)]
-    np.save(tmp_path / "db.npy", rows)
+    np.save("db.npy", rows)
     expected = oracle.knn(rows, rows, 700, metric, "float32")
-    words = [sys.executable, "-m", "gpuknn", "exact", "db.npy", "--metric", metric, "-o", "gold.h5"]
-    subprocess.run([*words, "--self", "-k", "20", "--shard-rows", "300"], cwd=tmp_path, check=True, timeout=300)
-    left_out = read_gold(tmp_path / "gold.h5")
+    search = ["exact", "db.npy", "--metric", metric, "-o", "gold.h5"]
+    assert main([*search, "--self", "-k", "20", "--shard-rows", "300"]) == 0
+    left_out = read_gold(Path("gold.h5"))
     others = expected[0] != np.arange(700)[:, None]
     assert np.array_equal(left_out.ids, expected[0][others].reshape(700, 699)[:, :20])
     assert np.array_equal(dists_of(left_out), expected[1][others].reshape(700, 699)[:, :20])
-    subprocess.run([*words, "--self-first", "-k", "21", "--force"], cwd=tmp_path, check=True, timeout=300)
-    first = read_gold(tmp_path / "gold.h5")
+    assert main([*search, "--self-first", "-k", "21", "--force"]) == 0
+    first = read_gold(Path("gold.h5"))
     assert np.array_equal(first.ids, np.column_stack([np.arange(700), left_out.ids]))
     assert np.array_equal(dists_of(first)[:, 1:], dists_of(left_out))
     assert np.array_equal(dists_of(first)[:, 0], expected[1][~others])
@@ -115,8 +120,8 @@ def test_self_joins(metric: str, tmp_path: Path) -> None:
 
 def started(data: Path, folder: Path, *options: object) -> "subprocess.Popen[str]":
     """A run with many shards, of which at least two are finished and more are to come."""
-    words = command(data, folder, "--shard-rows", SHARD, *options)
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = [sys.executable, "-m", "gpuknn", *words(data, folder, "--shard-rows", SHARD, *options)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 120
     while len(list(folder.glob("gold.h5.run/*/*-*.json"))) < 2:
         assert process.poll() is None, "finished before it could be disturbed"
@@ -134,18 +139,22 @@ def kill(process: "subprocess.Popen[str]") -> None:
     process.communicate(timeout=60)
 
 
-def finish(data: Path, folder: Path, expected: tuple[bytes, bytes]) -> None:
-    """The same command again goes on from what was done and gives the same bytes."""
+def kept_rows(folder: Path) -> set[int]:
     names = [path.stem.split(".")[1].split("-") for path in folder.glob("gold.h5.run/*/*-*.json")]
-    kept = {row for start, stop in names for row in range(int(start), int(stop))}
+    return {row for start, stop in names for row in range(int(start), int(stop))}
+
+
+def finish(data: Path, folder: Path, expected: tuple[bytes, bytes], capsys: pytest.CaptureFixture[str]) -> None:
+    """The same command again goes on from what was done and gives the same bytes."""
+    kept = kept_rows(folder)
     assert len(kept) >= 2 * SHARD
-    words = [*command(data, folder, "--shard-rows", SHARD), "--json"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=True)
-    assert json.loads(done.stdout)["resumed_rows"] == len(kept)
+    assert main(words(data, folder, "--shard-rows", SHARD, "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["resumed_rows"] == len(kept)
     assert answer(folder) == expected
     assert [p.name for p in folder.iterdir()] == ["gold.h5"]
 
 
+@pytest.mark.slow
 def test_killed_worker(data: Path, expected: tuple[bytes, bytes], tmp_path: Path) -> None:
     process = started(data, tmp_path, "--workers", 2)
     workers_of(process)[0].kill()
@@ -154,8 +163,10 @@ def test_killed_worker(data: Path, expected: tuple[bytes, bytes], tmp_path: Path
     assert answer(tmp_path) == expected
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_killed_client(workers: int, data: Path, expected: tuple[bytes, bytes], tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_client(
+    workers: int, data: Path, expected: tuple[bytes, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     process = started(data, tmp_path, "--workers", workers)
     processes = workers_of(process)
     kill(process)
@@ -163,11 +174,16 @@ def test_killed_client(workers: int, data: Path, expected: tuple[bytes, bytes], 
     assert len(gone) == (2 if workers == 2 else 0), "one worker lives in the client's process"
     assert not alive
     assert not (tmp_path / "gold.h5").exists()
-    finish(data, tmp_path, expected)
+    finish(data, tmp_path, expected, capsys)
 
 
+@pytest.mark.slow
 def test_unfinished_runs_are_listed_resumed_and_removed(
-    data: Path, expected: tuple[bytes, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path,
+    expected: tuple[bytes, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     process = started(data, tmp_path)
     run = tmp_path / "gold.h5.run"
@@ -180,55 +196,81 @@ def test_unfinished_runs_are_listed_resumed_and_removed(
     said = capsys.readouterr().out
     assert said.startswith(f"{run}: waiting; ")
     assert f"of {ROWS:,} rows done" in said
-    words = [sys.executable, "-m", "gpuknn", "runs"]
-    elsewhere = {"cwd": data, "timeout": 300, "check": True}
-    subprocess.run([*words, "--resume", str(run)], **elsewhere)  # type: ignore[call-overload]
+    monkeypatch.chdir(data)
+    assert main(["runs", "--resume", str(run)]) == 0
     assert answer(tmp_path) == expected
     kill(started(data, tmp_path, "--force"))
-    subprocess.run([*words, "--remove", str(run)], **elsewhere)  # type: ignore[call-overload]
+    assert main(["runs", "--remove", str(run)]) == 0
     assert not run.exists()
     assert main(["runs", str(tmp_path)]) == 0
     assert main(["runs", "--resume", str(run)]) == 2
     assert "is not a run directory" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("how", "workers"),
+    [
+        (signal.SIGINT, 1),
+        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 2, marks=pytest.mark.slow),
+    ],
+)
 def test_interrupted(
-    how: signal.Signals, workers: int, data: Path, expected: tuple[bytes, bytes], tmp_path: Path
+    how: signal.Signals,
+    workers: int,
+    data: Path,
+    expected: tuple[bytes, bytes],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     process = started(data, tmp_path, "--workers", workers)
     processes = workers_of(process)
     os.killpg(process.pid, how)  # as Ctrl-C in a terminal: the workers hear it too
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said == "gpuknn: interrupted; what is finished is kept, the same command goes on from there\n"
+    done = len(kept_rows(tmp_path))
+    assert said.splitlines() == [
+        "interrupted: saving what is under way (a second Ctrl-C stops at once)",
+        f"gpuknn: interrupted; {done:,} of {ROWS:,} rows are done and kept, the same command goes on from there",
+    ]
     assert not psutil.wait_procs(processes, timeout=60)[1]
     assert not (tmp_path / "gold.h5").exists()
-    finish(data, tmp_path, expected)
+    finish(data, tmp_path, expected, capsys)
 
 
-def test_damaged_partials_are_computed_again(data: Path, expected: tuple[bytes, bytes], tmp_path: Path) -> None:
-    process = started(data, tmp_path)
-    kill(process)
-    first, second = sorted(tmp_path.glob("gold.h5.run/*/*-*.bin"))[:2]
+@pytest.fixture
+def left(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run that has done all but write its answer."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exact, "written", full)
+        assert main(words(data, tmp_path, "--shard-rows", SHARD)) == 3
+    return tmp_path
+
+
+def test_damaged_partials_are_computed_again(
+    data: Path, expected: tuple[bytes, bytes], left: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = sorted(left.glob("gold.h5.run/*/*-*.bin"))[:2]
     content = bytearray(first.read_bytes())
     content[len(content) // 2] ^= 1
     first.write_bytes(content)
     second.write_bytes(second.read_bytes()[:-1])
-    done = subprocess.run(command(data, tmp_path), capture_output=True, text=True, timeout=300, check=True)
-    assert done.stderr.count("is damaged; the same command computes it again") == 2
-    assert answer(tmp_path) == expected
+    assert main(words(data, left)) == 0
+    assert capsys.readouterr().err.count("is damaged; the same command computes it again") == 2
+    assert answer(left) == expected
 
 
-def test_another_job_does_not_take_over_the_run_directory(data: Path, tmp_path: Path) -> None:
-    process = started(data, tmp_path)
-    kill(process)
-    other = subprocess.run([*command(data, tmp_path), "-k", "7"], capture_output=True, text=True, timeout=300)
-    assert other.returncode == 2
-    assert "holds what another job has left (other: k)" in other.stderr
-    fresh = subprocess.run([*command(data, tmp_path), "-k", "7", "--fresh"], capture_output=True, timeout=300)
-    assert fresh.returncode == 0
+def test_another_job_does_not_take_over_the_run_directory(
+    data: Path, left: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words(data, left), "-k", "7"]) == 2
+    assert "holds what another job has left (other: k)" in capsys.readouterr().err
+    assert main([*words(data, left), "-k", "7", "--fresh"]) == 0
 
 
 def planned(folder: Path) -> Plan:
@@ -236,19 +278,10 @@ def planned(folder: Path) -> Plan:
     np.save(folder / "db.npy", np.eye(50, dtype=np.float32))
     vectors = open_vectors(folder / "db.npy")
     asked = Job(vectors, vectors, 3, Metric.L2, "float32")
-    crew = Crew("made up", Workers(1, 1, CpuDevice(1)), connection=SimpleNamespace(status="closed"))
+    crew = Crew("made up", Workers(1, 1, CpuDevice(1)), threads=1)
     return Plan(asked, folder / "gold.h5", crew, Wishes(), None, 50, 50, 1)
 
 
-@pytest.fixture
-def no_dask(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("heard", "watched"):
-        monkeypatch.setattr(exact, name, lambda *_: nullcontext())
-    monkeypatch.setattr(exact, "dask_feeder", lambda *_: nullcontext(SimpleNamespace(cancel=lambda: None)))
-    monkeypatch.setattr(exact, "page_address", str)
-
-
-@pytest.mark.usefixtures("no_dask")
 def test_a_database_changed_during_the_run_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = planned(tmp_path)
     fingerprint = plan.job.fingerprint(plan.job.sampled())
@@ -266,7 +299,6 @@ def test_a_database_changed_during_the_run_is_noticed(tmp_path: Path, monkeypatc
     assert not (tmp_path / "gold.h5").exists()
 
 
-@pytest.mark.usefixtures("no_dask")
 def test_a_run_that_was_begun_with_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def compute_one(_feed: object, _done: object, shards: list[tuple[range, range]]) -> None:
         found, certificate = neighbors(len(shards[0][0]), 3)
@@ -288,9 +320,6 @@ def test_nothing_is_kept_of_what_was_found_in_changed_files(tmp_path: Path, monk
     job = Job(vectors, vectors, 3, Metric.L2, "float32")
     state = job.file_state()
     os.utime(tmp_path / "db.npy")
-    monkeypatch.setattr(shard, "tell", lambda *_, **__: None)
-    monkeypatch.setattr(shard.Report, "_given_up", lambda _: False)
-    monkeypatch.setattr(shard, "get_worker", lambda: SimpleNamespace(name="0", state=SimpleNamespace(nthreads=1)))
     task = range(50), range(50), np.full(50, np.inf), tmp_path, CpuDevice(1)
     with pytest.raises(RunError, match="was changed while it was searched"):
         shard.scan_shard(job, state, *task)
@@ -305,29 +334,29 @@ def test_a_client_killed_at_the_very_end_had_finished(
     rows = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
     np.save(tmp_path / "db.npy", rows)
     np.save(tmp_path / "q.npy", rows)
-    words = ["exact", str(tmp_path / "db.npy"), str(tmp_path / "q.npy"), "-o", str(tmp_path / "gold.h5"), "-k"]
+    search = ["exact", str(tmp_path / "db.npy"), str(tmp_path / "q.npy"), "-o", str(tmp_path / "gold.h5"), "-k"]
     with monkeypatch.context() as patched:
         patched.setattr(Record, "remove", lambda _: None)  # killed before that
-        assert main([*words, "3"]) == 0
+        assert main([*search, "3"]) == 0
     run, content = tmp_path / "gold.h5.run", (tmp_path / "gold.h5").read_bytes()
     assert run.is_dir()
-    assert main([*words, "4"]) == 2
+    assert main([*search, "4"]) == 2
     assert "holds what another job has left (other: k)" in capsys.readouterr().err
-    assert main([*words, "3"]) == 0
+    assert main([*search, "3"]) == 0
     assert not run.exists()
     assert (tmp_path / "gold.h5").read_bytes() == content
     run.mkdir()  # another client began and left; its output came meanwhile
-    assert main([*words, "4"]) == 2
+    assert main([*search, "4"]) == 2
     assert "exists already; --force replaces it" in capsys.readouterr().err
     assert (tmp_path / "gold.h5").read_bytes() == content
     assert not run.exists()
     with monkeypatch.context() as patched:
         patched.setattr(Record, "remove", lambda _: None)
-        assert main([*words, "4", "--force"]) == 0
+        assert main([*search, "4", "--force"]) == 0
     (tmp_path / "gold.h5").write_bytes(b"of somebody else")
-    assert main([*words, "4"]) == 2
+    assert main([*search, "4"]) == 2
     assert "exists already; --force replaces it" in capsys.readouterr().err
-    assert main([*words, "4", "--fresh"]) == 2
+    assert main([*search, "4", "--fresh"]) == 2
     assert list(run.glob("*/*-*.json"))  # what was finished is not thrown away
 
 
@@ -339,15 +368,15 @@ def test_formats_that_say_nothing_of_themselves_are_known_again(
     rows = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
     np.save("db.npy", rows)
     np.save("q.npy", rows[:9])
-    words = ["exact", "db.npy", "q.npy", "-k", "3", "-o", name]
+    search = ["exact", "db.npy", "q.npy", "-k", "3", "-o", name]
     with monkeypatch.context() as patched:
         patched.setattr(Record, "remove", lambda _: None)  # killed before that
-        assert main(words) == 0
+        assert main(search) == 0
     content = Path(name).read_bytes()
-    assert main(words) == 0
+    assert main(search) == 0
     assert Path(name).read_bytes() == content
     assert not Path(f"{name}.run").exists()
-    assert main(words) == 2
+    assert main(search) == 2
     assert "exists already; --force replaces it" in capsys.readouterr().err
 
 

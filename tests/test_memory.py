@@ -128,6 +128,7 @@ print(pyarrow.default_memory_pool().max_memory())
 """
 
 
+@pytest.mark.slow
 def test_a_large_row_group_is_never_in_memory(parquet: Callable[..., Any]) -> None:
     """Arrow takes less than is counted, and all that is taken is less than the row group."""
     vectors, rows = parquet(120_000, 256, 120_000, compression="none", use_dictionary=False)

@@ -115,6 +115,7 @@ def test_what_was_merged_already_does_not_count_twice(tmp_path: Path, whole: Nei
     assert damaged == [range(10 * FAN_IN)]
 
 
+@pytest.mark.slow
 def test_many_large_partials_are_merged_in_bounded_memory(tmp_path: Path) -> None:
     """Sixteen partials of 2,000 x 1,000 are 384 MB; merging them takes a part of it."""
     measured = subprocess.run(

@@ -96,6 +96,7 @@ def test_a_file_that_the_program_has_open_can_be_opened_by_its_name(options: dic
         held.file.close()
 
 
+@pytest.mark.slow
 def test_two_gigabytes_are_never_in_memory_at_once(tmp_path: Path) -> None:
     """A smaller database here: the process takes less than it and what NumPy, Numba and h5py take together."""
     n, d = 100_000, 768

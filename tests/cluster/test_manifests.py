@@ -184,6 +184,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_manifests_work(data: Path) -> None:
     """As they stand, but for the hosts' names, the folder, the port, and a small database of another format."""
     with socket.socket() as probe:

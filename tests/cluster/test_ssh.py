@@ -20,7 +20,10 @@ from tests.answers import dists_of
 
 asyncssh = pytest.importorskip("asyncssh")
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin")
-pytestmark = pytest.mark.skipif(not SSHD, reason="there is no sshd (Debian: openssh-server)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not SSHD, reason="there is no sshd (Debian: openssh-server)"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,15 @@
 """The one loop: read rows, filter, refine, keep.  The state after each step is the exact answer for the rows so far."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from itertools import pairwise
 
 import numpy as np
 
 from gpuknn.engine.check import check_content, check_question
 from gpuknn.engine.choose import open_device, usable_cores
-from gpuknn.engine.device import Device, Search
+from gpuknn.engine.device import Device, Scan, Search
 from gpuknn.engine.metric import Metric, metric_named
 from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.engine.rows import open_rows
@@ -139,24 +140,43 @@ def scan(
 
     `progress` is told the number of rows done after each epoch.
     """
-    resident = device.resident(rows)
-    with device.begin(search, rows.dtype) as state:
-        runs = state.epochs(extent)
-        if resident is None:
-            coming = read_ahead(rows, runs, state.buffer, device.readers)
-        else:
-            coming = ((run.start, resident[run.start : run.stop]) for run in runs)
-        feed = state.feed if resident is None else state.feed_resident
-        for first, epoch in coming:
-            feed(epoch, first)
+    with scanning(rows, extent, search, device) as (state, epochs):
+        for done in epochs:
             if progress is not None:
-                progress(first + len(epoch) - extent.start)
+                progress(done)
         return state.result()
+
+
+@contextmanager
+def scanning(
+    rows: Vectors, extent: range, search: Search, device: Device
+) -> Iterator[tuple[Scan, Generator[int, None, None]]]:
+    """The same search, one epoch at a time: the scan, and the number of rows done after each epoch.
+
+    An epoch is searched when the next number is asked for.  `Scan.result` is the answer for the rows done, after any
+    epoch; the search may end there, or go on.
+    """
+    with device.begin(search, rows.dtype) as state, closing(_fed(rows, extent, device, state)) as epochs:
+        yield state, epochs
+
+
+def _fed(rows: Vectors, extent: range, device: Device, state: Scan) -> Generator[int, None, None]:
+    """Feed a scan epoch by epoch; the number of rows done after each."""
+    resident, runs = device.resident(rows), state.epochs(extent)
+    if resident is not None:
+        for run in runs:
+            state.feed_resident(resident[run.start : run.stop], run.start)
+            yield run.stop - extent.start
+        return
+    with closing(read_ahead(rows, runs, state.buffer, device.readers)) as coming:
+        for first, epoch in coming:
+            state.feed(epoch, first)
+            yield first + len(epoch) - extent.start
 
 
 def read_ahead(
     rows: Vectors, runs: Sequence[range], buffer: Callable[[int], np.ndarray], threads: int = 1
-) -> Iterator[tuple[int, np.ndarray]]:
+) -> Generator[tuple[int, np.ndarray], None, None]:
     """The rows of each run with the number of their first, the next run being read while the present one is used."""
 
     def read(run: range, out: np.ndarray) -> None:
