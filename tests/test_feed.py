@@ -239,9 +239,9 @@ def given() -> Iterator[list[UnderWay]]:
     UnderWay.given = []
 
 
-def run_five(folder: Path, heard: list[dict[str, Any]]) -> None:
+def run_five(folder: Path, heard: list[dict[str, Any]], future: type[UnderWay] = UnderWay) -> None:
     client = Client(GPU, answers=False)
-    client.future = UnderWay
+    client.future = future
     blocks = {QUERIES: Block(np.full(4, np.inf), Tree(SHARD))}
     with dask_feeder(client, Gpu.resources, lambda: None) as feeder:
         it = Feed(feeder, None, "", Gpu(), folder, SHARD, blocks, heard.append)  # type: ignore[arg-type]
@@ -264,6 +264,27 @@ def test_an_interrupt_waits_for_what_is_under_way(
     assert [future.cancelled for future in given] == [False, True]
     assert list(find_partials(tmp_path, QUERIES)[0]) == [range(SHARD)]
     assert [event["event"] for event in heard] == ["said"]
+
+
+@pytest.mark.usefixtures("handlers")
+def test_what_had_ended_at_an_interrupt_is_waited_for_no_more(
+    given: list[UnderWay], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its news lie ready, before the interrupt's."""
+
+    class Ended(UnderWay):
+        def add_done_callback(self, ended: Callable[[Future], None]) -> None:
+            ended(self)
+            super().add_done_callback(ended)
+
+        def done(self) -> bool:
+            return True
+
+    monkeypatch.setattr("gpuknn.workers.feed.ask_to_stop", lambda *_: set())
+    with pytest.raises(KeyboardInterrupt):
+        run_five(tmp_path, [], Ended)
+    assert not any(future.cancelled for future in given)
+    assert list(find_partials(tmp_path, QUERIES)[0]) == [range(SHARD), range(SHARD, 2 * SHARD)]
 
 
 @pytest.mark.usefixtures("handlers")

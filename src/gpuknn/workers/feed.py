@@ -84,9 +84,10 @@ class Feeder:
         seen = time.monotonic()
         while True:
             self._check()
+            # Before news are taken out, so that none are lost.
+            self._check_interrupts()
             try:
                 news = self._news.get(timeout=LOOK_EVERY)
-                self._check_interrupts()  # not after the news that wait: what the caller does with news may take long
                 if news in self._running:
                     return self._running.pop(news), news
                 if callable(news):  # and no task that was taken back
