@@ -14,15 +14,21 @@ import pytest
 
 from gpuknn.engine.cpu import device as cpu
 from gpuknn.engine.cpu.int8 import Int8Product, int8_product
+from tests.gpu.tools import TOOLS
 
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is measured in tests is not kept for this machine's user; processes that tests start see this, too.
 
-    A rate is kept there from the beginning, or else each search would measure one.
+    A rate is kept there from the beginning, or else each search would measure one.  What `shared/cuda-on-cpu` has built
+    stays in the user's cache: that takes minutes.
     """
     cache = tmp_path_factory.mktemp("cache")
+    if TOOLS.exists():
+        kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cuda-on-cpu"
+        kept.mkdir(parents=True, exist_ok=True)
+        (cache / "cuda-on-cpu").symlink_to(kept)
     (cache / "gpuknn").mkdir()
     (cache / "gpuknn" / "rates.yaml").write_text("cpu: {product: 2.0e+10}\n")
     os.environ["XDG_CACHE_HOME"] = str(cache)

@@ -46,13 +46,11 @@ def run(*arguments: str) -> int:
         return int(left.code or 0)
 
 
-def gpuknn_process(*arguments: object, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "gpuknn", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
-
-
-def test_the_sample_gives_its_gold_standard(tmp_path: Path) -> None:
-    done = gpuknn_process("exact", "--subset", "sample", cwd=tmp_path)
+def test_the_sample_gives_its_gold_standard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-m", "gpuknn", "exact", "--subset", "sample"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["sample-gold-standard.h5"]
     with h5py.File(tmp_path / "sample-gold-standard.h5") as ours, h5py.File(SAMPLE / "gold.h5") as gold:
@@ -63,11 +61,13 @@ def test_the_sample_gives_its_gold_standard(tmp_path: Path) -> None:
         assert ours.attrs["database_shape"] == "10000 x 384"
         assert ours.attrs["certificate_pairs_refined"] >= 200 * 100
         assert 0 < ours.attrs["certificate_smallest_margin"] <= 1
-    assert gpuknn_process("compare", "sample-gold-standard.h5", SAMPLE / "gold.h5", cwd=tmp_path).returncode == 0
-    evaluated = gpuknn_process("eval", "sample-gold-standard.h5", SAMPLE / "gold.h5", "-k", "10,100", cwd=tmp_path)
-    assert evaluated.returncode == 0
+    monkeypatch.chdir(tmp_path)
+    files = "sample-gold-standard.h5", str(SAMPLE / "gold.h5")
+    assert run("compare", *files) == 0
+    capsys.readouterr()
+    assert run("eval", *files, "-k", "10,100") == 0
     whole = "1.000000 by ids, 1.000000 tie-aware, 1.000000 by distances to within 0.001"
-    assert evaluated.stdout == f"recall@10: {whole}\nrecall@100: {whole}\n"
+    assert capsys.readouterr().out == f"recall@10: {whole}\nrecall@100: {whole}\n"
 
 
 EXACT = ["exact", "db.npy", "q.npy", "-o", "out.h5", "-k", "5"]
@@ -249,12 +249,12 @@ def test_a_subset_leaves_no_file_of_queries_unused(capsys: pytest.CaptureFixture
     assert "--subset sample names the files; leave out q.npy" in capsys.readouterr().err
 
 
-def test_the_example_configs_are_valid(tmp_path: Path) -> None:
+def test_the_example_configs_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for path in (ROOT / "configs").glob("*.yaml"):
         if "kind" in yaml.safe_load(path.read_text()):  # of a cluster, see test_cluster.py
             continue
-        done = gpuknn_process("exact", "--config", path, "--dry-run", "-o", "out.h5", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        assert run("exact", "--config", str(path), "--dry-run", "-o", "out.h5") == 0
 
 
 def test_compare_and_eval_tell_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

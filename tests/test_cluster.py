@@ -281,6 +281,7 @@ def test_the_cluster_files_shipped(name: str, tmp_path: Path) -> None:
         assert read_cluster(str(tmp_path / "c.yaml")).workers >= 1
 
 
+@pytest.mark.slow
 def test_a_scheduler_ends_with_its_connection(tmp_path: Path) -> None:
     options = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0", "preload": ["gpuknn.workers.leash"]}
     spec = json.dumps({"cls": "distributed.Scheduler", "opts": options})
@@ -350,7 +351,7 @@ def test_nothing_listens_beyond_this_machine() -> None:
     with cluster.local_cluster(Workers(1, 1, CpuDevice(1))):
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
         listening = [c for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-    assert len(listening) >= 3
+    assert len(listening) >= 2
     assert {c.laddr.ip for c in listening} == {"127.0.0.1"}
 
 
@@ -371,12 +372,14 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("where", ["local", "running"])
-def test_critical_records_of_dask_are_not_for_the_terminal(where: str, scheduler: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["local", pytest.param("running", marks=pytest.mark.slow)])
+def test_critical_records_of_dask_are_not_for_the_terminal(
+    where: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """A scheduler writes one, with a traceback, if a client leaves while workers tell it of progress."""
     script = tmp_path / "loses_a_client.py"
     script.write_text(LOSES_A_CLIENT)
-    words = [sys.executable, str(script), "local" if where == "local" else str(scheduler)]
+    words = [sys.executable, str(script), where if where == "local" else str(request.getfixturevalue("scheduler"))]
     said = subprocess.run(words, capture_output=True, text=True, check=True).stderr
     assert "before" in said
     assert "meanwhile" not in said

@@ -4,10 +4,11 @@ import json
 import os
 import resource
 import shutil
+import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -28,7 +29,7 @@ from gpuknn.jobs.convert.plan import record_of
 from gpuknn.jobs.pieces import write_receipt
 from gpuknn.storage.location import listing
 from gpuknn.storage.lock import Owner
-from gpuknn.storage.record import Identity
+from gpuknn.storage.record import Identity, Record
 from gpuknn.vectors import open_vectors
 from gpuknn.vectors import target as target_module
 from gpuknn.vectors.converted import Converted
@@ -36,37 +37,10 @@ from gpuknn.vectors.target import Piece, Target, write_piece
 from gpuknn.workers import crew, feed
 from gpuknn.workers.crew import Crew
 from gpuknn.workers.feed import Feeder
+from tests import forks
 
 ROWS, D, PIECE = 10_000, 16, 500
 PIECES = ROWS // PIECE
-
-WITH_SMALL_PIECES = f"""
-import os, signal, sys
-from gpuknn.cli.main import main
-from gpuknn.vectors import target
-from gpuknn.jobs.convert import run
-from gpuknn.storage.record import Record
-target.PIECE_BYTES = {PIECE * D * 2}
-write_receipt, left = run.write_receipt, int(sys.argv[1])
-def write_or_end(*receipt):
-    global left
-    left -= 1
-    if left == 0 and sys.argv[2] == "KILL":
-        os.kill(os.getpid(), signal.SIGKILL)
-    write_receipt(*receipt)
-    if left == 0:
-        os.kill(os.getpid(), getattr(signal, "SIG" + sys.argv[2]))
-run.write_receipt = write_or_end
-def end(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-if left == -1:  # when all is written and nothing has its name
-    Record.publish = Record.remove = end
-if left == -2:  # when it has its name
-    Record.remove = end
-if left == -3:  # when what had the name before is put aside
-    os.replace = lambda a, b, replace=os.replace: end() if str(b) == "a.zarr" else replace(a, b)
-sys.exit(main(sys.argv[3:]))
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -80,8 +54,42 @@ def values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
 def convert(name: str, *options: object, ends_after: int = 0, by: str = "KILL") -> "subprocess.CompletedProcess[str]":
     """In another process, which ends itself as the so-manieth piece comes in."""
     cut = ["--shard-rows", PIECE, "--chunk-rows", 100] if name.endswith(".zarr") else []
-    words = [sys.executable, "-c", WITH_SMALL_PIECES, ends_after, by, "convert", "source.npy", name, *cut, *options]
-    return subprocess.run([str(w) for w in words], capture_output=True, text=True, timeout=300)
+    words = ["convert", "source.npy", name, *map(str, [*cut, *options])]
+    return forks.run(convert_or_end, words, ends_after, getattr(signal, f"SIG{by}"))
+
+
+def convert_or_end(words: list[str], left: int, signal_: signal.Signals) -> int:
+    """Runs in a process of its own, with small pieces.
+
+    -1 pieces: it ends when all is written and nothing has its name; -2: when it has its name; -3: when what had the
+    name before is put aside.
+    """
+    target_module.PIECE_BYTES = PIECE * D * 2
+
+    def end(*_: object) -> None:
+        os.kill(os.getpid(), signal_)
+
+    def write_or_end(*receipt: Any, write: Callable[..., None] = conversion.write_receipt) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0 and signal_ is signal.SIGKILL:
+            end()
+        write(*receipt)
+        if left == 0:
+            end()
+
+    def replace_or_end(old: str, new: str, replace: Callable[..., None] = os.replace) -> None:
+        if str(new) == "a.zarr":
+            end()
+        replace(old, new)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conversion, "write_receipt", write_or_end)
+        for name in {-1: ("publish", "remove"), -2: ("remove",)}.get(left, ()):
+            patch.setattr(Record, name, end)
+        if left == -3:
+            patch.setattr(os, "replace", replace_or_end)
+        return main(words)
 
 
 def receipts(name: str) -> int:
@@ -261,6 +269,7 @@ def test_interrupted(how: str, values: np.ndarray) -> None:
     finish("a.zarr", done, values)
 
 
+@pytest.mark.slow
 def test_worker_processes_whose_client_is_killed(values: np.ndarray) -> None:
     assert convert("a.zarr", "--workers", 2, ends_after=6).returncode == -9
     finish("a.zarr", receipts("a.zarr"), values, "--workers", 2)
@@ -281,6 +290,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_death_of_a_worker(values: np.ndarray) -> None:
     cut = ["--shard-rows", str(PIECE), "--chunk-rows", "100", "--workers", "2", "--json"]
     words = [sys.executable, "-c", WHERE_A_WORKER_DIES, "convert", "source.npy", "a.zarr", *cut]
@@ -412,21 +422,21 @@ def test_one_client_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
     assert "at work" in capsys.readouterr().err
 
 
+def on_a_small_disk(words: list[str]) -> int:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, 2**14))
+    return main(words)
+
+
 @pytest.mark.parametrize("name", ["a.zarr", "a.h5", "a.npy"])
 def test_no_room(name: str, values: np.ndarray) -> None:
     """The system refuses files larger than a few kilobytes, as a full disk would."""
-    words = [sys.executable, "-m", "gpuknn", "convert", "source.npy", name]
-    small = 2**14
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (small, small))
-
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, preexec_fn=limit)
+    words = ["convert", "source.npy", name]
+    done = forks.run(on_a_small_disk, words)
     assert done.returncode == 3
     assert done.stderr.count("\n") == 1
     assert "run the same command again" in done.stderr
     assert [p.name for p in Path().iterdir()] == ["source.npy"]
-    subprocess.run(words, check=True, timeout=300)
+    assert main(words) == 0
     assert open_vectors(name)[:].tobytes() == values.tobytes()
 
 
@@ -446,13 +456,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_full_disk(name: str, options: list[str], small_disk: Path, values: np.ndarray) -> None:
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(900_000))
-    words = [sys.executable, "-m", "gpuknn", "convert", "source.npy", f"disk/{name}", *options]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    words = ["convert", "source.npy", f"disk/{name}", *options]
+    done = forks.run(main, words)
     assert done.returncode == 3
     assert done.stderr.count("\n") == 1
     assert not (small_disk / name).exists()
     ballast.unlink()
-    subprocess.run(words, check=True, timeout=300)
+    assert main(words) == 0
     assert open_vectors(small_disk / name)[:].tobytes() == values.tobytes()
     assert [p.name for p in small_disk.iterdir()] == [name]
 

@@ -190,6 +190,7 @@ def test_bad_files_are_refused(gold: Gold, capsys: pytest.CaptureFixture[str]) -
     assert not [*Path().glob("*.part"), *Path().glob("out2*")]
 
 
+@pytest.mark.slow
 def test_real_gold_standard() -> None:
     if not SHARED.is_dir():
         pytest.skip("needs ../shared")

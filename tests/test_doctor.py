@@ -21,15 +21,23 @@ from gpuknn.engine.neighbors import Neighbors
 from gpuknn.errors import InputError, RunError
 from tests import oracle
 
+KINDS = selftest.KINDS
 without_cupy = pytest.mark.skipif(find_spec("cupy") is not None, reason="for machines without CuPy")
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer bytes, smaller searches."""
+    monkeypatch.setattr(selftest, "KINDS", ("tied",))
     monkeypatch.setattr(examine, "DISK_BYTES", {False: 2**22, True: 2**22})
     monkeypatch.setattr(examine, "QUICK", selftest.Size(200, 4, 20, (10,)))
-    monkeypatch.setattr(examine, "FULL", selftest.Size(200, 4, 20, (1, 10)))
+    monkeypatch.setattr(examine, "FULL", selftest.Size(200, 4, 20, (10,)))
+
+
+@pytest.fixture
+def no_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what else the doctor says."""
+    monkeypatch.setattr(examine, "check_answers", lambda *_: [])
 
 
 def doctor(*options: object) -> int:
@@ -121,6 +129,7 @@ def test_wrong_options_are_one_line_and_exit_code_2(
 
 
 @without_cupy
+@pytest.mark.usefixtures("no_answers")
 @pytest.mark.parametrize(
     ("driver", "extra"),
     [
@@ -141,6 +150,7 @@ def test_gpus_that_are_not_used_are_told_what_is_missing(
 
 
 @without_cupy
+@pytest.mark.usefixtures("no_answers")
 def test_no_gpu_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = Gpus([], None, "", {})
     monkeypatch.setattr(examine, "find_gpus", lambda: nothing)
@@ -173,7 +183,7 @@ def test_limits_are_numbers_or_none() -> None:
 
 @pytest.mark.parametrize(("metric", "dtype"), selftest.QUICK)
 def test_the_plain_definition_is_the_oracle(metric: str, dtype: str) -> None:
-    for kind in selftest.KINDS:
+    for kind in KINDS:
         rows, queries = selftest.make_data(kind, dtype, 60, 5, 40, seed=0)
         assert (rows.shape, rows.dtype) == ((60, 40), np.dtype(dtype))
         for dists in ("float32", "float64"):

@@ -222,6 +222,7 @@ def test_shards_with_or_without_a_floor_merge_to_the_whole(cuts: set[int], with_
     assert 0 <= whole.smallest_margin <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("filter_name")
 @pytest.mark.skipif(not oracle.SHARED.exists(), reason="needs the shared data")
 def test_sift_and_clip_rows() -> None:

@@ -72,6 +72,7 @@ def survives(
     assert not verdict.problems, "\n".join(map(str, [verdict.struck, *verdict.problems]))
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_noticed(question: Question, tmp_path: Path) -> None:
     run = Run(question, Embedded(), tmp_path, random.Random(0), {}, 0.0)
     run.output.write_text("no HDF5")

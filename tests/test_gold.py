@@ -1,5 +1,4 @@
-import subprocess
-import sys
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +7,12 @@ import numpy as np
 import pytest
 
 import gpuknn
+from gpuknn.cli.main import main
 from gpuknn.errors import InputError
 from gpuknn.gold import Comparison, Gold, compare, evaluate, holds_gold, read_gold, write_gold
 from gpuknn.gold.hdf5 import Hdf5Writer
 from gpuknn.gold.writer import Outline, written
+from tests import forks
 from tests.answers import dists_of
 
 
@@ -221,26 +222,25 @@ def test_what_is_wrong_is_said(kind: str, tmp_path: Path) -> None:
         read_gold(path)
 
 
-ON_A_SMALL_DISK = """
-import resource, sys
-from gpuknn.cli.main import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-sys.exit(main(sys.argv[2:]))
-"""
+def convert_on_a_small_disk(size: int, words: list[str]) -> int:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    return main(["convert", *words])
 
 
 @pytest.mark.parametrize("size", [3_000, 50_000, 72_000, 81_000])
 @pytest.mark.parametrize(
     "words", ["gold.h5 o.h5", "gold.h5 o.hdf5 --to ann-benchmarks", "db.npy o.h5 --to sisap --gold gold.h5"]
 )
-def test_a_disk_that_is_too_small_is_no_crash(words: str, size: int, tmp_path: Path) -> None:
+def test_a_disk_that_is_too_small_is_no_crash(
+    words: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """HDF5 ends the process if it cannot write what it holds when it closes a file."""
+    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     ids, dists = rng.integers(0, 100, (100, 90)), np.sort(rng.random((100, 90), np.float32), axis=1)
     write_gold(tmp_path / "gold.h5", neighbors(ids, dists), attributes={"metric": "l2", "distance": "l2"})
     np.save(tmp_path / "db.npy", rng.standard_normal((100, 8)).astype("f4"))
-    command = [sys.executable, "-c", ON_A_SMALL_DISK, str(size), "convert", *words.split()]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100)
+    done = forks.run(convert_on_a_small_disk, size, words.split())
     assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
     assert sorted(file.name for file in tmp_path.iterdir()) == ["db.npy", "gold.h5"]
 

@@ -14,6 +14,7 @@ import pytest
 
 from gpuknn.cli.main import main
 
+pytestmark = pytest.mark.slow
 SHIM = """
 #define _GNU_SOURCE
 #include <dlfcn.h>

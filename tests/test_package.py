@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 from gpuknn.errors import pip_install
@@ -64,6 +65,7 @@ print(len(loaded))
 """
 
 
+@pytest.mark.slow
 def test_public_names_stay_what_they_are_once_everything_is_imported(tmp_path: Path) -> None:
     """A module of the same name would take the place of a function as soon as somebody imports it."""
     done = subprocess.run(

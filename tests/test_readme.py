@@ -27,7 +27,7 @@ LEFT_OUT = {
     "--subset 10M": "needs the LAION files",
 }
 """Words of commands that are not run, and why."""
-SHORT = {"bench": ["--components", "32", "--repeat", "1"]}
+SHORT = {"bench": ["--components", "32", "--repeat", "1", "--rows", "1500", "--queries", "20"]}
 """Options that make a command quicker and nothing else."""
 SAYS_NO = {"compare"}
 """Commands for which 1 is an answer."""
@@ -53,6 +53,8 @@ def python_blocks() -> list[str]:
 @pytest.fixture(autouse=True)
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small files under the names that the examples use, and a `gpuknn doctor` that is soon done."""
+    for pairs in ("QUICK", "ALL"):
+        monkeypatch.setattr(selftest, pairs, getattr(selftest, pairs)[:1])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(examine, "DISK_BYTES", {False: 2**22, True: 2**22})
     monkeypatch.setattr(examine, "QUICK", selftest.Size(200, 4, 20, (10,)))

@@ -114,7 +114,6 @@ def test_a_shard_by_hand(tmp_path: Path) -> None:
             "serializer": ShardingCodec(chunk_shape=(50, D), codecs=[BytesCodec(), ZstdCodec()]),
         },
     ],
-    ids=str,
 )
 def test_other_layouts_are_decoded(options: dict[str, Any], tmp_path: Path) -> None:
     vectors = open_vectors(write(tmp_path / "a.zarr", **options))
