@@ -138,4 +138,4 @@ def test_the_plan_and_the_outcome_tell_the_prediction(vectors: Vectors, capsys: 
     assert (plan["predicted_seconds"], plan["limited_by"]) == (START_SECONDS + 20 + 1000, "product")
     assert plan["memory_per_worker"] > 2**28
     assert main([*words, "--rates", "rates.yaml"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "predicted: 1024.0 s, limited by product"
+    assert capsys.readouterr().out.splitlines()[-1] == "predicted: 1021.0 s, limited by product"
