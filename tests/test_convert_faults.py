@@ -69,7 +69,7 @@ def convert_or_end(words: list[str], left: int, signal_: signal.Signals) -> int:
     def end(*_: object) -> None:
         os.kill(os.getpid(), signal_)
 
-    def write_or_end(*receipt: Any, write: Callable[..., None] = conversion.write_receipt) -> None:
+    def write_or_end(*receipt: Any, write: Callable[..., None] = write_receipt) -> None:
         nonlocal left
         left -= 1
         if left == 0 and signal_ is signal.SIGKILL:

@@ -67,7 +67,7 @@ def test_what_is_public_is_described(name: str) -> None:
 
 
 def test_help_is_a_page_to_work_from() -> None:
-    page = pydoc.render_doc(gpuknn, renderer=pydoc.plaintext)
+    page = pydoc.plain(pydoc.render_doc(gpuknn))
     for name in gpuknn.__all__:
         assert name in page
     for told in ("performance_report : str or Path", "Shapes, types or k do not fit", ">>> outcome = gpuknn.exact("):
