@@ -9,7 +9,7 @@ import gpuknn
 from gpuknn.engine import bound
 from gpuknn.engine.cpu import device as cpu
 from gpuknn.engine.cpu import int8, kernels
-from gpuknn.engine.cpu.scores import Float32Scores, Int8Scores
+from gpuknn.engine.cpu.scores import Candidates, Float32Scores, Int8Scores
 from gpuknn.engine.metric import Metric
 from gpuknn.errors import RunError
 from tests import oracle
@@ -116,17 +116,16 @@ def int8_scores(
 
     data = metric, q, (q * q).sum(axis=1), one_after_another
     scores = Int8Scores(*data, len(rows), some_int8_product(), Float32Scores(*data))
-    seen: list[kernels.Coarse] = []
-    monkeypatch.setattr(kernels, "select_coarse", lambda sums, start, coarse: seen.append(coarse))
+    seen: list[tuple[np.ndarray, ...]] = []
+    monkeypatch.setattr(kernels, "select_coarse", lambda sums, start, *rest: seen.append(rest))
     prepared = scores.prepare(rows, (x * x).sum(axis=1))
     block, tile = slice(0, len(q)), slice(0, len(x))
     sums = prepared.product(block, tile, np.empty(0))
-    prepared.select(sums, block, tile)  # type: ignore
-    out = np.empty((len(q), len(x)), np.float32)
-    for i in range(len(q)):
-        c = seen[0]
-        kernels._scores_of_sums(sums[i], c.row_scale, c.row_offset, c.query_scale[i], c.query_offset[i], out[i])
-    return prepared.filter, seen[0].tolerance - prepared.filter.error, seen[0].bias, out
+    prepared.select(sums, block, tile, 0, np.empty(0), Candidates(*np.empty((4, 0))), np.empty(0))
+    row_scale, row_offset, bias, tolerance, query_scale, query_offset = seen[0][:6]
+    # As the kernel does it.
+    out = sums.astype(np.float32) * row_scale * query_scale[:, None] + (row_offset + query_offset[:, None])
+    return prepared.filter, tolerance - prepared.filter.error, bias, out
 
 
 @pytest.mark.parametrize("metric", [Metric.COSINE, Metric.IP, Metric.L2])

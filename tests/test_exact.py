@@ -260,7 +260,7 @@ def test_an_error_in_a_thread_ends_the_search(monkeypatch: pytest.MonkeyPatch) -
     def fail(*_: object) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr("gpuknn.engine.cpu.kernels.select", fail)
+    monkeypatch.setattr(cpu.CpuScan, "_settle", fail)
     monkeypatch.setattr(cpu, "BLOCK_QUERIES", 2)
     rows = np.eye(30, dtype=np.float32)
     with pytest.raises(MemoryError, match="no room"):

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import Any
@@ -27,12 +27,24 @@ PLAIN: dict[str, Any] = {"resources": {}}
 
 
 class Future:
-    def __init__(self, work: Callable[[], Any], answers: bool) -> None:
-        self._work, self._answers = work, answers
+    def __init__(self, key: str, work: Callable[[], Any], answers: bool) -> None:
+        self.key, self._work, self._answers = key, work, answers
+        self.cancelled = False
 
     def add_done_callback(self, ended: Callable[["Future"], None]) -> None:
+        self._ended = ended
         if self._answers:
-            ended(self)
+            self.end()
+
+    def end(self) -> None:
+        self._ended(self)
+
+    def done(self) -> bool:
+        return self._answers
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        self.end()
 
     def result(self) -> Any:
         return self._work()
@@ -78,7 +90,7 @@ class Client:
             self.under_way -= scans
             return task(*arguments)
 
-        return self.future(work, self.answers)
+        return self.future(key, work, self.answers)
 
 
 def partial_of(
@@ -182,15 +194,6 @@ def test_a_run_without_workers_gives_up(lost: str, tmp_path: Path, monkeypatch: 
         run(client, tmp_path, 5)
 
 
-class Released(Future):
-    """Whose end is a signal's moment; of what `__del__` raises Python says only that it is ignored."""
-
-    at: Callable[[], None]
-
-    def __del__(self) -> None:
-        self.at()
-
-
 @pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("how", [SIGINT, SIGTERM])
 @pytest.mark.parametrize("nth", [1, 4, 5], ids=["the first", "one amid", "the last"])
@@ -198,16 +201,118 @@ def test_an_interrupt_while_a_future_ends(nth: int, how: signal.Signals, tmp_pat
     """Dask's futures end by themselves, in the thread that takes tasks."""
     ended: list[int] = []
 
-    def end() -> None:
-        ended.append(0)
-        if len(ended) == nth:
-            os.kill(os.getpid(), how)
+    class Released(Future):
+        """Of what its `__del__` raises Python says only that it is ignored."""
 
-    Released.at = staticmethod(end)
+        def __del__(self) -> None:
+            ended.append(0)
+            if len(ended) == nth:
+                os.kill(os.getpid(), how)
+
     client = Client(GPU)
     client.future = Released
     with pytest.raises(KeyboardInterrupt):
         run(client, tmp_path, 5)
-    Released.at = staticmethod(lambda: None)
     sound, _ = find_partials(tmp_path, QUERIES)
     assert nth <= len(sound) <= nth + 2, "those under way"
+
+
+class UnderWay(Future):
+    """Of a cluster where nothing ends by itself.  An interrupt comes when two tasks are given out."""
+
+    given: list["UnderWay"]
+
+    def __init__(self, *about: Any) -> None:
+        super().__init__(*about)
+        self.given.append(self)
+
+    def add_done_callback(self, ended: Callable[[Future], None]) -> None:
+        super().add_done_callback(ended)
+        if len(self.given) == 2:
+            os.kill(os.getpid(), SIGINT)
+
+
+@pytest.fixture
+def given() -> Iterator[list[UnderWay]]:
+    UnderWay.given = []
+    yield UnderWay.given
+    UnderWay.given = []
+
+
+def run_five(folder: Path, heard: list[dict[str, Any]], future: type[UnderWay] = UnderWay) -> None:
+    client = Client(GPU, answers=False)
+    client.future = future
+    blocks = {QUERIES: Block(np.full(4, np.inf), Tree(SHARD))}
+    with dask_feeder(client, Gpu.resources, lambda: None) as feeder:
+        it = Feed(feeder, None, "", Gpu(), folder, SHARD, blocks, heard.append)  # type: ignore[arg-type]
+        it.run({QUERIES: []}, [(QUERIES, range(SHARD * i, SHARD * i + SHARD)) for i in range(5)])
+
+
+@pytest.mark.usefixtures("handlers")
+def test_an_interrupt_waits_for_what_is_under_way(
+    given: list[UnderWay], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask_to_stop(_: Client, tasks: list[str]) -> set[str]:
+        assert tasks == [future.key for future in given]
+        given[0].end()
+        return {given[0].key}
+
+    monkeypatch.setattr("gpuknn.workers.feed.ask_to_stop", ask_to_stop)
+    heard: list[dict[str, Any]] = []
+    with pytest.raises(KeyboardInterrupt):
+        run_five(tmp_path, heard)
+    assert [future.cancelled for future in given] == [False, True]
+    assert list(find_partials(tmp_path, QUERIES)[0]) == [range(SHARD)]
+    assert [event["event"] for event in heard] == ["said"]
+
+
+@pytest.mark.usefixtures("handlers")
+def test_what_had_ended_at_an_interrupt_is_waited_for_no_more(
+    given: list[UnderWay], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its news lie ready, before the interrupt's."""
+
+    class Ended(UnderWay):
+        def add_done_callback(self, ended: Callable[[Future], None]) -> None:
+            ended(self)
+            super().add_done_callback(ended)
+
+        def done(self) -> bool:
+            return True
+
+    monkeypatch.setattr("gpuknn.workers.feed.ask_to_stop", lambda *_: set())
+    with pytest.raises(KeyboardInterrupt):
+        run_five(tmp_path, [], Ended)
+    assert not any(future.cancelled for future in given)
+    assert list(find_partials(tmp_path, QUERIES)[0]) == [range(SHARD), range(SHARD, 2 * SHARD)]
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_second_interrupt_waits_for_nothing(
+    given: list[UnderWay], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask_to_stop(_: Client, tasks: list[str]) -> set[str]:
+        os.kill(os.getpid(), SIGINT)
+        return set(tasks)
+
+    monkeypatch.setattr("gpuknn.workers.feed.ask_to_stop", ask_to_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_five(tmp_path, [])
+    assert not any(future.cancelled for future in given)
+
+
+def test_the_rest_of_a_shard_that_came_back_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If Dask takes a task back and gives it out again while it stops."""
+    short = [4, 0]
+
+    def partial_of_some(*task: Any) -> ShardDone:
+        job, state, queries, rows, *rest = task
+        length = short.pop(0) if short else len(rows)
+        if not length:
+            return ShardDone(queries, rows[:0], np.full(len(queries), np.inf))
+        return partial_of(job, state, queries, rows[:length], *rest)
+
+    monkeypatch.setattr(feed, "scan_shard", partial_of_some)
+    parts, heard = run(Client(GPU), tmp_path, 3)
+    assert parts == [range(4), range(4, 10), range(10, 20), range(20, 30)]
+    assert sum(event["rows"] for event in heard) == 30

@@ -6,10 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -141,10 +139,14 @@ def kill(process: "subprocess.Popen[str]") -> None:
     process.communicate(timeout=60)
 
 
+def kept_rows(folder: Path) -> set[int]:
+    names = [path.stem.split(".")[1].split("-") for path in folder.glob("gold.h5.run/*/*-*.json")]
+    return {row for start, stop in names for row in range(int(start), int(stop))}
+
+
 def finish(data: Path, folder: Path, expected: tuple[bytes, bytes], capsys: pytest.CaptureFixture[str]) -> None:
     """The same command again goes on from what was done and gives the same bytes."""
-    names = [path.stem.split(".")[1].split("-") for path in folder.glob("gold.h5.run/*/*-*.json")]
-    kept = {row for start, stop in names for row in range(int(start), int(stop))}
+    kept = kept_rows(folder)
     assert len(kept) >= 2 * SHARD
     assert main(words(data, folder, "--shard-rows", SHARD, "--json")) == 0
     assert json.loads(capsys.readouterr().out)["resumed_rows"] == len(kept)
@@ -227,7 +229,11 @@ def test_interrupted(
     os.killpg(process.pid, how)  # as Ctrl-C in a terminal: the workers hear it too
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said == "gpuknn: interrupted; what is finished is kept, the same command goes on from there\n"
+    done = len(kept_rows(tmp_path))
+    assert said.splitlines() == [
+        "interrupted: saving what is under way (a second Ctrl-C stops at once)",
+        f"gpuknn: interrupted; {done:,} of {ROWS:,} rows are done and kept, the same command goes on from there",
+    ]
     assert not psutil.wait_procs(processes, timeout=60)[1]
     assert not (tmp_path / "gold.h5").exists()
     finish(data, tmp_path, expected, capsys)
@@ -272,19 +278,10 @@ def planned(folder: Path) -> Plan:
     np.save(folder / "db.npy", np.eye(50, dtype=np.float32))
     vectors = open_vectors(folder / "db.npy")
     asked = Job(vectors, vectors, 3, Metric.L2, "float32")
-    crew = Crew("made up", Workers(1, 1, CpuDevice(1)), connection=SimpleNamespace(status="closed"))
+    crew = Crew("made up", Workers(1, 1, CpuDevice(1)), threads=1)
     return Plan(asked, folder / "gold.h5", crew, Wishes(), None, 50, 50, 1)
 
 
-@pytest.fixture
-def no_dask(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("heard", "watched"):
-        monkeypatch.setattr(exact, name, lambda *_: nullcontext())
-    monkeypatch.setattr(exact, "dask_feeder", lambda *_: nullcontext(SimpleNamespace(cancel=lambda: None)))
-    monkeypatch.setattr(exact, "page_address", str)
-
-
-@pytest.mark.usefixtures("no_dask")
 def test_a_database_changed_during_the_run_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = planned(tmp_path)
     fingerprint = plan.job.fingerprint(plan.job.sampled())
@@ -302,7 +299,6 @@ def test_a_database_changed_during_the_run_is_noticed(tmp_path: Path, monkeypatc
     assert not (tmp_path / "gold.h5").exists()
 
 
-@pytest.mark.usefixtures("no_dask")
 def test_a_run_that_was_begun_with_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def compute_one(_feed: object, _done: object, shards: list[tuple[range, range]]) -> None:
         found, certificate = neighbors(len(shards[0][0]), 3)
@@ -324,9 +320,6 @@ def test_nothing_is_kept_of_what_was_found_in_changed_files(tmp_path: Path, monk
     job = Job(vectors, vectors, 3, Metric.L2, "float32")
     state = job.file_state()
     os.utime(tmp_path / "db.npy")
-    monkeypatch.setattr(shard, "tell", lambda *_, **__: None)
-    monkeypatch.setattr(shard.Report, "_given_up", lambda _: False)
-    monkeypatch.setattr(shard, "get_worker", lambda: SimpleNamespace(name="0", state=SimpleNamespace(nthreads=1)))
     task = range(50), range(50), np.full(50, np.inf), tmp_path, CpuDevice(1)
     with pytest.raises(RunError, match="was changed while it was searched"):
         shard.scan_shard(job, state, *task)

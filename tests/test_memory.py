@@ -478,7 +478,7 @@ def test_convert_refuses_what_this_machine_cannot_hold(
 
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("emb", data=np.ones((40_000, 64), "f4"), chunks=(40_000, 64), compression="gzip")
-    monkeypatch.setattr("gpuknn.workers.memory.MEMORY_LIMIT", 25 * MIB)
+    monkeypatch.setattr("gpuknn.workers.memory.machine_memory", lambda: 25 * MIB)
     monkeypatch.setattr(Hdf5Vectors, "decode", lambda *_: pytest.fail("decoded"))
     assert main(["convert", str(tmp_path / "a.h5"), str(tmp_path / "a.npy")]) == 2
     assert "takes 0.03 GiB of memory to be decoded, this machine has 0.02 GiB" in capsys.readouterr().err

@@ -22,13 +22,13 @@ def test_every_float16_is_read_exactly() -> None:
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
     finite = every[np.isfinite(every)].reshape(-1, 1)
     wide = np.empty(finite.shape, np.float32)
-    cpu_kernels.widen(finite.view(np.uint16), np.ones(len(finite)), wide)
+    cpu_kernels.widen(finite, np.ones(len(finite)), wide)
     assert np.array_equal(wide.view(np.uint32), finite.astype(np.float32).view(np.uint32))
 
 
 def test_kernels_number_the_metrics_as_they_are_listed() -> None:
-    numbers = cpu_kernels.COSINE, cpu_kernels.IP, cpu_kernels.L2, cpu_kernels.HAMMING
-    assert [list(Metric)[n].name for n in numbers] == ["COSINE", "IP", "L2", "HAMMING"]
+    numbers = cpu_kernels.COSINE, cpu_kernels.IP, cpu_kernels.L2
+    assert [list(Metric)[n].name for n in numbers] == ["COSINE", "IP", "L2"]
 
 
 @pytest.mark.parametrize("name", ["l2", "L2", "SqEuclidean"])

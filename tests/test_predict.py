@@ -14,7 +14,7 @@ from gpuknn.engine.metric import Metric
 from gpuknn.errors import InputError
 from gpuknn.jobs.exact import run
 from gpuknn.jobs.exact.job import Job
-from gpuknn.jobs.exact.plan import Plan, Wishes
+from gpuknn.jobs.exact.plan import Plan, Wishes, shard_rows
 from gpuknn.jobs.exact.predict import START_SECONDS, predict
 from gpuknn.vectors import Vectors, open_vectors
 from gpuknn.workers.crew import Crew
@@ -45,6 +45,38 @@ def test_the_slowest_thing_limits(vectors: Vectors) -> None:
     found = predict(job, gpus, 1, Rates(product=1e9, reading=1e6, upload=1e4))
     assert (found.product, found.upload, found.limit) == (0.05, 5.0, "upload")
     assert predict(job, gpus, 1, Rates(1e9, 1e3, 1e9)).limit == "reading"
+
+
+class Gpus(Gpu):
+    kind = "some GPU"
+
+
+@pytest.mark.parametrize(
+    ("rate", "k", "workers", "rows"),
+    [
+        (1e5, 1, 1, 200),  # 20 s of two cores at 20,000 operations a row
+        (2e5, 1, 1, 400),
+        (1e5, 1, 10, 100),  # one for each worker
+        (1e9, 1, 1, 1000),
+        (1e3, 1, 1, 120),  # 1,200 bytes of answers, 200 of a row: the partial result is a twentieth
+        (1e3, 2, 1, 240),
+        (None, 1, 1, 1000),
+    ],
+)
+def test_rows_of_a_shard(rate: float | None, k: int, workers: int, rows: int, vectors: Vectors) -> None:
+    job = Job(vectors, vectors[:100], k, Metric.L2, "float32")  # type: ignore[arg-type]
+    cpus = Workers(workers, 2 * workers, CpuDevice(2))
+    known = rate and Rates(rate, 1e6)
+    assert shard_rows(job, cpus, 100, known or None) == rows
+
+
+def test_rows_of_a_shard_of_a_gpu(vectors: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard is as much work as ever, whatever the rate, and however large the answers are."""
+    monkeypatch.setattr("gpuknn.jobs.exact.plan.SHARD_OPERATIONS", 1e7)
+    job = Job(vectors, vectors, 1000, Metric.L2, "float32")
+    assert shard_rows(job, Workers(2, 6, Gpus()), 1000, Rates(1e3, 1.0)) == 50  # type: ignore[arg-type]
+    assert shard_rows(job, Workers(2, 6, Gpus()), 500, None) == 100  # type: ignore[arg-type]
+    assert shard_rows(job, Workers(50, 6, Gpus()), 500, None) == 20  # type: ignore[arg-type]
 
 
 def test_rates_that_were_kept_go_before_measuring_and_those_given_before_both(vectors: Vectors) -> None:

@@ -1,6 +1,8 @@
 """What one sees of a run: the page, its JSON, the workers' counters, the log lines, the performance report."""
 
 import json
+import subprocess
+import sys
 import time
 import urllib.request
 from argparse import Namespace
@@ -8,12 +10,14 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
 
 import numpy as np
 import psutil
 import pytest
 from distributed import Client
 
+import gpuknn
 from gpuknn.cli.main import main
 from gpuknn.cli.progress import shown
 from gpuknn.engine.cpu.device import CpuDevice
@@ -85,9 +89,8 @@ def test_the_page_shows_what_is_done(client: Client, job: Job, shards: list[Shar
     title = "<script>alert('db')</script>.npy"
     heard: list[Event] = []
     with (
-        events.heard(client, run, heard.append),
-        watched(client, run, title, shards),
-        watched(client, other, "another", shards[:1]),
+        watched(client, run, title, shards, heard.append) as address,
+        watched(client, other, "another", shards[:1], print),
     ):
         scan(client, job, run, shards[:3])
         scan(client, job, run, shards[2:3])  # computed twice, counted once
@@ -116,6 +119,7 @@ def test_the_page_shows_what_is_done(client: Client, job: Job, shards: list[Shar
     assert {w["worker"] for w in run_seen["workers"]} <= {"0", "1"}
     assert all(w["here"] and w["per_second"]["rows"] > 0 and not w["at"] for w in run_seen["workers"])
     assert seen(client, other, lambda r: r["state"] == "done")["done"]["rows"] == 250
+    assert address == page_address(client)
     assert {event["run"] for event in heard} == {str(run)}
     page = fetch(page_address(client).split()[0])
     assert "<script" not in page
@@ -124,15 +128,57 @@ def test_the_page_shows_what_is_done(client: Client, job: Job, shards: list[Shar
     assert f"{pairs:,}" in page
 
 
+@pytest.mark.usefixtures("job")
+def test_a_run_of_this_process_alone_shows_its_page(tmp_path: Path) -> None:
+    seen: dict[str, Any] = {}
+    told: list[str] = []
+
+    def look(event: Event) -> None:
+        told.append(event["event"])
+        if event["event"] == "watch":
+            seen["address"] = event["address"]
+        if event["event"] == "shard" and event["shard"] > 0:
+            seen["json"] = json.loads(fetch(seen["address"] + ".json"))
+            seen["page"] = fetch(seen["address"])
+            seen["counters"] = fetch(seen["address"].removesuffix("/gpuknn") + "/metrics")
+            seen["listening"] = [c for c in psutil.Process().net_connections("inet") if c.status == psutil.CONN_LISTEN]
+            with pytest.raises(HTTPError, match="404"):
+                fetch(seen["address"] + "/../etc/passwd")
+
+    files = tmp_path / "db.npy", tmp_path / "q.npy", tmp_path / "gold.h5"
+    gpuknn.exact(*files, k=9, device="cpu", shard_rows=500, progress=look)
+    (run,) = seen["json"]["runs"]
+    assert (run["rows"], run["shards"], run["state"]) == (ROWS, 2, "at work")
+    assert run["done"]["shards"] >= 1
+    assert [(worker["worker"], worker["here"]) for worker in run["workers"]] == [("0", True)]
+    assert f"of {ROWS // 450}" in seen["page"]
+    assert "Dask" not in seen["page"]
+    if events.COUNTERS:
+        assert "gpuknn_rows_total" in seen["counters"]
+    assert {connection.laddr.ip for connection in seen["listening"]} == {"127.0.0.1"}
+    assert told.count("shard") == 2
+    with pytest.raises(URLError, match="refused"):
+        fetch(seen["address"])
+
+
+def test_a_run_of_this_process_alone_loads_no_dask(tmp_path: Path) -> None:
+    code = (
+        "import sys; from gpuknn.cli.main import main; assert main(['exact', '--subset', 'sample', '-k', '3', "
+        "'-o', 'x.h5', '--device', 'cpu']) == 0; print({'dask', 'distributed', 'zarr'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
 def test_a_run_that_its_client_left_has_stopped(client: Client, tmp_path: Path) -> None:
     with Client(client.scheduler.address, set_as_default=False) as second:  # noqa: SIM117
-        with pytest.raises(KeyError), watched(second, tmp_path / "x.run", "x", [(range(3), range(9))]):
+        with pytest.raises(KeyError), watched(second, tmp_path / "x.run", "x", [(range(3), range(9))], print):
             raise KeyError
     seen(client, tmp_path / "x.run", lambda r: r["state"] == "stopped")
 
 
 def test_nothing_listens_beyond_this_machine(client: Client, tmp_path: Path) -> None:
-    with watched(client, tmp_path / "x.run", "x", []):
+    with watched(client, tmp_path / "x.run", "x", [], print):
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
         listening = [c for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
     assert len(listening) >= 5
@@ -198,7 +244,6 @@ def test_what_is_told_and_counted_of_a_shard(job: Job, tmp_path: Path, monkeypat
     monkeypatch.setattr(shard, "tell", lambda run, event, **facts: told.append({"event": event, **facts}))
     monkeypatch.setattr(shard, "count", lambda phase, seconds, **amounts: counted.append(amounts))
     monkeypatch.setattr(shard, "SECONDS_BETWEEN_REPORTS", 60)
-    monkeypatch.setattr(shard.Report, "_given_up", lambda _: False)
     report = shard.Report(job, range(20, 30), range(250, 500), tmp_path, "cpu")
     report.begun()
     for rows in (100, 101, 250):
@@ -225,7 +270,7 @@ def test_a_report_without_bokeh(
     monkeypatch.setattr(watch, "_draws", lambda _: False)
     with (
         pytest.raises(InputError, match="at the scheduler"),
-        watched(client, tmp_path, "x", [], tmp_path / "report.html"),
+        watched(client, tmp_path, "x", [], print, tmp_path / "report.html"),
     ):
         pytest.fail("work began")
     assert page_address(client) == client.dashboard_link.replace("/status", "/gpuknn")
@@ -243,10 +288,10 @@ def test_a_report_is_written_whole_or_not_at_all(client: Client, tmp_path: Path)
         check_report(tmp_path / "missing" / "report.html")
     report = tmp_path / "report.html"
     check_report(report)
-    with pytest.raises(KeyError), watched(client, tmp_path, "x", [], report):
+    with pytest.raises(KeyError), watched(client, tmp_path, "x", [], print, report):
         raise KeyError
     assert not list(tmp_path.iterdir())
-    with watched(client, tmp_path, "<script>x", [], report):
+    with watched(client, tmp_path, "<script>x", [], print, report):
         assert client.submit(sum, [1]).result() == 1
         assert not report.exists()
     assert "</html>" in report.read_text()

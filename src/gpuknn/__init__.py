@@ -31,7 +31,8 @@ True
     subset_files            the database and queries of a LAION2B subset, or of the sample that is shipped
     gpuknn.sklearn          an estimator for scikit-learn, UMAP and scanpy
 
-Errors are `InputError` (a ValueError: something given is wrong) and `RunError` (the same call goes on).
+Errors are `InputError` (a ValueError: something given is wrong) and `RunError` (the same call goes on).  After Ctrl-C
+`exact` and `convert` raise `Interrupted` (a KeyboardInterrupt that says what is kept).
 """
 
 from importlib import import_module
@@ -41,7 +42,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gpuknn.engine.neighbors import Certificate, Neighbors
     from gpuknn.engine.scan import exact_knn
-    from gpuknn.errors import InputError, RunError
+    from gpuknn.errors import InputError, Interrupted, RunError
     from gpuknn.gold import (
         Comparison,
         Evaluation,
@@ -84,6 +85,7 @@ _HOMES = {
     "ExactPlan": "jobs.exact.exact",
     "Outcome": "jobs.exact.run",
     "InputError": "errors",
+    "Interrupted": "errors",
     "RunError": "errors",
 }
 """Where each public name lives: it is loaded when it is first used, so that importing gpuknn stays quick."""
@@ -96,6 +98,7 @@ __all__ = [
     "ExactPlan",
     "Gold",
     "InputError",
+    "Interrupted",
     "Neighbors",
     "Outcome",
     "Recall",

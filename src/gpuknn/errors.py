@@ -1,4 +1,4 @@
-"""The two ways in which work can fail, and words for options and for what is missing.
+"""The ways in which work can end early, and words for options and for what is missing.
 
 The command line turns the errors into exit codes.
 """
@@ -19,6 +19,10 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """The run failed; the same command goes on from what was finished (exit code 3)."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A long job was interrupted: one line that says what is kept, and what the same command does (exit code 130)."""
 
 
 _terminal = False

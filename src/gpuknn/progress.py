@@ -3,8 +3,9 @@
 An event is a mapping; `event` is its name.  The bar knows these, and leaves all others alone:
 
     plan    title: what is going to be done, in a line
-    step    name, rows: a part of the work that goes over so many rows;  told_by, fact: the events, and what in them,
-            that tell how many are done;  row_bytes, row_operations: of a row, 0 if they say nothing
+    step    name, rows: a part of the work that goes over so many rows;  title: for a person;  told_by, fact: the
+            events, and what in them, that tell how many are done;  row_bytes, row_operations: of a row; 0 bytes if the
+            step counts other things than rows, so that its rate says nothing
     said    line: for a person
     watch   address: where a browser can watch
 """
@@ -74,7 +75,7 @@ class _Bar:
             if name in step["told_by"]:
                 self._shown.update(task, completed=event[step["fact"]], rate=self._rate(task, step))
         if name == "step":
-            self._steps.append((self._shown.add_task(event["name"], total=event["rows"], rate=""), event))
+            self._steps.append((self._shown.add_task(event["title"], total=event["rows"], rate=""), event))
         elif name == "said":
             self._say(event["line"])
         elif name in ("plan", "watch") and not self._shown.disable:
@@ -84,7 +85,7 @@ class _Bar:
         """Rows, bytes and operations per second, once there are any."""
         task = next(task for task in self._shown.tasks if task.id == number)
         speed = task.finished_speed or task.speed
-        if not speed:
+        if not speed or not step["row_bytes"]:
             return ""
         line = f"{speed:,.0f} rows/s  {speed * step['row_bytes'] / 1e9:.2f} GB/s"
         if step["row_operations"]:
@@ -96,11 +97,17 @@ class _Bar:
 
 
 def step(
-    name: str, rows: int, told_by: str, fact: str = "rows", row_bytes: int = 0, row_operations: float = 0.0
+    name: str,
+    rows: int,
+    told_by: str,
+    fact: str = "rows",
+    row_bytes: int = 0,
+    row_operations: float = 0.0,
+    title: str | None = None,
 ) -> Event:
-    """The event that announces a step; `told_by`: names of events, separated by spaces."""
+    """The event that announces a step; `told_by`: names of events, separated by spaces; `title`: its name if None."""
     about = {"told_by": told_by.split(), "fact": fact, "row_bytes": row_bytes, "row_operations": row_operations}
-    return {"event": "step", "name": name, "rows": rows, **about}
+    return {"event": "step", "name": name, "title": title or name, "rows": rows, **about}
 
 
 def _log(event: Event) -> None:

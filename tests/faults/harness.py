@@ -79,7 +79,8 @@ def do_run(
         else:
             run.problems.append(f"not finished after {MOST_ATTEMPTS} attempts; the last said: {run.now.said}")
         run.check_left()
-        allowed = WINDOW * place.workers * len(struck) + run.damaged
+        costly = sum(name != "interrupt" for name, _ in struck)  # at an interrupt what is under way is saved
+        allowed = WINDOW * place.workers * costly + run.damaged
         if run.watched.twice > allowed:
             run.problems.append(f"{run.watched.twice} shards were computed twice, at most {allowed} had to be")
         if run.watched.shards < ROWS // SHARD:

@@ -41,7 +41,7 @@ def keep_rates(kind: str, **rates: float) -> None:
 
 
 def rates_for(kind: str, database: Vectors, file: Path | None) -> Rates | None:
-    """Rates to predict with: those of `file`, else those that were kept, else measured now.
+    """Rates to predict with: those of `file`, else those that were kept, else measured now and kept.
 
     A GPU's cannot be measured in passing: None if nobody has.  Raises InputError if the file is not one of rates.
     """
@@ -52,7 +52,9 @@ def rates_for(kind: str, database: Vectors, file: Path | None) -> Rates | None:
     if "product" not in known:
         if kind != "cpu":
             return None
-        known = {"product": product_rate(rows=2048) / usable_cores()} | known
+        rate = product_rate(rows=2048) / usable_cores()
+        keep_rates(kind, product=rate)  # a long run will know better; a short one shall not wait for this again
+        known = {"product": rate} | known
     return Rates(**{"reading": reading_rate(database)} | known)
 
 

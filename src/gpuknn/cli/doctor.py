@@ -10,6 +10,7 @@ from gpuknn.errors import InputError
 EXAMPLES = """examples:
   gpuknn doctor
   gpuknn doctor --full --report .
+  gpuknn doctor --compile
 """
 DESCRIPTION = f"{__doc__}  Exit code 0 if it does, 1 if not."
 HELP = "examine this machine"
@@ -19,10 +20,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="to examine (default: auto)")
     parser.add_argument("--gpu", type=int, metavar="N", help="which GPU, counted from 0 (default: the first)")
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
         "--full",
         action="store_true",
         help="also all metrics and types, errors, races, rates; takes minutes and for a moment all of the GPU's memory",
+    )
+    what.add_argument(
+        "--compile",
+        action="store_true",
+        help="examine nothing, but compile what searches need, so that no first run waits for it: for images, and for "
+        "clusters whose nodes share a home folder and have like processors",
     )
     parser.add_argument(
         "--data-dir", type=Path, default=Path(), metavar="D", help="where to try the disk (default: the current folder)"
@@ -32,7 +40,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Examine and show."""
+    """Examine and show, or compile."""
+    if chosen.compile:
+        return _compile(chosen)
     from gpuknn.doctor.examine import examine
     from gpuknn.doctor.page import as_json, page, write_report
 
@@ -44,6 +54,19 @@ def run(chosen: argparse.Namespace) -> int:
         for path in write_report(report, chosen.report):
             _say(f"wrote {path}")
     return 0 if report.passed else 1
+
+
+def _compile(chosen: argparse.Namespace) -> int:
+    """Compile all kernels and say where they are kept."""
+    from gpuknn.doctor.compile import compile_all
+    from gpuknn.progress import bar
+
+    if chosen.report is not None:
+        raise InputError("--compile examines nothing to report on; leave out --report")
+    with bar(disable=chosen.json) as told:
+        done = compile_all(told)
+    sys.stdout.write(json.dumps(done.facts) + "\n" if chosen.json else f"{done}\n")
+    return 0
 
 
 def _say(line: str) -> None:

@@ -11,14 +11,14 @@ from typing import Any, NoReturn
 import gpuknn.cli
 from gpuknn.cli.config import options_from
 from gpuknn.cli.log import write_event
-from gpuknn.errors import InputError, RunError, at_the_terminal
+from gpuknn.errors import InputError, Interrupted, RunError, at_the_terminal
 
 SHARED = {"config", "log", "main", "options", "progress"}
 """Modules of this room that are no command."""
 DESCRIPTION = "Exact nearest neighbours for gold standards, the same to the last bit on any device."
 EXIT_CODES = (
     "exit codes: 0 done; 1 the check said no; 2 the input or the command line is wrong; "
-    "3 the run failed, the same command goes on; 130 interrupted, the same command goes on"
+    "3 the run failed, the same command goes on; 130 interrupted, the last line says what is kept"
 )
 
 
@@ -72,8 +72,10 @@ def _main(arguments: list[str] | None) -> int:
         return code
     except OSError as error:
         return _say(chosen, f"failed: {error}; set that right and run the same command again", 3)
+    except Interrupted as interrupt:
+        return _say(chosen, f"interrupted; {interrupt}", 130)
     except KeyboardInterrupt:
-        return _say(chosen, "interrupted; what is finished is kept, the same command goes on from there", 130)
+        return _say(chosen, "interrupted; the same command starts again", 130)
     return code
 
 

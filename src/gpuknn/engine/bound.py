@@ -225,6 +225,14 @@ def filter_for(
     )
 
 
+def proven_score(dists: np.ndarray, to_score: np.ndarray) -> np.ndarray:
+    """(nq,) float32: the score that every row at a stored distance <= dists, (nq,), reaches with its bias (step 3)."""
+    zero, scale, margin = to_score.T
+    score = (zero - dists) * scale
+    proven: np.ndarray = score - (np.abs(score) + np.abs(dists) * scale) * ROUNDING - margin
+    return proven.astype(np.float32)
+
+
 def _hamming_filter(nq: int, m: int) -> Filter:
     """Scores are minus the distance, whole numbers below 2^24: exact, so equal scores are equal distances."""
     ones = np.ones(nq)

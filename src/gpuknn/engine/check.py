@@ -94,7 +94,7 @@ def check_rows(vectors: Vectors, metric: Metric, threads: int, progress: Callabl
     def squared_norms(first: int) -> np.ndarray:
         rows = vectors[first : first + length]
         norms = np.empty(len(rows))
-        cpu_kernels.squared_norms(cpu_kernels.as_kernels_read(rows), leaves, norms)
+        cpu_kernels.squared_norms(rows, leaves, norms)
         return norms
 
     largest, done = 0.0, 0

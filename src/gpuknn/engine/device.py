@@ -2,13 +2,16 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from gpuknn.engine.metric import Metric
 from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.vectors import Vectors
+
+if TYPE_CHECKING:
+    from gpuknn.engine.cpu.needed import Needed  # which loads Numba
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,9 @@ class Device(Protocol):
 
     def most_queries(self, k: int, components: int) -> int:
         """Queries that the device's own memory has room for, at least 1."""
+
+    def kernels(self, metric: Metric, rows: Vectors, queries: Vectors, k: int) -> "list[Needed]":
+        """What a search on it calls of `cpu/kernels`, to be compiled before it begins."""
 
     def resident(self, rows: Vectors) -> Any:
         """The rows as `feed_resident` takes them if they lie where the device computes, in one piece; None if not."""

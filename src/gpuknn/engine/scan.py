@@ -1,19 +1,20 @@
 """The one loop: read rows, filter, refine, keep.  The state after each step is the exact answer for the rows so far."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from itertools import pairwise
 
 import numpy as np
 
 from gpuknn.engine.check import check_content, check_question
 from gpuknn.engine.choose import open_device, usable_cores
-from gpuknn.engine.device import Device, Search
+from gpuknn.engine.device import Device, Scan, Search
 from gpuknn.engine.metric import Metric, metric_named
 from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.engine.rows import open_rows
 from gpuknn.engine.self_join import put_self_first
-from gpuknn.progress import Listener, listening, step
+from gpuknn.progress import Event, Listener, listening, step
 from gpuknn.vectors import Rows, Vectors
 from gpuknn.vectors.ids import own_ids
 from gpuknn.vectors.written import Missing
@@ -98,6 +99,7 @@ def exact_knn(
     check_question(rows, asked, k, kind, dists, queries is None, self_first)
     chosen = open_device(device, threads, rows.gpu or 0)
     with listening(progress) as told:
+        _compile(rows, asked, kind, k - self_first, chosen, told)
         n, row_bytes = len(rows), rows.nbytes // len(rows)
         told(step("checking", n, "checked", row_bytes=row_bytes))
         told(step("computing", n, "progress", row_bytes=row_bytes))
@@ -122,6 +124,15 @@ def exact_knn(
     )
 
 
+def _compile(
+    rows: Vectors, queries: Vectors, metric: Metric, k: int, device: Device, told: Callable[[Event], None]
+) -> None:
+    """Compile what the check and the search call and this machine has not compiled yet."""
+    from gpuknn.engine.cpu.needed import compile_kernels, for_check  # here: it loads Numba
+
+    compile_kernels(for_check(metric, rows.dtype, queries.dtype) + device.kernels(metric, rows, queries, k), told)
+
+
 def scan(
     rows: Vectors, extent: range, search: Search, device: Device, progress: Callable[[int], None] | None = None
 ) -> tuple[Neighbors, Certificate]:
@@ -129,24 +140,43 @@ def scan(
 
     `progress` is told the number of rows done after each epoch.
     """
-    resident = device.resident(rows)
-    with device.begin(search, rows.dtype) as state:
-        runs = state.epochs(extent)
-        if resident is None:
-            coming = read_ahead(rows, runs, state.buffer, device.readers)
-        else:
-            coming = ((run.start, resident[run.start : run.stop]) for run in runs)
-        feed = state.feed if resident is None else state.feed_resident
-        for first, epoch in coming:
-            feed(epoch, first)
+    with scanning(rows, extent, search, device) as (state, epochs):
+        for done in epochs:
             if progress is not None:
-                progress(first + len(epoch) - extent.start)
+                progress(done)
         return state.result()
+
+
+@contextmanager
+def scanning(
+    rows: Vectors, extent: range, search: Search, device: Device
+) -> Iterator[tuple[Scan, Generator[int, None, None]]]:
+    """The same search, one epoch at a time: the scan, and the number of rows done after each epoch.
+
+    An epoch is searched when the next number is asked for.  `Scan.result` is the answer for the rows done, after any
+    epoch; the search may end there, or go on.
+    """
+    with device.begin(search, rows.dtype) as state, closing(_fed(rows, extent, device, state)) as epochs:
+        yield state, epochs
+
+
+def _fed(rows: Vectors, extent: range, device: Device, state: Scan) -> Generator[int, None, None]:
+    """Feed a scan epoch by epoch; the number of rows done after each."""
+    resident, runs = device.resident(rows), state.epochs(extent)
+    if resident is not None:
+        for run in runs:
+            state.feed_resident(resident[run.start : run.stop], run.start)
+            yield run.stop - extent.start
+        return
+    with closing(read_ahead(rows, runs, state.buffer, device.readers)) as coming:
+        for first, epoch in coming:
+            state.feed(epoch, first)
+            yield first + len(epoch) - extent.start
 
 
 def read_ahead(
     rows: Vectors, runs: Sequence[range], buffer: Callable[[int], np.ndarray], threads: int = 1
-) -> Iterator[tuple[int, np.ndarray]]:
+) -> Generator[tuple[int, np.ndarray], None, None]:
     """The rows of each run with the number of their first, the next run being read while the present one is used."""
 
     def read(run: range, out: np.ndarray) -> None:

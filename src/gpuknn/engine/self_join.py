@@ -15,7 +15,7 @@ def put_self_first(found: Neighbors, rows: np.ndarray, first_id: int, metric: Me
     if metric is Metric.IP:
         from gpuknn.engine.cpu import kernels as cpu_kernels
 
-        cpu_kernels.squared_norms(cpu_kernels.as_kernels_read(rows), summation_leaves(rows.shape[1]), dists)
+        cpu_kernels.squared_norms(rows, summation_leaves(rows.shape[1]), dists)
         dists = 0.0 - dists
     ids = np.arange(first_id, first_id + len(rows))
     own = dists.astype(found.dists.dtype)

@@ -1,14 +1,16 @@
 """What workers tell while they work: events for whoever watches the run, counters for Prometheus."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from distributed import Client, get_worker
+from gpuknn.progress import Listener
+from gpuknn.workers.stop import own_worker
 
-from gpuknn.progress import Event
+if TYPE_CHECKING:
+    from distributed import Client
 
 TOPIC = "gpuknn"
 """What the names of all runs' topics begin with (`topic_of`).
@@ -27,14 +29,37 @@ What a worker tells holds its `name` and, put in by Dask, as `worker` its addres
 """
 
 
+THREADS_NAME = "0"
+"""Of this process's own threads, among workers."""
+_LISTENERS: dict[Path, Listener] = {}
+"""Of the runs whose tasks are done by threads of this process."""
+
+
 def tell(run: Path, event: str, **facts: object) -> None:
     """Tell those who watch the run what happened; called by a worker's task."""
-    worker = get_worker()
-    worker.log_event(topic_of(run), {"event": event, "run": str(run), "name": str(worker.name), **facts})
+    who = own_worker()
+    told = {"event": event, "run": str(run), "name": str(who.name) if who else THREADS_NAME, **facts}
+    if who:
+        who.log_event(topic_of(run), told)
+    elif hear := _LISTENERS.get(run):
+        hear(told)
 
 
 @contextmanager
-def heard(client: Client, run: Path, hear: Callable[[Event], None]) -> Iterator[None]:
+def heard_here(run: Path, hear: Listener) -> Iterator[None]:
+    """Hand over the run's events as threads of this process tell them, in these threads, as long as the context lasts.
+
+    A record is held by one run, so no two runs have one folder.
+    """
+    _LISTENERS[run] = hear
+    try:
+        yield
+    finally:
+        del _LISTENERS[run]
+
+
+@contextmanager
+def heard(client: "Client", run: Path, hear: Listener) -> Iterator[None]:
     """Hand over the run's events as they come, in a thread of Dask's, as long as the context lasts."""
     client.subscribe_topic(topic_of(run), lambda event: hear(event[1]))
     try:
@@ -55,6 +80,15 @@ def count(phase: str, seconds: float, **amounts: float) -> None:
         COUNTERS["seconds"].labels(phase).inc(seconds)
         for name, amount in amounts.items():
             COUNTERS[name].inc(amount)
+
+
+def counters_told() -> bytes:
+    """The counters as Prometheus reads them; nothing if prometheus_client is not installed."""
+    if not COUNTERS:
+        return b""
+    from prometheus_client import generate_latest
+
+    return bytes(generate_latest())
 
 
 def _counters() -> dict[str, Any]:

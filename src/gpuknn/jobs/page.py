@@ -1,21 +1,24 @@
-"""gpuknn's page on the scheduler's own HTTP server: the runs under way and the last ones, in HTML and JSON."""
+"""gpuknn's page: the runs under way and the last ones, in HTML and JSON."""
 
+import json
 import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from distributed.diagnostics.plugin import SchedulerPlugin
-from tornado.web import Application, RequestHandler
-
-from gpuknn.jobs.events import TOPIC
 from gpuknn.jobs.tally import Tally
 from gpuknn.progress import Event
 
+if TYPE_CHECKING:
+    from tornado.template import Template
+
 PATH = "/gpuknn"
 """The page's; with .json for programs."""
+HEADERS = {"Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+"""The page fetches nothing but itself, every other second."""
 RUNS_SHOWN = 5
 EVENTS_SHOWN = 12
 RATE_OVER = 60
@@ -23,53 +26,31 @@ RATE_OVER = 60
 AMOUNTS = ("rows", "bytes", "operations", "pairs", "shards")
 
 
-class Page(SchedulerPlugin):  # type: ignore[misc]
-    """Hears what the workers tell, and serves it."""
-
-    name = "gpuknn"
-    idempotent = True
+class Page:
+    """Hears what is told of runs, and shows it."""
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
-        self.stays = False
-        """Whether it goes on when no run is at work, so that a run's end can be seen: if one run says so."""
 
-    def start(self, scheduler: Any) -> None:
-        """Called by Dask on the scheduler."""
-        self._scheduler = scheduler
-        route = PATH + r"(\.json)?", Show, {"page": self}
-        # Tornado's templates escape all that they are given.
-        self._application = Application([route], template_path=str(Path(__file__).parent))
-        scheduler.http_application.add_application(self._application)
-
-    def leave(self) -> None:
-        """Take the page down if nobody needs it any more: the scheduler is then as it was before."""
-        if not self.stays and all(run.state != "at work" for run in self.runs.values()):
-            self._scheduler.remove_plugin(self.name)
-            self._scheduler.http_application.applications.remove(self._application)
-
-    def log_event(self, topic: str, msg: Event) -> None:
-        """Called by Dask for each event."""
-        if not topic.startswith(TOPIC):
-            return
-        if msg["event"] == "begun":
-            self.runs.pop(msg["run"], None)
-            self.stays = self.stays or msg["stays"]
-            self.runs[msg["run"]] = Run(msg["run"], msg["title"], msg["client"], msg["shards"], msg["rows"])
+    def hear(self, event: Event) -> None:
+        """Take in an event of any run."""
+        if event["event"] == "begun":
+            self.runs.pop(event["run"], None)
+            self.runs[event["run"]] = Run(event["run"], event["title"], event["client"], event["shards"], event["rows"])
             for old in list(self.runs)[:-RUNS_SHOWN]:
                 del self.runs[old]
-        if run := self.runs.get(msg["run"]):
-            run.hear(msg)
+        if run := self.runs.get(event["run"]):
+            run.hear(event)
 
-    def remove_client(self, scheduler: Any, client: str) -> None:
-        """Called by Dask when a client has gone: a run of its that did not end has been given up."""
-        for run in self.runs.values():
-            if run.client == client and run.state == "at work":
-                run.stop("stopped")
+    def json(self, here: set[str]) -> bytes:
+        """All that is shown, the newest run first; `here` are the workers that there are."""
+        return json.dumps(self._summary(here)).encode()
 
-    def summary(self) -> dict[str, Any]:
-        """All that is shown, the newest run first."""
-        here = {str(worker.name) for worker in self._scheduler.workers.values()}
+    def html(self, here: set[str], dask: bool) -> bytes:
+        """The same for people; `dask`: whether Dask's own pages are beside it."""
+        return bytes(_template().generate(duration=duration, path=PATH, dask=dask, **self._summary(here)))
+
+    def _summary(self, here: set[str]) -> dict[str, Any]:
         return {"time": _clock(time.time()), "runs": [run.summary(here) for run in reversed(self.runs.values())]}
 
 
@@ -150,23 +131,6 @@ class Run:
         return (self.tally.rows - rows) / (now - then) if now > then else 0
 
 
-class Show(RequestHandler):
-    """The page for people, or the same for programs."""
-
-    def initialize(self, page: Page) -> None:
-        """Called by Tornado."""
-        self._page = page
-
-    def get(self, json: str | None) -> None:
-        """What there is now; the page fetches nothing but itself, every other second."""
-        self.set_header("Cache-Control", "no-store")
-        self.set_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-        if json:
-            self.finish(self._page.summary())
-        else:
-            self.render("page.html", duration=duration, path=PATH, **self._page.summary())
-
-
 def duration(seconds: float | None) -> str:
     """Seconds in words."""
     if seconds is None:
@@ -174,6 +138,14 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+@cache
+def _template() -> "Template":
+    """Tornado's templates escape all that they are given; loaded when a browser asks first."""
+    from tornado.template import Loader
+
+    return Loader(str(Path(__file__).parent)).load("page.html")
 
 
 def _sum(events: Iterable[Event]) -> dict[str, float]:

@@ -30,20 +30,32 @@ def work_through(
     """Have `work(*arguments, piece)` done for each piece; pieces and results, as they end.
 
     Once a piece has failed no more are begun.  Of several that fail the first is told: those before it were begun.
+    After an interrupt those that were begun still come, before KeyboardInterrupt is raised.
     """
     waiting = deque(pieces)
     failed: dict[int, Any] = {}
+    interrupt: KeyboardInterrupt | None = None
     try:
         while len(feeder) or (waiting and not failed):
             while waiting and not failed and len(feeder) < feeder.room():
                 piece = waiting.popleft()
                 feeder.give(piece, work, *arguments, piece, name=f"piece-r{piece.start}")
-            piece, future = feeder.take()
+            try:
+                piece, future = feeder.take()
+            except KeyboardInterrupt as error:
+                if interrupt:
+                    raise
+                interrupt = error
+                waiting.clear()
+                feeder.stop()
+                continue
             if future.cancelled() or future.exception():
                 failed[piece.start] = future
             else:
                 yield piece, future.result()
     finally:
         feeder.cancel()
+    if interrupt:
+        raise interrupt
     if failed:
         result_of(failed[min(failed)])

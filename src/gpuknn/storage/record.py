@@ -263,6 +263,21 @@ class RunFound:
     """Whether a client holds it at the moment."""
 
 
+def rows_kept(folder: Path) -> int:
+    """How many rows the results in a job's folder are about; those of several passes count each time.
+
+    Results may overlap, as one that takes the place of others is written before those are removed.
+    """
+    names = sorted(file.stem for file in folder.glob("*-*.json") if RESULTS.fullmatch(file.name))
+    rows, stops = 0, dict.fromkeys((name.rpartition(".")[0] for name in names), 0)
+    for name in names:
+        of_pass, _, extent = name.rpartition(".")
+        start, stop = map(int, extent.split("-"))
+        rows += max(0, stop - max(start, stops[of_pass]))
+        stops[of_pass] = max(stop, stops[of_pass])
+    return rows
+
+
 def find_runs(folder: Path) -> list[RunFound]:
     """The unfinished jobs in a folder, or the one that it is itself, by name."""
     found = []
@@ -275,7 +290,6 @@ def find_runs(folder: Path) -> list[RunFound]:
 
 def _found(path: Path, manifest: dict[str, Any]) -> RunFound:
     names = [file.stem for file in path.glob("*/*-*.json") if RESULTS.fullmatch(file.name)]
-    ends = [tuple(map(int, name.split(".")[-1].split("-"))) for name in names]
     size = 0
     for file in path.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # a job at work replaces its files
@@ -287,7 +301,7 @@ def _found(path: Path, manifest: dict[str, Any]) -> RunFound:
         command=manifest["command"],
         folder=manifest["folder"],
         shards=len(names),
-        rows=sum(stop - start for start, stop in ends),
+        rows=sum(rows_kept(job) for job in path.iterdir() if job.is_dir()),
         rows_in_all=manifest["rows"],
         bytes=size,
         at_work=is_held(path / LOCK),

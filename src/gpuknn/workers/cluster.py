@@ -10,7 +10,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from pathlib import Path
-from signal import SIGINT
+from signal import SIGINT, SIGTERM
 from typing import Any
 
 import dask
@@ -201,7 +201,7 @@ def local_cluster(workers: Workers) -> Iterator[Client]:
     it sees where dask-cuda has arranged that, else the one of the worker's number (`Device.here`).
     """
     with hushed(), large_tasks(), ExitStack() as stack:
-        with interrupts_put_off(), _sigint_blocked():
+        with interrupts_put_off(), _signals_blocked():
             try:
                 cluster = _start(workers)
             except (OSError, RuntimeError, TimeoutError) as error:
@@ -222,13 +222,14 @@ def _close(cluster: LocalCluster) -> None:
 
 
 @contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Let threads and processes that begin meanwhile have SIGINT blocked for good.
+def _signals_blocked() -> Iterator[None]:
+    """Let threads and processes that begin meanwhile have SIGINT and SIGTERM blocked for good.
 
-    Ctrl-C in a terminal, which all processes hear, is for the client alone, and it stops the workers.
+    Ctrl-C in a terminal and the SIGTERM of a batch system, which all processes hear, are for the client alone.  It has
+    the workers save what they are at, and ends them.
     """
-    resource_tracker.ensure_running()  # the first process that is spawned would, and unblock SIGINT as it does
-    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {SIGINT})
+    resource_tracker.ensure_running()  # the first process that is spawned would, and unblock the signals as it does
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {SIGINT, SIGTERM})
     try:
         yield
     finally:
@@ -251,10 +252,6 @@ def _start(workers: Workers) -> LocalCluster:
         from dask_cuda import LocalCUDACluster
 
         return LocalCUDACluster(device_memory_limit=None, host=HERE, **options)
-    if workers.count == 1 and not workers.device.resources:
-        # It lives in this process: no port is open but the page's, and a script needs no `if __name__ == "__main__"`,
-        # as it does if processes are spawned.
-        return LocalCluster(processes=False, **options)
     return LocalCluster(processes=True, host=HERE, **options)
 
 

@@ -34,8 +34,8 @@ class Crew:
     """To the scheduler; None if nothing is started yet."""
     wanted: str = "auto"
     """auto, cpu or cuda."""
-    in_process: bool = False
-    """Whether threads of this process do the work: reading and writing release the GIL."""
+    threads: int = 0
+    """Of this process that do the tasks, without Dask, which takes half a second to load; 0: Dask's workers do."""
 
     @property
     def local(self) -> bool:
@@ -85,8 +85,8 @@ class Crew:
     @contextmanager
     def feeder(self, most: int, check: Callable[[], None]) -> Iterator[Feeder]:
         """What hands tasks to workers at work, `most` at once; `check` is called now and then."""
-        if self.in_process:
-            with thread_feeder(min(THREADS * self.workers.cores, most), check) as feeder:
+        if self.threads:
+            with thread_feeder(min(self.threads, most), check) as feeder:
                 yield feeder
         else:
             with self.client(most) as client, dask_feeder(client, self.workers.device.resources, check) as feeder:
@@ -127,7 +127,10 @@ def hire(
         name, found = workers_of_client(client, cores, kind, said)
         return Crew(name, found, connection=client)
     if where == LOCAL:
-        return Crew(LOCAL, choose_workers(kind, workers, cores), in_process=not computes and workers is None)
+        found = choose_workers(kind, workers, cores)
+        if computes:  # a search has threads of its own
+            return Crew(LOCAL, found, threads=int(found.count == 1 and not found.device.resources))
+        return Crew(LOCAL, found, threads=THREADS * cores if workers is None else 0)
     from gpuknn.workers.cluster_file import Running, read_cluster
 
     source = read_cluster(where)

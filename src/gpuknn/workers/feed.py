@@ -12,10 +12,12 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import count
 from queue import Empty, SimpleQueue
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from gpuknn.errors import InputError, RunError, same_again
 from gpuknn.workers.interrupts import Check, interrupts_put_off
+from gpuknn.workers.stop import ask_to_stop, end_with
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -33,8 +35,16 @@ ANSWER_WITHIN = 10.0
 class Feeder:
     """Tasks under way, on Dask's workers or on threads of this process."""
 
-    def __init__(self, submit: Callable[..., Any], window: Callable[[], int], check: Callable[[], None]) -> None:
-        self._submit, self._window, self._check = submit, window, check
+    def __init__(
+        self,
+        submit: Callable[..., Any],
+        window: Callable[[], int],
+        check: Callable[[], None],
+        stop: Callable[[list[Any]], set[Any]],
+        client: "Client | None" = None,
+    ) -> None:
+        self._submit, self._window, self._check, self._stop = submit, window, check, stop
+        self.client = client
         self._running: dict[Any, Any] = {}
         self._news: SimpleQueue[Any] = SimpleQueue()
         """Tasks that have ended, by their futures, and what is to be called."""
@@ -74,12 +84,14 @@ class Feeder:
         seen = time.monotonic()
         while True:
             self._check()
+            # Before news are taken out, so that none are lost.
+            self._check_interrupts()
             try:
                 news = self._news.get(timeout=LOOK_EVERY)
-                self._check_interrupts()  # not after the news that wait: what the caller does with news may take long
                 if news in self._running:
                     return self._running.pop(news), news
-                news()
+                if callable(news):  # and no task that was taken back
+                    news()
             except Empty:
                 if self._window():
                     seen = time.monotonic()
@@ -92,6 +104,20 @@ class Feeder:
     def tasks(self) -> list[Any]:
         """The tasks under way."""
         return list(self._running.values())
+
+    def stop(self) -> None:
+        """After an interrupt: take back what has not begun, and have the rest end soon.
+
+        What is under way may still be taken, and is then as far as it came.  A second Ctrl-C is raised at once.
+        """
+        self._check_interrupts = lambda: None
+        begun: set[Any] = set()
+        with suppress(Exception):  # of a scheduler that was lost, nothing more is to be had
+            begun = self._stop(list(self._running))
+        for future in [future for future in self._running if future not in begun]:
+            del self._running[future]
+            with suppress(Exception):
+                future.cancel()
 
     def cancel(self) -> None:
         """Take back what has not ended: Dask gives it up, and threads of this process finish what they have begun."""
@@ -110,18 +136,31 @@ def dask_feeder(client: "Client", need: dict[str, int], check: Callable[[], None
         # Numbered, because a task may be submitted again while the scheduler still knows its earlier result.
         return client.submit(work, *arguments, key=f"{name}-{run}-{next(numbers)}", retries=1, **options)
 
-    feeder = Feeder(submit, lambda: WINDOW * _fitting(client, need), check)
+    def stop(futures: list[Any]) -> set[Any]:
+        begun = ask_to_stop(client, [future.key for future in futures])
+        return {future for future in futures if future.done() or future.key in begun}
+
+    feeder = Feeder(submit, lambda: WINDOW * _fitting(client, need), check, stop, client)
     with feeder.at_work():
         yield feeder
 
 
 @contextmanager
 def thread_feeder(threads: int, check: Callable[[], None]) -> Iterator[Feeder]:
-    """Tasks for threads of this process."""
-    with ThreadPoolExecutor(threads, thread_name_prefix="gpuknn") as pool:
-        feeder = Feeder(lambda work, *arguments, name="task": pool.submit(work, *arguments), lambda: threads, check)
+    """Tasks for threads of this process, in the order in which they are given."""
+    ending = Event()
+
+    def stop(futures: list[Any]) -> set[Any]:
+        ending.set()
+        return {future for future in futures if future.running() or future.done()}
+
+    with ThreadPoolExecutor(threads, "gpuknn", end_with, (ending,)) as pool:
+        feeder = Feeder(lambda work, *arguments, **_: pool.submit(work, *arguments), lambda: threads, check, stop)
         with feeder.at_work():
-            yield feeder
+            try:
+                yield feeder
+            finally:
+                ending.set()
 
 
 def result_of(future: Any) -> Any:

@@ -1,10 +1,12 @@
-"""Ctrl-C and SIGTERM, put off until a moment that suits."""
+"""Ctrl-C and SIGTERM, put off until a moment that suits, and told in words."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from signal import SIGINT, SIGTERM
+
+from gpuknn.errors import Interrupted, same_again
 
 Check = Callable[[], None]
 """Raises KeyboardInterrupt if a signal was put off."""
@@ -53,3 +55,23 @@ def interrupts_put_off(wake: Callable[[], None] | None = None) -> Iterator[Check
         for number in ours:
             signal.signal(number, signal.default_int_handler)
     check()
+
+
+def nothing_changed() -> str:
+    """What is said of an interrupt that came before the work began."""
+    return f"nothing was changed, {same_again()} starts again"
+
+
+@contextmanager
+def interrupts_told(what_is_kept: Callable[[], str] = nothing_changed) -> Iterator[None]:
+    """Raise Interrupted, which says what is kept, if the work within raises KeyboardInterrupt."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as interrupt:
+        said = ""
+        while not said:  # whoever is impatient sends more signals
+            with suppress(KeyboardInterrupt), interrupts_put_off():
+                said = what_is_kept()
+        raise Interrupted(said) from interrupt

@@ -7,7 +7,7 @@ depend on which of them was used.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,6 +17,19 @@ from gpuknn.engine.cpu.int8 import Int8Product
 from gpuknn.engine.metric import Metric
 
 InParallel = Callable[[Callable[[slice], None], int], None]
+
+
+class Candidates(NamedTuple):
+    """What one block of queries has passed on; `kernels/candidates.py` says what the arrays are."""
+
+    threshold: np.ndarray
+    held: np.ndarray
+    score: np.ndarray
+    row: np.ndarray
+
+
+Select = Callable[[np.ndarray, slice, slice, int, np.ndarray, Candidates, np.ndarray], int]
+"""(product, block, tile, first, itself, candidates, sums): see `kernels.select`, `kernels.measure`."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +42,8 @@ class Prepared:
     """The largest proven error of a score, kept or not."""
     product: Callable[[slice, slice, np.ndarray], np.ndarray]
     """Multiplies a block with a tile, in the room given, (b, t) float32, or elsewhere."""
-    select: Callable[[np.ndarray, slice, slice, kernels.Epoch, kernels.Kept, kernels.Found, kernels.Rule], None]
-    """Appends the rows that pass, given the product, its block and tile, and the state of the block."""
+    select: Select
+    """Appends the rows that pass; returns the most candidates that a query then has."""
 
 
 class Scores(Protocol):
@@ -41,7 +54,7 @@ class Scores(Protocol):
         """What it is, for the certificate."""
 
     def prepare(self, rows: np.ndarray, norms: np.ndarray) -> Prepared:
-        """An epoch (m, d), as stored (float16 as uint16), of squared norms (m,)."""
+        """An epoch (m, d), as stored, of squared norms (m,)."""
 
 
 class Choice:
@@ -94,12 +107,13 @@ class Float32Scores:
         self._in_parallel(lambda s: kernels.widen(rows[s], factor[s], wide[s]), m)
         if self._factor is None or not np.array_equal(self._factor, bound.query_factor):
             self._factor = bound.query_factor
-            kernels.widen(self._queries, self._factor, self.scaled_queries)
+            # As `widen` does it: the product is rounded in float64, then to float32.
+            np.multiply(self._queries, self._factor[:, None], out=self.scaled_queries, casting="same_kind")
 
         def product(block: slice, tile: slice, room: np.ndarray) -> np.ndarray:
             return np.matmul(self.scaled_queries[block], wide[tile].T, out=room)
 
-        return Prepared(bound, float(bound.error.max()), product, _select)
+        return Prepared(bound, float(bound.error.max()), product, _select_by(bound.bias))
 
 
 class Int8Scores:
@@ -151,19 +165,28 @@ class Int8Scores:
         quantised = Quantised(self._query_residual, self._query_spread, *centres, spread, residual)
         bound = filter_for(self._metric, d, self._norms, norms, quantised.error)
         unscaled = (
-            (rows, fine.row_factor.astype(np.float32)) if rows.dtype == np.uint16 else (wide, np.ones(m, np.float32))
+            (rows, fine.row_factor.astype(np.float32)) if rows.dtype == np.float16 else (wide, np.ones(m, np.float32))
         )
         tolerance = bound.error + fine.error
 
         def product(block: slice, tile: slice, room: np.ndarray) -> np.ndarray:
             return self._int8.multiply(self._rounded[block], tiles[tile.start // self._tile_rows])
 
-        def select(sums: np.ndarray, block: slice, tile: slice, *state: Any) -> None:
+        def select(
+            product: np.ndarray,
+            block: slice,
+            tile: slice,
+            first: int,
+            itself: np.ndarray,
+            candidates: Candidates,
+            sums: np.ndarray,
+        ) -> int:
             of_rows = scale[tile], offset[tile], bound.bias[tile], tolerance[tile]
             of_queries = self._query_scale[block], self._query_offset[block]
             again = *(a[tile] for a in unscaled), self._fine.scaled_queries[block]
-            coarse = kernels.Coarse(*of_rows, *of_queries, *again)
-            kernels.select_coarse(sums, tile.start, coarse, *state)
+            state = first, fine.bias, itself, *candidates, sums
+            most: int = kernels.select_coarse(product, tile.start, *of_rows, *of_queries, *again, *state)
+            return most
 
         return Prepared(fine, float(bound.error.max()), product, select)
 
@@ -193,7 +216,7 @@ class HammingScores:
     method = "integer scores, exact"
 
     def __init__(self, queries: np.ndarray) -> None:
-        self._queries = queries
+        self._queries = np.ascontiguousarray(queries)
 
     def prepare(self, rows: np.ndarray, norms: np.ndarray) -> Prepared:
         """Lay the rows out word by word, so that one instruction meets many rows."""
@@ -204,8 +227,22 @@ class HammingScores:
             return room
 
         exact = filter_for(Metric.HAMMING, rows.shape[1], np.zeros(len(self._queries)), norms)
-        return Prepared(exact, 0.0, product, _select)
+        return Prepared(exact, 0.0, product, _select_by(exact.bias))
 
 
-def _select(scores: np.ndarray, block: slice, tile: slice, *state: Any) -> None:
-    kernels.select(scores, tile.start, *state)
+def _select_by(bias: np.ndarray) -> Select:
+    """The selection from scores, which with `bias` are upper bounds."""
+
+    def select(
+        scores: np.ndarray,
+        block: slice,
+        tile: slice,
+        first: int,
+        itself: np.ndarray,
+        candidates: Candidates,
+        sums: np.ndarray,
+    ) -> int:
+        most: int = kernels.select(scores, tile.start, first, bias, itself, *candidates)
+        return most
+
+    return select

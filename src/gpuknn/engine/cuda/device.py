@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cupy as cp
 import numpy as np
@@ -43,6 +43,9 @@ from gpuknn.engine.metric import Metric, summation_leaves
 from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.errors import InputError, RunError, install_cupy
 from gpuknn.vectors import Vectors
+
+if TYPE_CHECKING:
+    from gpuknn.engine.cpu.needed import Needed  # which loads Numba
 
 SLOTS = 3
 EPOCH_BYTES = 2**27
@@ -102,6 +105,10 @@ class CudaDevice:
         room = 2 * k + SPARE + SWEEP_ROWS
         each = components * (8 + 2) + 16 * room + 2 * 16 * k + 4 * SMALLEST_TILE
         return max(1, int((MEMORY_SHARE * self.free - rows) / each))
+
+    def kernels(self, metric: Metric, rows: Vectors, queries: Vectors, k: int) -> "list[Needed]":
+        """None."""
+        return []
 
     def resident(self, rows: Vectors) -> Any:
         """The array of CuPy's, if it lies on this GPU in one piece."""

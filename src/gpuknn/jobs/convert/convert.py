@@ -18,6 +18,7 @@ from gpuknn.progress import Listener, listening
 from gpuknn.vectors.converted import rows_said, type_named
 from gpuknn.vectors.written import Missing
 from gpuknn.workers.crew import hire
+from gpuknn.workers.interrupts import interrupts_told
 from gpuknn.workers.workers import LOCAL
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ def convert(
         The source cannot be converted so; nothing was written.
     RunError, OSError
         The same call goes on later.
+    Interrupted
+        A KeyboardInterrupt that says whether the same call goes on.
 
     Examples
     --------
@@ -148,6 +151,6 @@ def convert(
     how = asdict(job) | {"workers": workers, "cluster": None if str(cluster) == LOCAL else cluster}
     command = command_line("convert", [how.pop("source"), target], how | {"force": force})
     crew = hire(cluster, workers=workers, client=client, computes=False)
-    with listening(progress) as told:
+    with interrupts_told(), listening(progress) as told:
         done = run_convert(plan_convert(job, target, crew, fresh, force, command), told)
     return Conversion(target, done.error, done.seconds)

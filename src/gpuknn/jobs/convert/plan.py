@@ -106,7 +106,7 @@ def _refuse_too_large(source: Vectors) -> None:
     need = source.held_bytes(1)
     if not need:
         return
-    from gpuknn.workers.memory import machine_memory  # which loads Dask
+    from gpuknn.workers.memory import machine_memory
 
     there = machine_memory()
     if need > there:

@@ -18,10 +18,11 @@ from gpuknn.progress import Event, Listener, step
 from gpuknn.storage.destination import check_destination
 from gpuknn.storage.durable import digest
 from gpuknn.storage.location import absolute, is_url, listing
-from gpuknn.storage.record import TARGET, Claim, Identity
+from gpuknn.storage.record import TARGET, Claim, Identity, rows_kept
 from gpuknn.vectors import Sampled, file_state, sampled
 from gpuknn.vectors.target import Piece, Target, write_piece
 from gpuknn.workers.crew import THREADS, Crew
+from gpuknn.workers.interrupts import interrupts_told, nothing_changed
 
 JOB = "fingerprint"
 """Of what is noted of a finished target: the conversion's."""
@@ -52,9 +53,40 @@ def run_convert(plan: Plan, on_event: Listener = lambda _: None) -> Outcome:
         written     output, and the outcome
 
     Raises InputError if the source cannot be converted, and then leaves nothing behind; RunError or OSError if the same
-    plan goes on later.
+    plan goes on later; Interrupted, which says whether it does.
     """
-    started = time.monotonic()
+    standing = Standing(plan)
+    with interrupts_told(standing.__str__):
+        return _run(standing, on_event)
+
+
+@dataclass
+class Standing:
+    """How far a conversion has come, for whoever interrupts it."""
+
+    plan: Plan
+    fingerprint: str = ""
+    claim: Claim | None = None
+    finished: bool = False
+
+    def __str__(self) -> str:
+        """What is kept, and what the same command does."""
+        plan, again = self.plan, same_again()
+        there = None if is_url(plan.destination) else Path(plan.destination)
+        if self.finished or (self.claim and plan.record.noted(there).get(JOB) == self.fingerprint):
+            return f"{plan.destination} is finished"
+        if self.claim is None:
+            return nothing_changed()
+        done = rows_kept(self.claim.folder)
+        if not done:
+            return f"nothing is kept, {again} begins anew"
+        if plan.fresh:
+            again = f"{again} without {option('fresh', True)}"
+        return f"{done:,} of {len(plan.rows):,} rows are written and kept, {again} goes on from there"
+
+
+def _run(standing: Standing, on_event: Listener) -> Outcome:
+    started, plan = time.monotonic(), standing.plan
     source, record, local = plan.rows.source, plan.record, not is_url(plan.destination)
 
     def say(line: str) -> None:
@@ -68,6 +100,7 @@ def run_convert(plan: Plan, on_event: Listener = lambda _: None) -> Outcome:
     fingerprint = _fingerprint(plan, sample, beside)
     identity = Identity(fingerprint, asdict(plan.job), title, len(plan.rows), {}, plan.command)
     with record.held(identity, plan.fresh, say) as claim:
+        standing.fingerprint, standing.claim = fingerprint, claim
         said, there = record.noted(Path(plan.destination) if local else None), None
         if said.get(JOB) != fingerprint or not isinstance(said.get("pieces"), int):
             there, pieces = _write(plan, claim, sample, beside, on_event, say)
@@ -77,6 +110,7 @@ def run_convert(plan: Plan, on_event: Listener = lambda _: None) -> Outcome:
                 record.publish(claim, said)
             else:
                 record.note(None, said)
+        standing.finished = True
         record.remove()  # also if an earlier call was killed when only that was left to do
     written = 0 if there is None else said["pieces"] - there
     done = Outcome(said["pieces"], written, said["error"], time.monotonic() - started)
@@ -189,7 +223,7 @@ def _fitting(plan: Plan) -> int:
     each, source = plan.target.piece_memory, plan.rows.source
     if not each + source.held_bytes(1):
         return sys.maxsize
-    from gpuknn.workers.memory import memory_budget  # which loads Dask
+    from gpuknn.workers.memory import memory_budget
 
     budget, most = memory_budget(None), max(plan.crew.workers.count, THREADS * usable_cores())
     return next((n for n in range(most, 1, -1) if n * each + source.held_bytes(n) <= budget), 1)

@@ -1,6 +1,7 @@
 """`gpuknn.exact`: the job in one call, as the command does it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from gpuknn.storage.location import absolute
 from gpuknn.vectors import Rows, Vectors
 from gpuknn.vectors.written import Missing
 from gpuknn.workers.crew import hire
+from gpuknn.workers.interrupts import interrupts_told
 from gpuknn.workers.workers import LOCAL
 
 if TYPE_CHECKING:
@@ -29,10 +31,10 @@ class ExactPlan(Plan):
         """Compute the answer and write it; goes on from what an earlier run has finished.
 
         `progress`: True for a bar in a terminal or a notebook, or a function that is told what happens (`run_exact`).
-        Raises InputError if rows cannot be measured or the record belongs to another job, RunError if the run failed:
-        the same plan goes on from there.
+        Raises InputError if rows cannot be measured or the record belongs to another job; RunError if the run failed,
+        or Interrupted, a KeyboardInterrupt, which says what is kept: the same plan goes on from there.
         """
-        from gpuknn.jobs.exact.run import run_exact  # which loads Dask
+        from gpuknn.jobs.exact.run import run_exact
 
         with listening(progress) as told:
             return run_exact(self, told)
@@ -125,6 +127,8 @@ def exact(
         The input or an option is wrong; nothing was written.
     RunError
         The run failed; the same call goes on from what was finished.
+    Interrupted
+        A KeyboardInterrupt that says what is kept; shards under way were saved.
 
     Examples
     --------
@@ -134,7 +138,7 @@ def exact(
     >>> gpuknn.read_gold(outcome.output)
     Gold(200 queries x 10, cosine, float32 distances)
     """
-    with listening(progress) as told:
+    with interrupts_told(), listening(progress) as told:
         plan = plan_exact(
             database,
             queries,
@@ -227,12 +231,14 @@ def plan_exact(
         command=command,
     )
     if wishes.performance_report:
-        from gpuknn.jobs.watch import check_report  # which loads Dask
+        from gpuknn.jobs.watch import check_report
 
         check_report(wishes.performance_report)
     self_join = SelfJoin.FIRST if self_first else SelfJoin.LEFT_OUT if queries is None else SelfJoin.NO
     job = ask(database, queries, k, metric, dists, self_join, missing, ignore_ids)
     crew = hire(cluster, device, workers, threads, client, said=said)
+    if wishes.performance_report:  # which is Dask's
+        crew = replace(crew, threads=0)
     return ExactPlan(**vars(planned(job, Path(output), crew, wishes)))
 
 

@@ -2,8 +2,10 @@
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,8 @@ from gpuknn.jobs.exact.tree import Tree
 from gpuknn.progress import Event
 from gpuknn.workers.feed import Feeder, result_of
 
+SAVING = "interrupted: saving what is under way (a second Ctrl-C stops at once)"
+
 
 @dataclass
 class Block:
@@ -24,6 +28,14 @@ class Block:
     floor: np.ndarray
     """(nq,) float64: distances that the k-th neighbours are known not to exceed."""
     tree: Tree
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A task under way: rows to be searched for a block of queries."""
+
+    queries: range
+    rows: range
 
 
 @dataclass(frozen=True)
@@ -56,38 +68,59 @@ class Feed:
         """Bring all shards (queries, rows) to `folder`, which holds parts of each block that are `done`.
 
         Returns the parts that it holds then, in order, which make up all rows.  Raises RunError if that is impossible
-        for now, InputError if the rows are found wanting.
+        for now, InputError if the rows are found wanting.  At an interrupt the shards under way are brought to `folder`
+        as far as they are.
         """
         self._waiting.extend(shards)
         for queries, parts in done.items():
             for part in parts:
                 self._finish(queries, part)
         self._fill()
-        while len(self._feeder) or self._merge_rest():
-            merge, future = self._feeder.take()
-            result = result_of(future)
-            if merge is None:
-                # The worker's own word may come after the client has gone.
-                shard = {"queries": result.queries.start, "shard": result.rows.start, "rows": len(result.rows)}
-                self._heard({"event": "progress"} | shard)
-                self._lower(result.queries, result.farthest)
-                self._finish(result.queries, result.rows)
-            elif isinstance(result, list):
-                self._recompute(merge, result)
-            else:
-                self._lower(merge.queries, result)
-                self._finish(merge.queries, range(merge.parts[0].start, merge.parts[-1].stop))
-            self._fill()
+        try:
+            while len(self._feeder) or self._merge_rest():
+                task, future = self._feeder.take()
+                self._take_in(task, result_of(future))
+                self._fill()
+        except KeyboardInterrupt:
+            self._stop()
+            raise
         return {queries: block.tree.parts() for queries, block in self._blocks.items()}
+
+    def _take_in(self, task: "Scan | Merge", result: Any) -> None:
+        """What has come of a task."""
+        if isinstance(task, Scan):
+            done: range = result.rows
+            # The worker's own word may come after the client has gone.
+            self._heard({"event": "progress", "queries": task.queries.start, "shard": done.start, "rows": len(done)})
+            if done:
+                self._lower(task.queries, result.farthest)
+                self._finish(task.queries, done)
+            if rest := task.rows[len(done) :]:  # Dask had taken the task back, and given it out once more
+                self._waiting.appendleft((task.queries, rest))
+        elif isinstance(result, list):
+            self._recompute(task, result)
+        else:
+            self._lower(task.queries, result)
+            self._finish(task.queries, range(task.parts[0].start, task.parts[-1].stop))
+
+    def _stop(self) -> None:
+        """Have what is under way saved, and wait for it."""
+        if len(self._feeder):
+            self._heard({"event": "said", "line": SAVING})
+        self._feeder.stop()
+        while len(self._feeder):
+            _, future = self._feeder.take()
+            with suppress(Exception):  # the interrupt is told, and what is kept
+                result_of(future)
 
     def _fill(self) -> None:
         """Give out shards until the window is full."""
-        scans = sum(merge is None for merge in self._feeder.tasks())
+        scans = sum(isinstance(task, Scan) for task in self._feeder.tasks())
         for _ in range(min(self._feeder.room() - scans, len(self._waiting))):
             queries, rows = self._waiting.popleft()
             task = self._job, self._state, queries, rows, self._blocks[queries].floor, self._folder, self._device
             name = f"scan-q{queries.start}-r{rows.start}"
-            self._feeder.give(None, scan_shard, *task, name=name, resources=self._device.resources)
+            self._feeder.give(Scan(queries, rows), scan_shard, *task, name=name, resources=self._device.resources)
 
     def _lower(self, queries: range, farthest: np.ndarray) -> None:
         """The k-th neighbours are known not to be farther than this."""

@@ -23,9 +23,16 @@ from gpuknn.storage.destination import check_destination, lacking
 from gpuknn.storage.record import Record
 from gpuknn.workers.crew import Crew
 from gpuknn.workers.memory import memory_budget
+from gpuknn.workers.workers import Workers
 
 SHARD_OPERATIONS = 2e13
-"""Multiplications and additions of one shard by default: a minute or so of a laptop, a second of a GPU."""
+"""Multiplications and additions of one shard of a GPU by default: a second or so."""
+SHARD_SECONDS = 20.0
+"""Of one shard of a processor by default, as predicted."""
+CORE_OPERATIONS = 5e10
+"""Multiplications and additions that a core is taken to do in a second if nobody has measured it."""
+PARTIAL_SHARE = 0.05
+"""Bytes of a processor's partial result for each byte of its shard's rows, at most."""
 PROCESS_BYTES = 300 * 2**20
 """What a process takes before it does anything: Python, NumPy, Numba, Dask."""
 NOTED_BYTES = 2**28
@@ -175,7 +182,9 @@ def check_room(plan: Plan) -> None:
     """Raise InputError if the disks cannot hold the partial results still to come, or the answer."""
     run_dir, folder, answer = plan.record.path, plan.output.parent, plan.job.answer_bytes
     kept = sum(file.stat().st_size for file in run_dir.glob("*/*.bin")) if run_dir.is_dir() else 0
-    partial = max(0, answer * most_parts(plan.shards, plan.crew.workers.count) - kept)
+    count = plan.crew.workers.count
+    replaced = answer // plan.passes * count  # what is written of a shard so far stays until more of it is on disk
+    partial = max(0, answer * most_parts(plan.shards, count) + replaced - kept)
     parent = next(above for above in (run_dir, *run_dir.absolute().parents) if above.is_dir())
     same = os.stat(parent).st_dev == os.stat(folder).st_dev
     for place, need in ((parent, partial + answer * same), (folder, answer)):
@@ -200,15 +209,24 @@ def _cut_for(crew: Crew, job: Job, output: Path, wishes: Wishes) -> Plan:
     rates = None if job.metric is Metric.HAMMING else rates_for(kind, job.database, wishes.rates)
     budget = workers.memory if workers.memory and not wishes.memory else memory_budget(wishes.memory)
     block = queries_at_once(job, budget, workers.count if crew.local else 1, workers.device)
-    rows = wishes.shard_rows or shard_rows(job, workers.count, block)
+    rows = wishes.shard_rows or shard_rows(job, workers, block, rates)
     return Plan(job, output, crew, wishes, rates, block, rows, check_threads(job, budget, workers.cores))
 
 
-def shard_rows(job: Job, workers: int, block: int) -> int:
-    """Rows of a shard where nobody says: SHARD_OPERATIONS each, and at least one for every worker."""
-    by_work = int(SHARD_OPERATIONS / job.operations(1) * len(job.queries) / block)
-    by_workers = -(-len(job.database) // workers)
-    return max(1, min(by_work, by_workers))
+def shard_rows(job: Job, workers: Workers, block: int, rates: Rates | None) -> int:
+    """Rows of a shard where nobody says: at least one shard for every worker.
+
+    A processor's shard takes SHARD_SECONDS, so far as its partial result is no larger than PARTIAL_SHARE of its rows:
+    merging would cost too much.  A GPU's takes SHARD_OPERATIONS.
+    """
+    device, row_operations = workers.device, job.operations(1) * block / len(job.queries)
+    by_workers = -(-len(job.database) // workers.count)
+    if device.kind != "cpu":
+        return max(1, min(int(SHARD_OPERATIONS / row_operations), by_workers))
+    rate = (rates.product if rates else CORE_OPERATIONS) * device.units
+    partial, row_bytes = job.answer_bytes * block / len(job.queries), job.database.nbytes / len(job.database)
+    rows = max(SHARD_SECONDS * rate / row_operations, partial / PARTIAL_SHARE / row_bytes)
+    return max(1, min(int(rows), by_workers))
 
 
 def queries_at_once(job: Job, memory: int, workers: int, device: Device) -> int:

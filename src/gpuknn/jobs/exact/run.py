@@ -24,21 +24,21 @@ from gpuknn.gold.formats import WRITERS, gold_format
 from gpuknn.gold.gold import JOB, Gold
 from gpuknn.gold.hdf5 import read_attributes
 from gpuknn.gold.writer import GoldWriter, written
-from gpuknn.jobs.events import heard
 from gpuknn.jobs.exact.feed import Block, Feed
 from gpuknn.jobs.exact.job import Job, SelfJoin
 from gpuknn.jobs.exact.merge import merge_some, queries_at_once
 from gpuknn.jobs.exact.partial import Damaged, Partial, find_partial, find_partials
 from gpuknn.jobs.exact.plan import Plan, blocks, check_room, cut, outline, replanned
 from gpuknn.jobs.exact.shard import changed
+from gpuknn.jobs.exact.standing import Standing
 from gpuknn.jobs.exact.tree import Tree
 from gpuknn.jobs.tally import Tally
-from gpuknn.jobs.watch import page_address, watched
+from gpuknn.jobs.watch import watched
 from gpuknn.progress import Event, Listener, step
 from gpuknn.storage.durable import sweep
 from gpuknn.storage.record import Claim, Identity
 from gpuknn.vectors import Sampled
-from gpuknn.workers.feed import dask_feeder
+from gpuknn.workers.interrupts import interrupts_told
 
 LONG_ENOUGH = 5.0
 """Seconds of computing that tell a rate: the start weighs little then."""
@@ -66,18 +66,25 @@ def run_exact(plan: Plan, tell: Listener = lambda _: None) -> Outcome:
 
     `tell` is told what happens, in this thread:
 
-        plan        title: in a line, and the plan's facts;  step: of the two that follow (`gpuknn.progress`)
+        plan        title: in a line, and the plan's facts;  step: of what follows (`gpuknn.progress`)
         said        line: for a person
+        compiled    kernels: of this step, which there is on the first run on a machine only
         checked     rows: of the database, read and found right before the work begins
         resumed     done: rows of the database that were found done
         watch       address: where a browser can watch the run
         progress, shard, merged, damaged   what workers tell (`jobs.events`), and done: rows of the database, in all
         written     output, seconds, and the certificate
 
-    Raises InputError if the rows cannot be measured or the record belongs to another job, RunError if the run failed:
-    the same plan goes on from there.
+    Raises InputError if the rows cannot be measured or the record belongs to another job; RunError if the run failed,
+    or Interrupted if it was interrupted: the same plan goes on from what is kept.
     """
-    started = time.monotonic()
+    standing = Standing(plan)
+    with interrupts_told(standing.__str__):
+        return _run_exact(standing, tell)
+
+
+def _run_exact(standing: Standing, tell: Listener) -> Outcome:
+    started, plan = time.monotonic(), standing.plan
     check_room(plan)
 
     def say(line: str) -> None:
@@ -85,21 +92,37 @@ def run_exact(plan: Plan, tell: Listener = lambda _: None) -> Outcome:
 
     rows, row_bytes = len(plan.job.database), plan.job.database.nbytes // len(plan.job.database)
     tell({"event": "plan", "title": plan.title, **plan.facts})
+    _compile(plan, tell)
     tell(step("checking", rows, "checked", "rows", row_bytes))
     tell(step("computing", rows, "resumed progress shard damaged", "done", row_bytes, plan.job.operations(1)))
     with plan.crew.started(say) as crew:
         fitted = replanned(plan, crew)
         if fitted is not plan:
             say(f"{crew.name}: {crew.workers.count} x {crew.workers.device.name}; {fitted.shards} shards a pass")
-        outcome = _run(fitted, started, tell, say)
+        standing.plan = fitted
+        outcome = _run(standing, started, tell, say)
     tell({"event": "written", "output": str(outcome.output), "seconds": outcome.seconds, **vars(outcome.certificate)})
     if plan.crew.local and not outcome.resumed_rows:
         _learn(plan, outcome.seconds)
     return outcome
 
 
-def _run(plan: Plan, started: float, tell: Callable[[Event], None], say: Callable[[str], None]) -> Outcome:
+def _compile(plan: Plan, tell: Callable[[Event], None]) -> None:
+    """Compile what this process and workers on this machine call, and this machine has not compiled yet."""
+    from gpuknn.engine.cpu.needed import compile_kernels, for_check, for_merge  # here: it loads Numba
+
+    job, device = plan.job, plan.crew.workers.device
+    needed = for_check(job.metric, job.database.dtype, job.queries.dtype)
+    if plan.crew.local:
+        needed += device.kernels(job.metric, job.database, job.queries, job.searched_k)
+    if plan.shards > 1 or plan.record.exists:
+        needed += for_merge(np.dtype(job.dists))
+    compile_kernels(needed, tell)
+
+
+def _run(standing: Standing, started: float, tell: Callable[[Event], None], say: Callable[[str], None]) -> Outcome:
     """The same with the workers that are there."""
+    plan = standing.plan
     job, record, output, wishes = plan.job, plan.record, plan.output, plan.wishes
     files = job.sampled()
     state = " ".join(file.state for file in files)
@@ -109,6 +132,7 @@ def _run(plan: Plan, started: float, tell: Callable[[Event], None], say: Callabl
     elsewhere = f", {option('run_dir')} names another folder"
     identity = Identity(fingerprint, job.description(), job.title, rows, passes, wishes.command, elsewhere)
     with record.held(identity, wishes.fresh, say) as claim:
+        standing.claim = claim
         # Looked at before, but another client may have been at work since.
         if output.exists() and (not wishes.force or record.noted(output).get(JOB) == fingerprint):
             return _finished(plan, fingerprint)
@@ -129,6 +153,7 @@ def _run(plan: Plan, started: float, tell: Callable[[Event], None], say: Callabl
                 raise InputError(f"{output}: exists already; {option('force', True)} replaces it")
             record.note(part, said)
             claim.held.check()
+            standing.wrote(part)
 
         with written(output, WRITERS[gold_format(output)], outline(job), whole) as gold:
             for block, partials in every.items():
@@ -197,22 +222,19 @@ def _partials(
     if shards:
         device, folder = plan.crew.workers.device, claim.folder.absolute()
         known = {block: Block(_floor(block, done), Tree(plan.shard_rows)) for block, done in found.items()}
-        with (
-            plan.crew.client(len(shards)) as client,
-            dask_feeder(client, device.resources, claim.held.check) as feeder,
-        ):
-            tell({"event": "watch", "address": page_address(client)})
+        with plan.crew.feeder(len(shards), claim.held.check) as feeder:
             feed = Feed(feeder, _everywhere(job), state, device, folder, plan.shard_rows, known, hear)
 
-            def hear_of_workers(event: Event) -> None:  # in a thread of Dask's
+            def hear_of_workers(event: Event) -> None:  # in another thread
                 feeder.soon(partial(hear, event))
 
             report, lent = plan.wishes.performance_report, plan.crew.lent
-            with watched(client, folder, job.title, shards, report, lent), heard(client, folder, hear_of_workers):
+            with watched(feeder.client, folder, job.title, shards, hear_of_workers, report, lent) as address:
+                tell({"event": "watch", "address": address})
                 try:
                     parts = feed.run(parts, shards)
                 finally:
-                    if lent and client.status == "running":  # other clients end with their tasks
+                    if lent or not feeder.client:  # other clients end with their tasks
                         feeder.cancel()
     # By their names, since network folders list new files late.
     every = {block: [find_partial(claim.folder, block, rows) for rows in done] for block, done in parts.items()}

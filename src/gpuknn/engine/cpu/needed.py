@@ -1,0 +1,87 @@
+"""Which kernels a search needs, and that they are compiled before it begins: the first time this takes seconds."""
+
+from collections.abc import Iterable
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gpuknn.engine.cpu import kernels
+from gpuknn.engine.cpu.int8 import int8_product
+from gpuknn.engine.cpu.kernels.kernel import Kernel
+from gpuknn.engine.metric import Metric
+from gpuknn.progress import Listener, step
+
+
+class Needed(NamedTuple):
+    """A kernel, and the type of rows that it is needed for; None if it takes no rows."""
+
+    kernel: Kernel
+    rows: np.dtype | None = None
+
+
+def for_check(metric: Metric, rows: np.dtype, queries: np.dtype) -> list[Needed]:
+    """What `check.check_content` calls."""
+    if metric is Metric.HAMMING:
+        return []
+    return [Needed(kernels.squared_norms, dtype) for dtype in dict.fromkeys((rows, queries))]
+
+
+def for_search(metric: Metric, rows: np.dtype, queries: np.dtype, int8: bool) -> list[Needed]:
+    """What a search on the processor calls; `int8`: also with that filter."""
+    of_all = [Needed(kernels.select), Needed(kernels.cut), Needed(kernels.keep)]
+    if metric is Metric.HAMMING:
+        return [Needed(kernels.hamming_scores), *of_all]
+    found = for_check(metric, rows, queries) + of_all + [Needed(kernels.widen, rows), Needed(kernels.measure, rows)]
+    if int8:
+        again = rows if rows == np.float16 else np.dtype(np.float32)
+        found += [Needed(kernels.quantise), Needed(kernels.select_coarse, again)]
+    return found
+
+
+def for_merge(dists: np.dtype) -> list[Needed]:
+    """What `neighbors.merge` calls."""
+    return [Needed(kernels.merge_two, dists)]
+
+
+def for_everything() -> list[Needed]:
+    """What any search on this machine calls."""
+    found, int8 = [], int8_product() is not None
+    for metric in Metric:
+        for rows, queries in product(map(np.dtype, metric.dtypes), repeat=2):
+            found += for_search(metric, rows, queries, int8)
+    for dists in ("float32", "float64"):
+        found += for_merge(np.dtype(dists))
+    return list(dict.fromkeys(found))
+
+
+def compile_kernels(needed: Iterable[Needed], told: Listener) -> int:
+    """Compile what is not compiled yet, if anything, and tell the step; returns how many kernels that were.
+
+    step        compiling
+    compiled    kernels: that are done
+    said        line: for a person, if the kernels cannot be kept for the next process
+    """
+    missing = [each for each in dict.fromkeys(needed) if not each.kernel.is_compiled(each.rows)]
+    if missing:
+        title = "compiling kernels (first run on this machine)"
+        told(step("compiling", len(missing), "compiled", "kernels", title=title))
+    for done, each in enumerate(missing, start=1):
+        each.kernel.compiled(each.rows)
+        told({"event": "compiled", "kernels": done})
+    if missing and not kept(missing)[1]:
+        told({"event": "said", "line": NOT_KEPT})
+    return len(missing)
+
+
+NOT_KEPT = (
+    "no folder can be written to, so kernels are compiled anew by each process; "
+    "set NUMBA_CACHE_DIR to a folder that can"
+)
+
+
+def kept(needed: Iterable[Needed]) -> tuple[Path | None, int]:
+    """The folder in which compiled kernels are kept, None if there is none, and their bytes there."""
+    places = [each.kernel.kept(each.rows) for each in needed]
+    return places[0][0], sum(size for _, size in places)

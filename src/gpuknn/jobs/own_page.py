@@ -1,0 +1,57 @@
+"""gpuknn's page on an HTTP server of this process, if threads of this process do the work and there is no scheduler."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock, Thread
+
+from gpuknn.jobs.events import THREADS_NAME, counters_told
+from gpuknn.jobs.page import HEADERS, PATH, Page
+from gpuknn.progress import Event, Listener
+
+LOOK_EVERY = 0.02
+"""Seconds between looks whether the server is to end: a short run does not wait for its page."""
+PATIENCE = 10.0
+"""Seconds for a browser to say what it wants."""
+
+
+@contextmanager
+def served() -> Iterator[tuple[str, Listener]]:
+    """Serve a page on a free port of loopback as long as the context lasts: its address, and what tells it of a run."""
+    page, one_at_a_time, here = Page(), Lock(), {THREADS_NAME}
+    kinds: dict[str, tuple[str, Callable[[], bytes]]] = {
+        PATH: ("text/html", lambda: page.html(here, dask=False)),
+        f"{PATH}.json": ("application/json", lambda: page.json(here)),
+        "/metrics": ("text/plain", counters_told),
+    }
+
+    class Show(BaseHTTPRequestHandler):
+        timeout = PATIENCE
+
+        def do_GET(self) -> None:
+            if self.path not in kinds:
+                self.send_error(404)
+                return
+            kind, told = kinds[self.path]
+            with one_at_a_time:
+                body = told()
+            self.send_response(200)
+            for name, value in {**HEADERS, "Content-Type": f"{kind}; charset=UTF-8"}.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Who looks is not written down."""
+
+    def hear(event: Event) -> None:
+        with one_at_a_time:
+            page.hear(event)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Show) as server:
+        Thread(target=server.serve_forever, args=(LOOK_EVERY,), name="gpuknn's page", daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}{PATH}", hear
+        finally:
+            server.shutdown()

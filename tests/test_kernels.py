@@ -1,0 +1,261 @@
+"""Kernels: which are compiled, that they are kept for the next process, and where."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numba import config, f8
+from numba.core.caching import InTreeCacheLocator
+
+import gpuknn
+import gpuknn.engine.cpu.kernels
+from gpuknn.cli.main import main
+from gpuknn.engine.cpu import device as cpu
+from gpuknn.engine.cpu import needed
+from gpuknn.engine.cpu.kernels.kernel import ORDERED, ROWS, Kernel
+from gpuknn.engine.cpu.kernels.place import private_folder
+from gpuknn.engine.cpu.needed import NOT_KEPT, Needed, compile_kernels
+from gpuknn.engine.metric import Metric
+from gpuknn.engine.neighbors import Neighbors, merge
+from gpuknn.progress import Event
+from tests.conftest import some_int8_product
+
+PAIRS = [
+    (metric, rows, queries)
+    for metric in Metric
+    for rows, queries in zip(metric.dtypes, metric.dtypes[1:] + metric.dtypes[:1], strict=True)
+]
+
+
+def double(rows: np.ndarray, out: np.ndarray) -> None:
+    for j in range(len(rows)):
+        out[j] = 2 * rows[j, 0]
+
+
+def doubling() -> Kernel:
+    """A kernel as a new process has it: nothing is loaded."""
+    return Kernel(double, (ROWS, f8[::1]), ORDERED)  # type: ignore[arg-type]
+
+
+def doubled(kernel: Kernel, dtype: str) -> float:
+    out = np.empty(1)
+    kernel(np.full((1, 1), 21, dtype), out)
+    return float(out[0])
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> set[Needed]:
+    """The kernels that are called from now on."""
+    called: set[Needed] = set()
+    compiled = Kernel.compiled
+
+    def seen(kernel: Kernel, rows: np.dtype | None) -> object:
+        called.add(Needed(kernel, rows))
+        return compiled(kernel, rows)
+
+    monkeypatch.setattr(Kernel, "compiled", seen)
+    return called
+
+
+@pytest.fixture
+def announced(monkeypatch: pytest.MonkeyPatch) -> list[Needed]:
+    """Those that are to be compiled ahead; none is."""
+    found: list[Needed] = []
+    monkeypatch.setattr(needed, "compile_kernels", lambda kernels, _: found.extend(kernels))
+    return found
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize(("metric", "rows", "queries"), PAIRS)
+def test_a_search_calls_what_is_compiled_ahead(
+    metric: Metric,
+    rows: str,
+    queries: str,
+    int8: bool,
+    used: set[Needed],
+    announced: list[Needed],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cpu, "int8_product", some_int8_product if int8 else lambda: None)
+    monkeypatch.setattr(cpu, "EPOCH_VALUES", 2**15)
+    rng = np.random.default_rng(0)
+    database, asked = rng.integers(1, 9, (1100, 64)).astype(rows), rng.integers(1, 9, (64, 64)).astype(queries)
+    found = gpuknn.exact_knn(database, asked, k=3, metric=metric, device="cpu", threads=1)
+    assert used == set(announced)
+    assert used <= set(needed.for_everything()) or int8
+    merge([Neighbors(found.ids, found.dists)] * 2, 3)
+    assert used == set(announced) | set(needed.for_merge(np.dtype("float32")))
+
+
+@pytest.mark.parametrize("shard_rows", [300, 100])
+def test_a_job_calls_what_is_compiled_ahead(
+    shard_rows: int, used: set[Needed], announced: list[Needed], tmp_path: Path
+) -> None:
+    rows = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    gpuknn.exact(tmp_path / "rows.npy", None, tmp_path / "gold.h5", k=3, device="cpu", threads=1, shard_rows=shard_rows)
+    assert used <= set(announced)  # workers may be other processes
+    assert (Needed(gpuknn.engine.cpu.kernels.merge_two, np.dtype("float32")) in announced) == (shard_rows < 300)
+
+
+def test_everything_is_every_kernel_for_every_type() -> None:
+    known = {vars(gpuknn.engine.cpu.kernels)[name] for name in gpuknn.engine.cpu.kernels.__all__}
+    kernels = {kernel for kernel in known if isinstance(kernel, Kernel)}
+    int8 = {kernel for kernel in kernels if repr(kernel) in ("<kernel quantise>", "<kernel select_coarse>")}
+    everything = needed.for_everything()
+    assert kernels - {each.kernel for each in everything} in (set(), int8)
+    assert len(everything) == len(set(everything))
+    assert [each.rows.name for each in everything if each.rows and "measure" in repr(each.kernel)] == [
+        *Metric.L2.dtypes
+    ]
+
+
+def test_what_is_compiled_is_told_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    wanted: list[np.dtype] = [np.dtype("float32"), np.dtype("int8")]
+    events: list[Event] = []
+    kernel = doubling()
+    assert compile_kernels([Needed(kernel, dtype) for dtype in wanted * 2], events.append) == 2
+    step, *rest = events
+    assert (step["name"], step["rows"]) == ("compiling", 2)
+    assert step["title"] == "compiling kernels (first run on this machine)"
+    assert [(event["event"], event["kernels"]) for event in rest] == [("compiled", 1), ("compiled", 2)]
+    folder, size = needed.kept([Needed(kernel, dtype) for dtype in wanted])
+    assert folder is not None
+    assert folder.parent == tmp_path
+    assert size > 10_000
+    for again in (kernel, doubling()):
+        assert compile_kernels([Needed(again, dtype) for dtype in wanted], events.append) == 0
+        assert [doubled(again, dtype.name) for dtype in wanted] == [42, 42]
+    assert len(events) == 3
+    assert len(list(folder.glob("*.nbi"))) == len({file.name for file in folder.glob("*.nbc")}) == 2
+
+
+def test_two_types_have_files_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba would number them in one index, which two processes that compile at once write one after the other."""
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    for dtype in ("uint8", "int8"):
+        doubling().compiled(np.dtype(dtype))
+    (of_int8,), (of_uint8,) = (list(tmp_path.glob(f"*/*.double-{dtype}-*.nbc")) for dtype in ("int8", "uint8"))
+    assert of_int8.name.endswith(".1.nbc")
+    assert of_uint8.name.endswith(".1.nbc")
+
+
+def test_a_file_that_a_crash_cut_off_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    assert doubled(doubling(), "float32") == 42
+    for file in tmp_path.glob("*/*.nbc"):
+        file.write_bytes(file.read_bytes()[:1000])
+    assert doubled(doubling(), "float32") == 42
+
+
+def test_no_other_type_is_compiled_by_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are read-only, or lie apart, do not become a second version; what fits no version is refused."""
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    kernel = doubling()
+    rows, out = np.arange(8.0).reshape(4, 2), np.empty(4)
+    read_only = rows[:]
+    read_only.flags.writeable = False
+    for some in (rows, read_only, np.asfortranarray(rows), rows[::-1][::-1]):
+        kernel(some, out)
+        assert out.tolist() == [0, 4, 8, 12]
+    assert len(kernel.compiled(rows.dtype).signatures) == 1
+    with pytest.raises(TypeError, match="No matching definition"):
+        kernel(rows, out.astype(np.float32))
+
+
+@pytest.fixture
+def read_only_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Neither the package's folder nor the user's can be written to; a folder for temporary files."""
+    (tmp_path / "home").touch()
+    temporary = tmp_path / "tmp"
+    temporary.mkdir(mode=0o700)
+    monkeypatch.setattr(InTreeCacheLocator, "from_function", lambda *_: None)
+    monkeypatch.setattr(config, "CACHE_DIR", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    return temporary
+
+
+def test_a_read_only_installation_keeps_kernels_in_a_folder_of_the_users_own(read_only_installation: Path) -> None:
+    events: list[Event] = []
+    wanted = [Needed(doubling(), np.dtype("float32"))]
+    assert compile_kernels(wanted, events.append) == 1
+    folder, _ = needed.kept(wanted)
+    assert folder is not None
+    assert folder.parent.parent == read_only_installation
+    assert [event["event"] for event in events] == ["step", "compiled"]
+    assert doubling().is_compiled(np.dtype("float32"))
+    assert config.CACHE_DIR == ""
+
+
+def test_if_nothing_can_be_written_the_screen_says_so(
+    read_only_installation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", os.environ["HOME"])
+    for _ in range(2):
+        kernel, events = doubling(), list[Event]()
+        assert compile_kernels([Needed(kernel, np.dtype("float32"))], events.append) == 1
+        assert [event["event"] for event in events] == ["step", "compiled", "said"]
+        assert events[-1]["line"] == NOT_KEPT
+        assert doubled(kernel, "float32") == 42
+
+
+def linked(folder: Path) -> None:
+    other = folder.with_name("another")
+    other.mkdir(mode=0o700)
+    folder.rmdir()
+    folder.symlink_to(other)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        linked,
+        lambda folder: folder.chmod(0o770),
+        lambda folder: folder.chmod(0o705),
+        lambda folder: (folder.rmdir(), folder.touch(0o600)),
+        lambda folder: folder.parent.chmod(0o777),
+    ],
+    ids=["link", "group", "all", "file", "replaceable"],
+)
+def test_a_folder_that_others_could_write_to_is_refused(
+    spoil: Callable[[Path], object], read_only_installation: Path
+) -> None:
+    folder = private_folder()
+    assert folder is not None
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert private_folder() == folder
+    spoil(folder)
+    assert private_folder() is None
+
+
+def test_a_folder_that_another_user_made_is_refused(
+    read_only_installation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert private_folder() is not None
+    other = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: other)
+    assert private_folder() is None  # it has that user's name, and is this one's
+
+
+def test_a_folder_for_temporary_files_that_all_share(read_only_installation: Path) -> None:
+    read_only_installation.chmod(0o1777)
+    assert private_folder() is not None
+
+
+def test_the_cache_can_be_filled_ahead(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    some = [Needed(gpuknn.engine.cpu.kernels.widen, np.dtype("float16"))]
+    monkeypatch.setattr("gpuknn.doctor.compile.for_everything", lambda: some)
+    assert main(["doctor", "--compile"]) == 0
+    assert capsys.readouterr().out.startswith("1 kernels, ")
+    assert main(["doctor", "--compile", "--json"]) == 0
+    said = capsys.readouterr().out
+    assert '"compiled": 0' in said
+    assert '"folder": "' in said
+    assert main(["doctor", "--compile", "--report", "."]) == 2
+    assert "leave out --report" in capsys.readouterr().err
