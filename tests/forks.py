@@ -33,7 +33,9 @@ def run(call: Callable[..., int], *arguments: object) -> "CompletedProcess[str]"
         if process.exitcode is None:
             process.kill()
             raise TimeoutError(f"{call.__name__} {arguments}")
-        return CompletedProcess(call.__name__, process.exitcode, *(path.read_text() for path in printed))
+        return CompletedProcess(
+            [call.__name__, *map(str, arguments)], process.exitcode, *(path.read_text() for path in printed)
+        )
 
 
 def _run(

@@ -34,7 +34,7 @@ from tests import oracle
 from tests.answers import dists_of, neighbors
 
 ROWS, QUERIES, DIM, K = 60_000, 400, 64, 50
-SHARD = 3_000
+SHARD = 500
 
 
 @pytest.fixture(scope="module")

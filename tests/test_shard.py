@@ -1,7 +1,6 @@
 """What is on disk of a shard, however it ends."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ pytestmark = pytest.mark.usefixtures("small_pieces")
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     monkeypatch.setattr(shard, "tell", lambda *_, **__: None)
-    monkeypatch.setattr(shard, "get_worker", lambda: SimpleNamespace(name="0", state=SimpleNamespace(nthreads=1)))
     rng = np.random.default_rng(0)
     np.save(tmp_path / "db.npy", rng.integers(-3, 4, (ROWS, 6)).astype(np.float32))
     np.save(tmp_path / "q.npy", rng.integers(-3, 4, (QUERIES, 6)).astype(np.float32))
