@@ -123,7 +123,9 @@ def test_killed(name: str, values: np.ndarray) -> None:
     finish(name, kept, values)
 
 
-@pytest.mark.parametrize(("name", "where"), [("a.zarr", ""), ("a.h5", ""), ("a.zarr", "bucket")])
+@pytest.mark.parametrize(
+    ("name", "where"), [("a.zarr", ""), ("a.h5", ""), pytest.param("a.zarr", "bucket", marks=pytest.mark.slow)]
+)
 def test_killed_at_the_very_end(name: str, where: str, values: np.ndarray, request: pytest.FixtureRequest) -> None:
     path = f"{request.getfixturevalue(where)}/{name}" if where else name
     assert convert(path, ends_after=-1).returncode == -9
@@ -206,6 +208,7 @@ def test_killed_between_the_two_renames(values: np.ndarray) -> None:
         assert sorted(p.name for p in Path().iterdir()) == ["a.zarr", "source.npy"]
 
 
+@pytest.mark.slow
 def test_two_stores_of_one_name(bucket: str, values: np.ndarray) -> None:
     """A conversion to one is not taken for one to the other, nor its remains for the right to replace it."""
     urls = [f"{bucket}/{place}/a.zarr" for place in ("one", "two")]
@@ -224,6 +227,7 @@ def test_two_stores_of_one_name(bucket: str, values: np.ndarray) -> None:
     assert open_vectors(urls[1])[:].tobytes() == (-values[:2000]).tobytes()
 
 
+@pytest.mark.slow
 def test_a_store_is_not_written_over_its_source(bucket: str, values: np.ndarray) -> None:
     url = f"{bucket}/some/a.zarr"
     assert convert(url).returncode == 0
@@ -232,6 +236,7 @@ def test_a_store_is_not_written_over_its_source(bucket: str, values: np.ndarray)
     assert open_vectors(url)[:].tobytes() == values.tobytes()
 
 
+@pytest.mark.slow
 def test_killed_on_the_way_to_an_object_store(bucket: str, values: np.ndarray) -> None:
     url = f"{bucket}/some/a.zarr"
     assert convert(url, ends_after=8).returncode == -9

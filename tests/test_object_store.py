@@ -35,6 +35,7 @@ def write(url: str, rows: np.ndarray = ROWS, **options: Any) -> str:
     return url
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"shards": (500, 6), "compressors": None}, {}, {"zarr_format": 2}], ids=str)
 @pytest.mark.parametrize("end", ["", "/"])
 def test_rows_from_an_object_store(options: dict[str, Any], end: str, bucket: str) -> None:
@@ -44,6 +45,7 @@ def test_rows_from_an_object_store(options: dict[str, Any], end: str, bucket: st
     assert np.array_equal(vectors[498:777], ROWS[498:777])
 
 
+@pytest.mark.slow
 def test_an_array_of_a_group(bucket: str) -> None:
     group = zarr.open_group(store_of(f"{bucket}/g"), mode="w")
     group.create_array("emb", data=ROWS)
@@ -52,11 +54,13 @@ def test_an_array_of_a_group(bucket: str) -> None:
     assert np.array_equal(open_vectors(f"{bucket}/g", key="other")[:], ROWS[:7])
 
 
+@pytest.mark.slow
 def test_neighbours_from_an_object_store(bucket: str) -> None:
     found = gpuknn.exact_knn(open_vectors(write(f"{bucket}/rows")), ROWS[:5], k=3, device="cpu")
     assert np.array_equal(found.ids, gpuknn.exact_knn(ROWS, ROWS[:5], k=3, device="cpu").ids)
 
 
+@pytest.mark.slow
 def test_identity_sees_every_object(bucket: str, tmp_path: Path) -> None:
     url = write(f"{bucket}/rows")
     before = open_vectors(url)
@@ -69,6 +73,7 @@ def test_identity_sees_every_object(bucket: str, tmp_path: Path) -> None:
     assert file_state(before) != state
 
 
+@pytest.mark.slow
 def test_a_missing_object_is_noticed(bucket: str) -> None:
     url = write(f"{bucket}/rows")
     object_store(url).delete("c/3/0")
@@ -76,6 +81,7 @@ def test_a_missing_object_is_noticed(bucket: str) -> None:
         open_vectors(url)
 
 
+@pytest.mark.slow
 def test_failures_while_it_is_read_do_not_end_a_run_for_good(bucket: str) -> None:
     url = write(f"{bucket}/rows")
     vectors = open_vectors(url)
@@ -84,6 +90,7 @@ def test_failures_while_it_is_read_do_not_end_a_run_for_good(bucket: str) -> Non
         vectors[150:170]
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_said_in_one_line(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = {
         f"{bucket}/nothing": "there is nothing of that name",
