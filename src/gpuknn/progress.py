@@ -75,11 +75,13 @@ class _Bar:
             if name in step["told_by"]:
                 self._shown.update(task, completed=event[step["fact"]], rate=self._rate(task, step))
         if name == "step":
-            self._steps.append((self._shown.add_task(event["title"], total=event["rows"], rate=""), event))
+            if event["title"] != event["name"]:  # a line above: beside the bar it would leave no room for the bar
+                self._say_if_shown(event["title"])
+            self._steps.append((self._shown.add_task(event["name"], total=event["rows"], rate=""), event))
         elif name == "said":
             self._say(event["line"])
-        elif name in ("plan", "watch") and not self._shown.disable:
-            self._say(event["title"] if name == "plan" else f"watch it at {event['address']}")
+        elif name in ("plan", "watch"):
+            self._say_if_shown(event["title"] if name == "plan" else f"watch it at {event['address']}")
 
     def _rate(self, number: Any, step: Event) -> str:
         """Rows, bytes and operations per second, once there are any."""
@@ -91,6 +93,10 @@ class _Bar:
         if step["row_operations"]:
             line += f"  {speed * step['row_operations'] / 1e9:,.0f} GFLOP/s"
         return line
+
+    def _say_if_shown(self, line: str) -> None:
+        if not self._shown.disable:
+            self._say(line)
 
     def _say(self, line: str) -> None:
         self._shown.console.print(line, markup=False, highlight=False, soft_wrap=True)
