@@ -159,8 +159,9 @@ def thread_feeder(threads: int, check: Callable[[], None]) -> Iterator[Feeder]:
         with feeder.at_work():
             try:
                 yield feeder
-            finally:
+            finally:  # the pool waits for what it has
                 ending.set()
+                feeder.cancel()
 
 
 def result_of(future: Any) -> Any:

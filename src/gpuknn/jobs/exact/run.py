@@ -234,7 +234,7 @@ def _partials(
                 try:
                     parts = feed.run(parts, shards)
                 finally:
-                    if lent or not feeder.client:  # other clients end with their tasks
+                    if lent:  # other clients end with their tasks
                         feeder.cancel()
     # By their names, since network folders list new files late.
     every = {block: [find_partial(claim.folder, block, rows) for rows in done] for block, done in parts.items()}
