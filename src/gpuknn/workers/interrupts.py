@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from signal import SIGINT, SIGTERM
 
-from gpuknn.errors import Interrupted, same_again
+from gpuknn.errors import Interrupted, option, same_again
 
 Check = Callable[[], None]
 """Raises KeyboardInterrupt if a signal was put off."""
@@ -60,6 +60,12 @@ def interrupts_put_off(wake: Callable[[], None] | None = None) -> Iterator[Check
 def nothing_changed() -> str:
     """What is said of an interrupt that came before the work began."""
     return f"nothing was changed, {same_again()} starts again"
+
+
+def kept_and_goes_on(kept: str, fresh: bool) -> str:
+    """What is said of an interrupted job that has kept something; `fresh`: whether earlier results were thrown away."""
+    again = f"{same_again()} without {option('fresh', True)}" if fresh else same_again()
+    return f"{kept}, {again} goes on from there"
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from gpuknn.storage.record import TARGET, Claim, Identity, rows_kept
 from gpuknn.vectors import Sampled, file_state, sampled
 from gpuknn.vectors.target import Piece, Target, write_piece
 from gpuknn.workers.crew import THREADS, Crew
-from gpuknn.workers.interrupts import interrupts_told, nothing_changed
+from gpuknn.workers.interrupts import interrupts_told, kept_and_goes_on, nothing_changed
 
 JOB = "fingerprint"
 """Of what is noted of a finished target: the conversion's."""
@@ -71,7 +71,7 @@ class Standing:
 
     def __str__(self) -> str:
         """What is kept, and what the same command does."""
-        plan, again = self.plan, same_again()
+        plan = self.plan
         there = None if is_url(plan.destination) else Path(plan.destination)
         if self.finished or (self.claim and plan.record.noted(there).get(JOB) == self.fingerprint):
             return f"{plan.destination} is finished"
@@ -79,10 +79,8 @@ class Standing:
             return nothing_changed()
         done = rows_kept(self.claim.folder)
         if not done:
-            return f"nothing is kept, {again} begins anew"
-        if plan.fresh:
-            again = f"{again} without {option('fresh', True)}"
-        return f"{done:,} of {len(plan.rows):,} rows are written and kept, {again} goes on from there"
+            return f"nothing is kept, {same_again()} begins anew"
+        return kept_and_goes_on(f"{done:,} of {len(plan.rows):,} rows are written and kept", plan.fresh)
 
 
 def _run(standing: Standing, on_event: Listener) -> Outcome:

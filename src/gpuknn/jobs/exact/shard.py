@@ -18,8 +18,6 @@ from gpuknn.jobs.exact.partial import remove_partial, write_partial
 from gpuknn.workers.stop import is_to_stop, own_worker
 
 SECONDS_BETWEEN_REPORTS = 0.25
-
-
 SECONDS_BETWEEN_SAVES = 15.0
 """Of a shard's state: with the epoch under way, what a kill can cost."""
 SAVING_SHARE = 0.05

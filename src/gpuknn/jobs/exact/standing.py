@@ -4,10 +4,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpuknn.errors import option, same_again
+from gpuknn.errors import same_again
 from gpuknn.jobs.exact.plan import Plan
 from gpuknn.storage.record import Claim, rows_kept
-from gpuknn.workers.interrupts import nothing_changed
+from gpuknn.workers.interrupts import kept_and_goes_on, nothing_changed
 
 
 @dataclass
@@ -26,17 +26,15 @@ class Standing:
 
     def __str__(self) -> str:
         """What is kept, and what the same command does; for a person."""
-        plan, again = self.plan, same_again()
+        plan = self.plan
         if self.answer is not None and os.path.exists(plan.output) and plan.output.stat().st_ino == self.answer:
             return f"{plan.output} is finished"
         if self.claim is None:
             return nothing_changed()
         done = rows_kept(self.claim.folder)
         if not done:
-            return f"no rows are done yet, {again} begins anew with the check of all rows"
+            return f"no rows are done yet, {same_again()} begins anew with the check of all rows"
         passes = -(-len(plan.job.queries) // self.claim.settings.get("queries_at_once", plan.block))
         in_passes = f" ({passes} passes)" if passes > 1 else ""
-        if plan.wishes.fresh:
-            again = f"{again} without {option('fresh', True)}"
         rows = passes * len(plan.job.database)
-        return f"{done:,} of {rows:,} rows{in_passes} are done and kept, {again} goes on from there"
+        return kept_and_goes_on(f"{done:,} of {rows:,} rows{in_passes} are done and kept", plan.wishes.fresh)
