@@ -1,6 +1,8 @@
 """What one sees of a run: the page, its JSON, the workers' counters, the log lines, the performance report."""
 
 import json
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 
 import numpy as np
 import psutil
@@ -28,6 +31,7 @@ from gpuknn.jobs.exact import shard
 from gpuknn.jobs.exact.job import Job
 from gpuknn.jobs.exact.partial import find_partial
 from gpuknn.jobs.exact.plan import blocks
+from gpuknn.jobs.own_page import served
 from gpuknn.jobs.page import Run, duration
 from gpuknn.jobs.watch import check_report, page_address, watched
 from gpuknn.progress import Event
@@ -159,6 +163,18 @@ def test_a_run_of_this_process_alone_shows_its_page(tmp_path: Path) -> None:
     assert told.count("shard") == 2
     with pytest.raises(URLError, match="refused"):
         fetch(seen["address"])
+
+
+def test_a_browser_that_goes_away_is_not_told_of(capfd: pytest.CaptureFixture[str]) -> None:
+    with served() as (address, _):
+        place = urlsplit(address)
+        for _ in range(5):
+            browser = socket.create_connection((place.hostname or "", place.port or 0))
+            browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it ends with a reset
+            browser.sendall(b"GET /gpuknn HTTP/1.1\r\n\r\n")
+            browser.close()
+        assert "gpuknn" in fetch(address)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_run_of_this_process_alone_loads_no_dask(tmp_path: Path) -> None:
