@@ -8,7 +8,7 @@ from signal import SIGINT, SIGTERM
 import pytest
 
 from gpuknn.errors import RunError
-from gpuknn.workers.interrupts import interrupts_put_off
+from gpuknn.workers.interrupts import interrupts_between, interrupts_put_off
 
 
 def send(number: signal.Signals = SIGINT) -> None:
@@ -120,3 +120,20 @@ def test_another_thread_changes_nothing() -> None:
     thread.start()
     thread.join()
     assert seen == [signal.default_int_handler]
+
+
+@pytest.mark.usefixtures("handlers")
+def test_an_interrupt_waits_for_the_next_event() -> None:
+    done: list[str] = []
+
+    def work() -> None:
+        with interrupts_between(lambda event: done.append(event["event"])) as told:
+            for number in (SIGINT, SIGTERM, SIGINT):
+                send(number)
+            done.append("the step that was interrupted")
+            told({"event": "compiled"})
+            done.append("more")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["the step that was interrupted", "compiled"]

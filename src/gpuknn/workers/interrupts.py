@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from signal import SIGINT, SIGTERM
 
 from gpuknn.errors import Interrupted, option, same_again
+from gpuknn.progress import Event, Listener
 
 Check = Callable[[], None]
 """Raises KeyboardInterrupt if a signal was put off."""
@@ -55,6 +56,18 @@ def interrupts_put_off(wake: Callable[[], None] | None = None) -> Iterator[Check
         for number in ours:
             signal.signal(number, signal.default_int_handler)
     check()
+
+
+@contextmanager
+def interrupts_between(told: Listener) -> Iterator[Listener]:
+    """Raise KeyboardInterrupt only when the listener that this yields is told of an event, or when the context ends."""
+    with interrupts_put_off() as check:
+
+        def hear(event: Event) -> None:
+            told(event)
+            check()
+
+        yield hear
 
 
 def nothing_changed() -> str:

@@ -38,7 +38,7 @@ from gpuknn.progress import Event, Listener, step
 from gpuknn.storage.durable import sweep
 from gpuknn.storage.record import Claim, Identity
 from gpuknn.vectors import Sampled
-from gpuknn.workers.interrupts import interrupts_told
+from gpuknn.workers.interrupts import interrupts_between, interrupts_told
 
 LONG_ENOUGH = 5.0
 """Seconds of computing that tell a rate: the start weighs little then."""
@@ -117,7 +117,8 @@ def _compile(plan: Plan, tell: Callable[[Event], None]) -> None:
         needed += device.kernels(job.metric, job.database, job.queries, job.searched_k)
     if plan.shards > 1 or plan.record.exists:
         needed += for_merge(np.dtype(job.dists))
-    compile_kernels(needed, tell)
+    with interrupts_between(tell) as told:  # amid one kernel they would be raised in LLVM's callbacks
+        compile_kernels(needed, told)
 
 
 def _run(standing: Standing, started: float, tell: Callable[[Event], None], say: Callable[[str], None]) -> Outcome:
