@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -277,11 +278,40 @@ def test_a_signal_after_the_outcome_changes_nothing(tmp_path: Path) -> None:
     """Not even while Python ends, which takes a while if Dask has threads."""
     program = """
 import atexit, os, signal, sys
-from gpuknn.cli import main
+from gpuknn.__main__ import command
 atexit.register(lambda: [os.kill(os.getpid(), number) for number in (signal.SIGINT, signal.SIGTERM)])
 sys.argv = ["gpuknn", "eval", "nothing.h5", "nothing.h5"]
-main.command()
+command()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("words", "module", "said"),
+    [
+        ("exact a.npy b.npy -o c.h5", "gpuknn.cli.main", " before the command began"),
+        ("exact a.npy b.npy -o c.h5", "gpuknn.cli.runs", " before the command began"),
+        ("exact a.npy b.npy -o c.h5", "numba", "; this command changed nothing, repeat it to go on"),
+        ("convert a.npy b.npy", "gpuknn.jobs.convert.plan", "; this command changed nothing, repeat it to go on"),
+        ("compare a.npy b.npy", "numpy", "; the same command starts again"),
+    ],
+)
+def test_an_interrupt_while_modules_are_loaded(
+    words: str, module: str, said: str, how: signal.Signals, tmp_path: Path
+) -> None:
+    program = f"""
+import os, sys
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "{module}":
+            os.kill(os.getpid(), {int(how)})
+sys.meta_path.insert(0, Interrupts())
+from gpuknn.__main__ import command
+sys.argv = ["gpuknn", *"{words}".split()]
+command()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, f"gpuknn: interrupted{said}\n")

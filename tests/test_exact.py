@@ -282,6 +282,24 @@ def test_a_processor_as_those_see_it_who_drive_it() -> None:
     assert set(search.seconds) == {"converting", "product", "select", "refine"}
 
 
+@pytest.mark.parametrize(
+    ("metric", "dtype", "queries", "longest"),
+    [
+        (Metric.COSINE, "float32", 100, 85 * 512),
+        (Metric.COSINE, "float32", 24_000, 10 * 512),
+        (Metric.COSINE, "float32", 50_000, 4096),
+        (Metric.HAMMING, "uint64", 5_000, 38 * 512),
+    ],
+)
+def test_an_interrupt_waits_for_seconds_at_most(metric: Metric, dtype: str, queries: int, longest: int) -> None:
+    """An epoch is 2e11 operations of each core (2 x 24,000 x 5,120 x 768 = 1.9e11), but at least 4,096 rows."""
+    search = Search(np.ones((queries, 16 if metric is Metric.HAMMING else 768), dtype), 3, metric, np.dtype("f4"))
+    with cpu.CpuDevice(1).begin(search, np.dtype(dtype)) as state:
+        runs = state.epochs(range(7, 200_007))
+    assert max(map(len, runs)) == longest
+    assert [7, *(run.stop for run in runs)] == [*(run.start for run in runs), 200_007]
+
+
 @pytest.mark.usefixtures("filter_name")
 def test_a_search_leaves_nothing_behind() -> None:
     """Its memory is free for the next one at once, not when Python looks for circles of references."""

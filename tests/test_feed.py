@@ -2,9 +2,11 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from signal import SIGINT, SIGTERM
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,8 @@ from gpuknn.jobs.exact.partial import find_partials, write_partial
 from gpuknn.jobs.exact.shard import ShardDone
 from gpuknn.jobs.exact.tree import FAN_IN, Tree
 from gpuknn.workers import feed as workers_feed
-from gpuknn.workers.feed import dask_feeder
+from gpuknn.workers.feed import dask_feeder, thread_feeder
+from gpuknn.workers.stop import is_to_stop
 
 QUERIES = range(4)
 SHARD, K = 10, 3
@@ -299,6 +302,31 @@ def test_a_second_interrupt_waits_for_nothing(
     with pytest.raises(KeyboardInterrupt):
         run_five(tmp_path, [])
     assert not any(future.cancelled for future in given)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_second_interrupt_does_not_wait_for_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_end, asked = Event(), Event()
+
+    def long(_job: object, _state: object, queries: range, rows: range, *_: object) -> ShardDone:
+        os.kill(os.getpid(), SIGINT)
+        while not is_to_stop():
+            time.sleep(0.01)
+        asked.set()
+        os.kill(os.getpid(), SIGINT)
+        assert let_end.wait(60)
+        return ShardDone(queries, rows[:0], np.full(len(queries), np.inf))
+
+    monkeypatch.setattr(feed, "scan_shard", long)
+    blocks = {QUERIES: Block(np.full(4, np.inf), Tree(SHARD))}
+    try:
+        with pytest.raises(KeyboardInterrupt), thread_feeder(1, lambda: None) as feeder:  # noqa: PT012
+            it = Feed(feeder, None, "", Gpu(), tmp_path, SHARD, blocks, lambda _: None)  # type: ignore[arg-type]
+            it.run({QUERIES: []}, [(QUERIES, range(SHARD))])
+        assert asked.is_set()
+        assert not let_end.is_set(), "the thread is at work yet"
+    finally:
+        let_end.set()
 
 
 def test_the_rest_of_a_shard_that_came_back_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

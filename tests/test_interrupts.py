@@ -8,7 +8,7 @@ from signal import SIGINT, SIGTERM
 import pytest
 
 from gpuknn.errors import RunError
-from gpuknn.workers.interrupts import interrupts_between, interrupts_put_off
+from gpuknn.interrupts import interrupts_between, interrupts_put_off
 
 
 def send(number: signal.Signals = SIGINT) -> None:

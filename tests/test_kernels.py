@@ -1,9 +1,12 @@
 """Kernels: which are compiled, that they are kept for the next process, and where."""
 
+import inspect
 import os
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,12 +147,82 @@ def test_two_types_have_files_of_their_own(tmp_path: Path, monkeypatch: pytest.M
     assert of_uint8.name.endswith(".1.nbc")
 
 
-def test_a_file_that_a_crash_cut_off_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ending", ["nbi", "nbc", "sha256"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(file.read_bytes()[:40]),
+        lambda file: file.write_bytes(bytes(file.stat().st_size)),
+        lambda file: file.write_bytes(file.read_bytes()[:-4096] + bytes(min(4096, file.stat().st_size))),
+        lambda file: file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:]),
+        lambda file: file.unlink(),
+    ],
+    ids=["emptied", "cut off", "zeros", "a page of zeros", "a bit", "gone"],
+)
+def test_what_is_damaged_is_compiled_again_and_kept(
+    damage: Callable[[Path], object], ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numba would run it, or compile it in every process and say nothing."""
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    wanted = np.dtype("float32")
     assert doubled(doubling(), "float32") == 42
-    for file in tmp_path.glob("*/*.nbc"):
-        file.write_bytes(file.read_bytes()[:1000])
-    assert doubled(doubling(), "float32") == 42
+    (file,) = tmp_path.glob(f"*/*.{ending}")
+    damage(file)
+    assert not doubling().is_compiled(wanted)
+    kernel, events = doubling(), list[Event]()
+    assert compile_kernels([Needed(kernel, wanted)], events.append) == 1
+    assert [event["event"] for event in events] == ["step", "compiled"]
+    assert doubled(kernel, "float32") == 42
+    loaded = doubling()
+    assert loaded.is_compiled(wanted)
+    assert doubled(loaded, "float32") == 42
+    assert loaded.compiled(wanted).stats.cache_hits
+    assert len(list(tmp_path.glob("*/*"))) == 3
+
+
+def test_what_an_image_brings_along_is_not_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its user cannot write where root has compiled, and there Numba would not even look."""
+    wanted = np.dtype("float32")
+    package, home = tmp_path / "package", tmp_path / "home"
+    package.mkdir()
+    (package / "double.py").write_text(inspect.getsource(double))
+    known: dict[str, Any] = {"np": np, "__name__": "package.double"}
+    exec(compile((package / "double.py").read_text(), package / "double.py", "exec"), known)
+
+    def installed() -> Kernel:
+        return Kernel(known["double"], (ROWS, f8[::1]), ORDERED)
+
+    monkeypatch.setattr(config, "CACHE_DIR", "")
+    assert installed().kept(wanted) == (package / "__pycache__", 0)
+    installed().compiled(wanted)
+    monkeypatch.setattr(InTreeCacheLocator, "from_function", lambda *_: None)
+    monkeypatch.setattr(config, "CACHE_DIR", str(home))
+    kernel = installed()
+    assert kernel.is_compiled(wanted)
+    assert doubled(kernel, "float32") == 42
+    assert kernel.compiled(wanted).stats.cache_hits
+    folder, size = kernel.kept(wanted)
+    assert (folder and folder.parent, size > 10_000) == (home, True)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_an_interrupt_waits_for_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raised while LLVM compiles it would be lost, or end in a traceback of LLVM's."""
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    kernel, events = doubling(), list[Event]()
+    compiled = Kernel.compiled
+
+    def interrupted(kernel: Kernel, rows: np.dtype | None) -> object:
+        os.kill(os.getpid(), signal.SIGINT)
+        return compiled(kernel, rows)
+
+    monkeypatch.setattr(Kernel, "compiled", interrupted)
+    dtypes = [np.dtype(name) for name in ("float32", "int8")]
+    with pytest.raises(KeyboardInterrupt):
+        compile_kernels([Needed(kernel, dtype) for dtype in dtypes], events.append)
+    assert [event["event"] for event in events] == ["step", "compiled"]
+    assert [kernel.is_compiled(dtype) for dtype in dtypes] == [True, False]
 
 
 def test_no_other_type_is_compiled_by_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ def some_done(monkeypatch: Patch) -> None:
 
 def test_before_the_work(monkeypatch: Patch) -> None:
     monkeypatch.setattr("gpuknn.jobs.exact.exact.ask", interrupt)
-    assert said(exact) == "nothing was changed, the same call starts again"
+    assert said(exact) == "this call changed nothing, repeat it to go on"
 
 
 def test_while_rows_are_checked(monkeypatch: Patch) -> None:
@@ -122,7 +122,7 @@ def convert(**options: object) -> gpuknn.Conversion:
 def test_conversions(monkeypatch: Patch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr("gpuknn.jobs.convert.convert.plan_convert", interrupt)
-        assert said(convert) == "nothing was changed, the same call starts again"
+        assert said(convert) == "this call changed nothing, repeat it to go on"
     with monkeypatch.context() as patched:
         patched.setattr(Crew, "feeder", interrupt)
         assert said(convert) == "nothing is kept, the same call begins anew"

@@ -177,6 +177,33 @@ def test_a_browser_that_goes_away_is_not_told_of(capfd: pytest.CaptureFixture[st
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("asked", "host", "status"),
+    [
+        ("GET /gpuknn", "127.0.0.1:9", 200),
+        ("GET /gpuknn.json?now=1", "localhost", 200),
+        ("HEAD /gpuknn", "127.0.0.1", 200),
+        ("GET /nothing", "127.0.0.1", 404),
+        ("GET /gpuknn", "example.org", 403),
+        ("GET /gpuknn", "", 403),
+        ("POST /gpuknn", "127.0.0.1", 501),
+    ],
+)
+def test_what_the_page_answers(asked: str, host: str, status: int) -> None:
+    """A page of another site, whose name was made to mean this machine, is not told of runs."""
+    with served() as (address, _):
+        place = urlsplit(address)
+        with socket.create_connection((place.hostname or "", place.port or 0), timeout=30) as browser:
+            browser.sendall(f"{asked} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+            answer = browser.makefile("rb").read()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.split()[1] == str(status).encode()
+    if status == 200:
+        length = next(line for line in head.splitlines() if line.lower().startswith(b"content-length")).split()[1]
+        assert len(body) == (0 if "HEAD" in asked else int(length))
+        assert int(length) > 0
+
+
 def test_a_run_of_this_process_alone_loads_no_dask(tmp_path: Path) -> None:
     code = (
         "import sys; from gpuknn.cli.main import main; assert main(['exact', '--subset', 'sample', '-k', '3', "

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from gpuknn.cli.log import write_event
 from gpuknn.cli.options import add_changes, add_cluster, add_missing, add_shown, sayer, write_outcome
 from gpuknn.errors import InputError
+from gpuknn.interrupts import interrupts_told
 from gpuknn.jobs.convert.formats import NAMES
 
 if TYPE_CHECKING:
@@ -66,13 +67,14 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _convert_vectors(chosen: argparse.Namespace, job: "Job") -> int:
-    from gpuknn.cli.progress import shown
-    from gpuknn.jobs.convert.plan import plan_convert
-    from gpuknn.jobs.convert.run import run_convert
-    from gpuknn.workers.crew import hire
+    with interrupts_told():
+        from gpuknn.cli.progress import shown
+        from gpuknn.jobs.convert.plan import plan_convert
+        from gpuknn.jobs.convert.run import run_convert
+        from gpuknn.workers.crew import hire
 
-    crew = hire(chosen.cluster, workers=chosen.workers, computes=False, said=sayer(chosen))
-    plan = plan_convert(job, chosen.destination, crew, chosen.fresh, chosen.force, chosen.words)
+        crew = hire(chosen.cluster, workers=chosen.workers, computes=False, said=sayer(chosen))
+        plan = plan_convert(job, chosen.destination, crew, chosen.fresh, chosen.force, chosen.words)
     with shown(chosen) as told:
         done = run_convert(plan, told)
     (n, d), dtype = plan.rows.shape, plan.rows.dtype

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gpuknn.cli.options import add_crew, add_metric, add_missing, add_shown, sayer, write_outcome
 from gpuknn.errors import InputError
+from gpuknn.interrupts import interrupts_told
 from gpuknn.laion import SUBSETS, gold_name, subset_files
 
 if TYPE_CHECKING:
@@ -96,18 +97,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Plan, compute, show."""
-    from gpuknn.cli.progress import shown
-    from gpuknn.jobs.exact.exact import plan_exact
+    with interrupts_told():
+        from gpuknn.cli.progress import shown
+        from gpuknn.jobs.exact.exact import plan_exact
 
-    database, queries, output = _files(chosen)
-    plan = plan_exact(
-        database,
-        queries,
-        output,
-        **{name: getattr(chosen, name) for name in OPTIONS},
-        command=chosen.words,
-        said=sayer(chosen),
-    )
+        database, queries, output = _files(chosen)
+        plan = plan_exact(
+            database,
+            queries,
+            output,
+            **{name: getattr(chosen, name) for name in OPTIONS},
+            command=chosen.words,
+            said=sayer(chosen),
+        )
     if chosen.dry_run:
         if plan.crew.yet_to_start:
             count = plan.crew.workers.count

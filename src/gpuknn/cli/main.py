@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import signal
 import sys
 from importlib import import_module
 from pkgutil import iter_modules
@@ -30,15 +29,6 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def command() -> NoReturn:
-    """Run the command that the process was started with, and end; once its outcome is told, no signal changes that."""
-    code = main()
-    # While Python ends, which Dask's threads may delay, a signal would kill the process.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    sys.exit(code)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code."""
     with at_the_terminal():
@@ -49,10 +39,9 @@ def _main(arguments: list[str] | None) -> int:
     parser = Parser(prog="gpuknn", description=DESCRIPTION, epilog=EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"gpuknn {gpuknn.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    add_verbs(commands)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     chosen, code = argparse.Namespace(), 3
     try:
+        add_verbs(commands)
         words = sys.argv[1:] if arguments is None else arguments
         chosen = parser.parse_args(words)
         if config := getattr(chosen, "config", None):
@@ -75,6 +64,8 @@ def _main(arguments: list[str] | None) -> int:
     except Interrupted as interrupt:
         return _say(chosen, f"interrupted; {interrupt}", 130)
     except KeyboardInterrupt:
+        if not hasattr(chosen, "run"):
+            raise
         return _say(chosen, "interrupted; the same command starts again", 130)
     return code
 

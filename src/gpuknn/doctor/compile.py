@@ -6,7 +6,6 @@ from typing import Any
 
 from gpuknn.engine.cpu.needed import compile_kernels, for_everything, kept
 from gpuknn.progress import Listener
-from gpuknn.workers.interrupts import interrupts_between
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,4 @@ class Compiled:
 def compile_all(told: Listener) -> Compiled:
     """Compile what any search on this processor may need; `told` as by `engine.cpu.needed.compile_kernels`."""
     needed = for_everything()
-    with interrupts_between(told) as heard:  # amid one kernel they would be raised in LLVM's callbacks
-        compiled = compile_kernels(needed, heard)
-    return Compiled(len(needed), compiled, *kept(needed))
+    return Compiled(len(needed), compile_kernels(needed, told), *kept(needed))

@@ -4,11 +4,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
+from urllib.parse import urlsplit
 
 from gpuknn.jobs.events import THREADS_NAME, counters_told
 from gpuknn.jobs.page import HEADERS, PATH, Page
 from gpuknn.progress import Event, Listener
 
+HERE = "127.0.0.1", "localhost"
+"""Names of this machine; through a tunnel the port may be another."""
 LOOK_EVERY = 0.02
 """Seconds between looks whether the server is to end: a short run does not wait for its page."""
 PATIENCE = 10.0
@@ -29,10 +32,15 @@ def served() -> Iterator[tuple[str, Listener]]:
         timeout = PATIENCE
 
         def do_GET(self) -> None:
-            if self.path not in kinds:
+            asked = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+            if asked not in HERE:  # a page of another site, whose name was made to mean this machine
+                self.send_error(403)
+                return
+            path = urlsplit(self.path).path
+            if path not in kinds:
                 self.send_error(404)
                 return
-            kind, told = kinds[self.path]
+            kind, told = kinds[path]
             with one_at_a_time:
                 body = told()
             self.send_response(200)
@@ -40,7 +48,10 @@ def served() -> Iterator[tuple[str, Listener]]:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
 
         def log_message(self, *_: object) -> None:
             """Who looks is not written down."""
@@ -53,9 +64,9 @@ def served() -> Iterator[tuple[str, Listener]]:
         def handle_error(self, *_: object) -> None:
             """A browser that goes away in mid answer is nothing for the run's screen."""
 
-    with Server(("127.0.0.1", 0), Show) as server:
+    with Server((HERE[0], 0), Show) as server:
         Thread(target=server.serve_forever, args=(LOOK_EVERY,), name="gpuknn's page", daemon=True).start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}{PATH}", hear
+            yield f"http://{HERE[0]}:{server.server_port}{PATH}", hear
         finally:
             server.shutdown()

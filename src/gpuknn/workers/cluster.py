@@ -20,9 +20,9 @@ from distributed.comm.addressing import parse_host_port
 from gpuknn.engine.choose import open_device
 from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.errors import InputError, RunError, in_python, option, same_again
+from gpuknn.interrupts import interrupts_put_off
 from gpuknn.shared import Shared
 from gpuknn.workers.cluster_file import Running, Slurm, Ssh
-from gpuknn.workers.interrupts import interrupts_put_off
 from gpuknn.workers.workers import Workers
 
 HERE = "127.0.0.1"

@@ -16,7 +16,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from gpuknn.errors import InputError, RunError, same_again
-from gpuknn.workers.interrupts import Check, interrupts_put_off
+from gpuknn.interrupts import Check, interrupts_put_off
 from gpuknn.workers.stop import ask_to_stop, end_with
 
 if TYPE_CHECKING:
@@ -154,14 +154,18 @@ def thread_feeder(threads: int, check: Callable[[], None]) -> Iterator[Feeder]:
         ending.set()
         return {future for future in futures if future.running() or future.done()}
 
-    with ThreadPoolExecutor(threads, "gpuknn", end_with, (ending,)) as pool:
-        feeder = Feeder(lambda work, *arguments, **_: pool.submit(work, *arguments), lambda: threads, check, stop)
+    pool, wait = ThreadPoolExecutor(threads, "gpuknn", end_with, (ending,)), True
+    feeder = Feeder(lambda work, *arguments, **_: pool.submit(work, *arguments), lambda: threads, check, stop)
+    try:
         with feeder.at_work():
-            try:
-                yield feeder
-            finally:  # the pool waits for what it has
-                ending.set()
-                feeder.cancel()
+            yield feeder
+    except KeyboardInterrupt:  # the second, if there is anything to wait for
+        wait = False
+        raise
+    finally:
+        ending.set()
+        feeder.cancel()
+        pool.shutdown(wait)
 
 
 def result_of(future: Any) -> Any:

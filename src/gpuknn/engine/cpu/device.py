@@ -37,6 +37,10 @@ TILE_ROWS = 512
 BLOCK_QUERIES = 1024
 EPOCH_VALUES = 2**25
 """Components of the rows in hand: 128 MiB as float32."""
+EPOCH_OPERATIONS = 2e11
+"""Multiplications and additions of an epoch for each core: an interrupt waits for the end of one, some 2 s."""
+EPOCH_ROWS = 2**12
+"""Of an epoch, at least, even if there are millions of queries: each epoch looks at the state of all of them."""
 INT8_WORTH = 64
 """With fewer queries or components the product is not what takes the time, and rounding to 8 bits does not pay."""
 FIRST_ROWS = 2**13
@@ -206,14 +210,17 @@ class CpuScan:
         self._buffers: list[np.ndarray] = []
 
     def epochs(self, extent: range) -> list[range]:
-        """The runs of rows that `feed` takes: whole tiles, at most EPOCH_VALUES components, the first ones shorter.
+        """The runs of rows that `feed` takes: whole tiles, the first ones shorter.
 
+        At most EPOCH_VALUES, and EPOCH_OPERATIONS unless that were fewer than EPOCH_ROWS.
         Thresholds are known from the first, filters are tried in the first two, and each run is no longer than all
         before it, so that its thresholds are not far from those of its end.
         """
-        k, components = self._search.k, self._search.queries.shape[1]
-        full = _epoch_rows(components)
-        short = _first_rows(k, components)
+        nq, components = self._search.queries.shape
+        each = 2 * nq * components * (64 if self._hamming else 1)  # it takes the bits of its words
+        quick = int(EPOCH_OPERATIONS * self._threads / each) // TILE_ROWS * TILE_ROWS
+        full = min(_epoch_rows(components), max(EPOCH_ROWS, quick))
+        short = min(_first_rows(self._search.k, components), full)
         edges = [extent.start]
         while edges[-1] < extent.stop:
             before = edges[-1] - extent.start

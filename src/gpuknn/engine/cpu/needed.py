@@ -11,6 +11,7 @@ from gpuknn.engine.cpu import kernels
 from gpuknn.engine.cpu.int8 import int8_product
 from gpuknn.engine.cpu.kernels.kernel import Kernel
 from gpuknn.engine.metric import Metric
+from gpuknn.interrupts import interrupts_between
 from gpuknn.progress import Listener, step
 
 
@@ -64,20 +65,22 @@ def compile_kernels(needed: Iterable[Needed], told: Listener) -> int:
     said        line: for a person, if the kernels cannot be kept for the next process
     """
     missing = [each for each in dict.fromkeys(needed) if not each.kernel.is_compiled(each.rows)]
-    if missing:
-        title = "compiling kernels (first run on this machine)"
-        told(step("compiling", len(missing), "compiled", "kernels", title=title))
-    for done, each in enumerate(missing, start=1):
-        each.kernel.compiled(each.rows)
-        told({"event": "compiled", "kernels": done})
-    if missing and not kept(missing)[1]:
+    if not missing:
+        return 0
+    title = "compiling kernels (first run on this machine)"
+    told(step("compiling", len(missing), "compiled", "kernels", title=title))
+    with interrupts_between(told) as heard:  # amid one kernel they would be raised in LLVM's callbacks
+        for done, each in enumerate(missing, start=1):
+            each.kernel.compiled(each.rows)
+            heard({"event": "compiled", "kernels": done})
+    if not kept(missing)[1]:
         told({"event": "said", "line": NOT_KEPT})
     return len(missing)
 
 
 NOT_KEPT = (
-    "no folder can be written to, so kernels are compiled anew by each process; "
-    "set NUMBA_CACHE_DIR to a folder that can"
+    "kernels cannot be kept, so each process compiles them anew; "
+    "set NUMBA_CACHE_DIR to a folder that has room and can be written to"
 )
 
 

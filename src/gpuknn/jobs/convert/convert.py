@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from numpy.typing import DTypeLike
 
 from gpuknn.errors import InputError
+from gpuknn.interrupts import interrupts_told
 from gpuknn.jobs.command import command_line
 from gpuknn.jobs.convert.gold import convert_gold
 from gpuknn.jobs.convert.job import Job
@@ -18,7 +19,6 @@ from gpuknn.progress import Listener, listening
 from gpuknn.vectors.converted import rows_said, type_named
 from gpuknn.vectors.written import Missing
 from gpuknn.workers.crew import hire
-from gpuknn.workers.interrupts import interrupts_told
 from gpuknn.workers.workers import LOCAL
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import Any
 
 from gpuknn.engine.choose import usable_cores
 from gpuknn.errors import InputError, RunError, option, same_again
+from gpuknn.interrupts import interrupts_told, kept_and_goes_on, nothing_changed
 from gpuknn.jobs.convert.plan import Plan, check_room
 from gpuknn.jobs.pieces import read_receipts, work_through, write_receipt
 from gpuknn.progress import Event, Listener, step
@@ -22,7 +23,6 @@ from gpuknn.storage.record import TARGET, Claim, Identity, rows_kept
 from gpuknn.vectors import Sampled, file_state, sampled
 from gpuknn.vectors.target import Piece, Target, write_piece
 from gpuknn.workers.crew import THREADS, Crew
-from gpuknn.workers.interrupts import interrupts_told, kept_and_goes_on, nothing_changed
 
 JOB = "fingerprint"
 """Of what is noted of a finished target: the conversion's."""

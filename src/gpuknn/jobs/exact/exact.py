@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuknn.errors import whole_number
+from gpuknn.interrupts import interrupts_told
 from gpuknn.jobs.command import command_line
 from gpuknn.jobs.exact.job import SelfJoin, ask
 from gpuknn.jobs.exact.plan import Plan, Wishes, planned
@@ -15,7 +16,6 @@ from gpuknn.storage.location import absolute
 from gpuknn.vectors import Rows, Vectors
 from gpuknn.vectors.written import Missing
 from gpuknn.workers.crew import hire
-from gpuknn.workers.interrupts import interrupts_told
 from gpuknn.workers.workers import LOCAL
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ from gpuknn.gold.formats import WRITERS, gold_format
 from gpuknn.gold.gold import JOB, Gold
 from gpuknn.gold.hdf5 import read_attributes
 from gpuknn.gold.writer import GoldWriter, written
+from gpuknn.interrupts import interrupts_told
 from gpuknn.jobs.exact.feed import Block, Feed
 from gpuknn.jobs.exact.job import Job, SelfJoin
 from gpuknn.jobs.exact.merge import merge_some, queries_at_once
@@ -38,7 +39,6 @@ from gpuknn.progress import Event, Listener, step
 from gpuknn.storage.durable import sweep
 from gpuknn.storage.record import Claim, Identity
 from gpuknn.vectors import Sampled
-from gpuknn.workers.interrupts import interrupts_between, interrupts_told
 
 LONG_ENOUGH = 5.0
 """Seconds of computing that tell a rate: the start weighs little then."""
@@ -117,8 +117,7 @@ def _compile(plan: Plan, tell: Callable[[Event], None]) -> None:
         needed += device.kernels(job.metric, job.database, job.queries, job.searched_k)
     if plan.shards > 1 or plan.record.exists:
         needed += for_merge(np.dtype(job.dists))
-    with interrupts_between(tell) as told:  # amid one kernel they would be raised in LLVM's callbacks
-        compile_kernels(needed, told)
+    compile_kernels(needed, tell)
 
 
 def _run(standing: Standing, started: float, tell: Callable[[Event], None], say: Callable[[str], None]) -> Outcome:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpuknn.errors import same_again
+from gpuknn.interrupts import kept_and_goes_on, nothing_changed
 from gpuknn.jobs.exact.plan import Plan
 from gpuknn.storage.record import Claim, rows_kept
-from gpuknn.workers.interrupts import kept_and_goes_on, nothing_changed
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """What a kernel is: a Python function that is compiled once for each type of rows, and kept for the next process."""
 
 import hashlib
-import pickle
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +11,9 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 import numpy as np
-from numba import config, njit, types
+from numba import njit, types
 
-from gpuknn.engine.cpu.kernels.place import private_folder
+from gpuknn.engine.cpu.kernels.kept import Kept, kept
 
 STORED = types.undefined
 """The type of what is stored, which differs: a kernel with arrays of it is compiled for each type."""
@@ -67,25 +67,34 @@ class Kernel:
 
         No folder if none can be written to, no bytes if it is not compiled yet.
         """
-        cached = _keeping(self._named(rows), self._options)
-        if cached is None:
-            return None, 0
-        folder = Path(cached.stats.cache_path)
-        files = folder.glob(f"*.{cached.py_func.__qualname__}-*.nbc")
-        return folder, sum(file.stat().st_size for file in files)
+        files = self._files(rows)
+        return (files.folder, files.size) if files else (None, 0)
+
+    def _files(self, rows: np.dtype | None) -> Kept | None:
+        return kept(self._named(rows), self._options)
 
     def _compile(self, rows: np.dtype | None) -> Any:
-        function, arguments = self._named(rows), self._arguments
+        arguments = self._arguments
         if rows is not None:
             arguments = tuple(_stored_as(_bits(rows), argument) for argument in arguments)
-        compiled = _keeping(function, self._options) or njit(**self._options)(function)
-        try:
-            compiled.compile(arguments)
-        except (OSError, EOFError, pickle.UnpicklingError):  # no room for it, or a file that a crash has cut off
-            compiled = njit(**self._options)(function)
-            compiled.compile(arguments)
+        compiled = self._kept_when_compiled(rows, arguments) or njit(**self._options)(self._named(rows))
+        compiled.compile(arguments)  # or load it, if it is kept
         compiled.disable_compile()
         return compiled
+
+    def _kept_when_compiled(self, rows: np.dtype | None, arguments: tuple[types.Type, ...]) -> Any:
+        """Numba's function, which finds itself compiled in its files; None if it cannot be kept there."""
+        files = self._files(rows)
+        if files is None:
+            return None
+        try:
+            if not files.size:
+                files.remove()
+                files.function.compile(arguments)
+                files.seal()
+        except OSError:  # no room
+            return None
+        return files.function
 
     def _named(self, rows: np.dtype | None) -> FunctionType:
         """The function with a name of its own for rows of that type.
@@ -98,26 +107,6 @@ class Kernel:
         copy.__qualname__ = f"{function.__name__}-{'any' if rows is None else rows.name}-{VERSION}"
         copy.__module__ = function.__module__
         return copy
-
-
-def _keeping(function: FunctionType, options: dict[str, Any]) -> Any:
-    """A function of Numba's that is kept when it is compiled: where Numba keeps it, or in a folder of this user's.
-
-    None if there is no folder.
-    """
-    try:
-        return njit(**options, cache=True)(function)
-    except RuntimeError:
-        folder = private_folder()
-    if folder is None:
-        return None
-    before, config.CACHE_DIR = config.CACHE_DIR, str(folder)
-    try:
-        return njit(**options, cache=True)(function)
-    except RuntimeError:
-        return None
-    finally:
-        config.CACHE_DIR = before
 
 
 def kernel(*arguments: types.Type, options: dict[str, Any] = ORDERED) -> Callable[[Any], Kernel]:
@@ -141,11 +130,16 @@ def _bits(rows: np.dtype) -> np.dtype:
 
 
 def _version() -> str:
-    """Differs for every other kernel, Numba or processor: what is compiled for one does not fit another."""
+    """Differs for every other kernel, Python, Numba or processor: what is compiled for one does not fit another."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     features = sorted(name for name, there in llvm.get_host_cpu_features().items() if there)
     processor = [llvm.get_host_cpu_name(), *features]
-    known = [numba.__version__.encode(), *(file.read_bytes() for file in files), *map(str.encode, processor)]
+    known = [
+        numba.__version__.encode(),
+        str(sys.implementation.cache_tag).encode(),
+        *(file.read_bytes() for file in files),
+        *map(str.encode, processor),
+    ]
     return hashlib.sha256(b"\0".join(known)).hexdigest()[:12]
 
 

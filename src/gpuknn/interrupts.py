@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from signal import SIGINT, SIGTERM
 
-from gpuknn.errors import Interrupted, option, same_again
+from gpuknn.errors import Interrupted, option, same_again, what_asked
 from gpuknn.progress import Event, Listener
 
 Check = Callable[[], None]
@@ -72,7 +72,7 @@ def interrupts_between(told: Listener) -> Iterator[Listener]:
 
 def nothing_changed() -> str:
     """What is said of an interrupt that came before the work began."""
-    return f"nothing was changed, {same_again()} starts again"
+    return f"this {what_asked()} changed nothing, repeat it to go on"
 
 
 def kept_and_goes_on(kept: str, fresh: bool) -> str:
