@@ -1,12 +1,12 @@
 """The Numba kernels of the CPU device: the loops that NumPy has not, compiled for this processor.
 
 Every kernel is single-threaded and releases the GIL: the device runs one per core (`device.py` says why).  Files:
-`kernel.py` how they are compiled and kept; `sums.py` norms and distances in the documented order, widening;
-`candidates.py` selection and what is kept; `coarse.py` the same for sums of 8-bit integers; `sketches.py` differing
-bits; `merge.py` two answers made one.
+`kernel.py` how they are compiled; `kept.py` and `place.py` how and where they are kept; `sums.py` norms and distances
+in the documented order, widening; `candidates.py` selection and what is kept; `coarse.py` the same for sums of 8-bit
+integers; `sketches.py` differing bits; `merge.py` two answers made one.
 
 What is compiled is kept for the next process under a name that tells the contents of all files of this folder.  So a
-kernel takes what lies elsewhere as an argument, and imports nothing of gpuknn's but this folder.
+kernel takes what lies elsewhere as an argument, and calls nothing of gpuknn's but what is in this folder.
 """
 
 from gpuknn.engine.cpu.kernels.candidates import cut, keep, select
