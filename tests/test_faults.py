@@ -11,12 +11,13 @@ from gpuknn.engine.neighbors import Neighbors
 from gpuknn.gold import write_gold
 from tests.faults.faults import can_mount
 from tests.faults.harness import do_run
-from tests.faults.places import Embedded, Remote
+from tests.faults.places import Alone, Embedded, Place, Remote
 from tests.faults.question import QUERIES, K, Question, make_question
 from tests.faults.run import Run, environment
 
 SLOW = 0.1
 """Seconds that a worker waits for a read at most."""
+ALONE = [["interrupt", "damage partial"], ["kill client", "fail reads"], ["stop client", "limit files"]]
 EMBEDDED = [["kill worker", "damage partial"], ["interrupt", "fail reads"]]
 REMOTE = [
     ["kill nanny", "limit files", "kill client"],
@@ -44,6 +45,14 @@ def remote(tmp_path_factory: pytest.TempPathFactory, variables: dict[str, str]) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("faults", ALONE, ids=", ".join)
+def test_faults_in_one_process(
+    faults: list[str], question: Question, variables: dict[str, str], tmp_path: Path
+) -> None:
+    survives(question, Alone(), faults, tmp_path, variables)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("faults", EMBEDDED, ids=", ".join)
 def test_faults_embedded(faults: list[str], question: Question, variables: dict[str, str], tmp_path: Path) -> None:
     survives(question, Embedded(), faults, tmp_path, variables)
@@ -64,9 +73,7 @@ def test_a_full_disk(question: Question, remote: Remote, variables: dict[str, st
     survives(question, remote, ["fill disk"], tmp_path, variables)
 
 
-def survives(
-    question: Question, place: Embedded | Remote, faults: list[str], folder: Path, variables: dict[str, str]
-) -> None:
+def survives(question: Question, place: Place, faults: list[str], folder: Path, variables: dict[str, str]) -> None:
     chance = random.Random(f"0-{faults}")
     verdict = do_run(question, place, faults, folder / "run", chance, environment=variables, pause=1.0)
     assert not verdict.problems, "\n".join(map(str, [verdict.struck, *verdict.problems]))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.faults.faults import FAULTS, can_mount
 from tests.faults.harness import Verdict, do_run, table
-from tests.faults.places import Embedded, Remote
+from tests.faults.places import Alone, Embedded, Place, Remote
 from tests.faults.question import make_question
 from tests.faults.run import environment
 
@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, metavar="N", help="the one run of this number")
     parser.add_argument("--faults", nargs="+", choices=FAULTS, help="these kinds, all in every run")
-    parser.add_argument("--place", choices=("embedded", "remote"), help="workers of this kind only")
+    parser.add_argument("--place", choices=("alone", "embedded", "remote"), help="workers of this kind only")
     parser.add_argument("--pause", type=float, default=60, help="seconds for which a process is stopped")
     parser.add_argument("--slow", type=float, default=0.2, help="seconds that a worker waits for a read at most")
     chosen = parser.parse_args()
@@ -34,15 +34,16 @@ def main() -> int:
     question = make_question(folder)
     variables = environment(folder, chosen.slow)
     kinds = [name for name, fault in FAULTS.items() if not fault.needs_mount or can_mount(folder)]
+    if chosen.place == "alone":
+        kinds = [name for name in kinds if not FAULTS[name].needs_processes and not FAULTS[name].remote_only]
     remote = Remote(folder, variables)
+    places: dict[str, Place] = {place.name: place for place in (Alone(), Embedded(), remote)}
     verdicts: list[Verdict] = []
     try:
         for number in range(chosen.runs) if chosen.only is None else [chosen.only]:
             chance = random.Random(f"{chosen.seed}-{number}")
             faults = chosen.faults or choose(number, kinds, chance)
-            far = any(FAULTS[name].remote_only for name in faults)
-            kind = "remote" if far else chosen.place or chance.choice(["embedded", "remote", "remote"])
-            place = remote if kind == "remote" else Embedded()
+            place = places[choose_place(faults, chosen.place, chance)]
             about = {"environment": variables, "pause": chosen.pause}
             verdicts.append(do_run(question, place, faults, folder / f"run-{number}", chance, **about))
             say(number, verdicts[-1])
@@ -63,6 +64,15 @@ def choose(number: int, kinds: list[str], chance: random.Random) -> list[str]:
     """The faults of a run: every kind in its turn, and up to two more."""
     more = chance.sample(kinds, chance.choice([0, 0, 1, 1, 2]))
     return list(dict.fromkeys([kinds[number % len(kinds)], *more]))
+
+
+def choose_place(faults: list[str], wanted: str | None, chance: random.Random) -> str:
+    """Where the workers of a run with these faults are."""
+    struck = [FAULTS[name] for name in faults]
+    if any(fault.remote_only for fault in struck):
+        return "remote"
+    needs_processes = any(fault.needs_processes for fault in struck)
+    return wanted or chance.choice(["embedded", "remote"] if needs_processes else ["alone", "embedded", "remote"])
 
 
 def say(number: int, verdict: Verdict) -> None:

@@ -37,6 +37,8 @@ class Fault:
     """Exit codes that it allows, beside 0 and 3."""
     says: str | None = None
     """What must be said for exit 2, a pattern; without it 2 is wrong."""
+    needs_processes: bool = False
+    """It strikes a worker that is not a thread of the client."""
     remote_only: bool = False
     needs_mount: bool = False
     early: bool = False
@@ -257,13 +259,13 @@ REFUSED = r"another gpuknn"
 TAKEN_OVER = r"was (taken over|removed).* meanwhile"
 """Said where a client finds its lock to be another's: only if the lock was damaged."""
 FAULTS = {
-    "kill worker": Fault(kill_worker, says=NOBODY),
+    "kill worker": Fault(kill_worker, says=NOBODY, needs_processes=True),
     "kill nanny": Fault(kill_nanny, says=NOBODY, remote_only=True),
     "kill scheduler": Fault(kill_scheduler, says=NOBODY, remote_only=True),
     "kill client": Fault(kill_client, exits=(KILLED,)),
     "kill everything": Fault(kill_everything, exits=(KILLED,)),
     "interrupt": Fault(interrupt, exits=(130,)),
-    "stop worker": Fault(stop_worker, says=NOBODY),
+    "stop worker": Fault(stop_worker, says=NOBODY, needs_processes=True),
     "stop client": Fault(stop_client, says=DONE),
     "second client": Fault(second_client, says=DONE, early=True),
     "fill disk": Fault(fill_disk, make_room, says=FULL, needs_mount=True),

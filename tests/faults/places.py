@@ -1,4 +1,4 @@
-"""Where a run's workers are: embedded in the client, or with a scheduler and nannies in processes of their own."""
+"""Where a run's workers are: a thread of the client, its own processes, or a scheduler's with nannies."""
 
 import os
 import signal
@@ -32,6 +32,14 @@ class Embedded:
 
     def close(self) -> None:
         """Nothing to end."""
+
+
+class Alone(Embedded):
+    """One worker, which is a thread of the client."""
+
+    name = "alone"
+    workers = 1
+    options = ("--workers", "1")
 
 
 class Remote:

@@ -1,13 +1,14 @@
 """Imported by every Python process of a run (PYTHONPATH): a slow disk, and one whose reads fail at times.
 
-Workers wait SLOW_READS seconds at most for a read, so that a shard takes long enough to be struck.  While the file
-FAILING_READS is there, a read fails with the probability written in it.
+Workers, also threads of the client, wait SLOW_READS seconds at most for a read, so that a shard takes long enough to
+be struck.  While the file FAILING_READS is there, a read fails with the probability written in it.
 """
 
 import errno
 import multiprocessing
 import os
 import random
+import threading
 import time
 from typing import Any
 
@@ -15,7 +16,7 @@ _preadv = os.preadv
 
 
 def _slow_preadv(*arguments: Any) -> int:
-    if multiprocessing.parent_process() is not None:
+    if multiprocessing.parent_process() is not None or threading.current_thread() is not threading.main_thread():
         time.sleep(random.uniform(0, float(os.environ["SLOW_READS"])))
     try:
         with open(os.environ["FAILING_READS"]) as file:
