@@ -36,7 +36,6 @@ Errors are `InputError` (a ValueError: something given is wrong) and `RunError` 
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -118,18 +117,20 @@ __all__ = [
     "write_gold",
 ]
 
-__version__ = version("gpuknn")
-
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
 
 
-if not TYPE_CHECKING:  # else every name would be there, and be of any type
+if TYPE_CHECKING:
+    __version__: str
+else:  # for a type checker every name would be there, and be of any type
 
     def __getattr__(name: str) -> object:
         if name == "sklearn":  # which `import gpuknn` does not load
             return import_module("gpuknn.sklearn")
+        if name == "__version__":
+            return import_module("importlib.metadata").version("gpuknn")
         if name not in _HOMES:
             raise AttributeError(f"module 'gpuknn' has no attribute {name!r}")
         return getattr(import_module(f"gpuknn.{_HOMES[name]}"), name)

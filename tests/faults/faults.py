@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.faults.places import Remote, send
+from tests.faults.places import Remote, hears, send
 from tests.faults.question import SHARD
 from tests.faults.run import Run, kill_all
 from tests.faults.watch import rows_of
@@ -78,7 +78,9 @@ def kill_everything(run: Run) -> None:
 
 
 def interrupt(run: Run) -> None:
-    """Ctrl-C, or what a batch system sends."""
+    """Ctrl-C, or what a batch system sends, once Python has begun with what is gpuknn's."""
+    while not run.now.ended and not hears(run.now.process.pid, signal.SIGTERM):
+        time.sleep(0.01)
     send(run.now.process, run.chance.choice([signal.SIGINT, signal.SIGTERM]))
 
 

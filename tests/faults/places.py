@@ -113,3 +113,12 @@ def send(process: "psutil.Process | subprocess.Popen[bytes]", what: signal.Signa
     except ProcessLookupError:
         return False
     return True
+
+
+def hears(pid: int, what: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal: proc(5), SigCgt."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (what - 1) & 1)
+    return False
