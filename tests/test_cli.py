@@ -294,8 +294,8 @@ command()
     [
         ("exact a.npy b.npy -o c.h5", "gpuknn.cli.main", " before the command began"),
         ("exact a.npy b.npy -o c.h5", "gpuknn.cli.runs", " before the command began"),
-        ("exact a.npy b.npy -o c.h5", "numba", "; this command changed nothing, repeat it to go on"),
-        ("convert a.npy b.npy", "gpuknn.jobs.convert.plan", "; this command changed nothing, repeat it to go on"),
+        ("exact a.npy b.npy -o c.h5", "numba", "; this command has changed nothing yet, repeat it"),
+        ("convert a.npy b.npy", "gpuknn.jobs.convert.plan", "; this command has changed nothing yet, repeat it"),
         ("compare a.npy b.npy", "numpy", "; the same command starts again"),
     ],
 )

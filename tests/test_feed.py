@@ -305,8 +305,21 @@ def test_a_second_interrupt_waits_for_nothing(
 
 
 @pytest.mark.usefixtures("handlers")
+def test_an_interrupt_when_the_scheduler_is_lost(
+    given: list[UnderWay], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask_to_stop(*_: object) -> set[str]:
+        raise OSError("the scheduler does not answer")
+
+    monkeypatch.setattr("gpuknn.workers.feed.ask_to_stop", ask_to_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_five(tmp_path, [])
+    assert all(future.cancelled for future in given)
+
+
+@pytest.mark.usefixtures("handlers")
 def test_a_second_interrupt_does_not_wait_for_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    let_end, asked = Event(), Event()
+    let_end, asked, ended = Event(), Event(), Event()
 
     def long(_job: object, _state: object, queries: range, rows: range, *_: object) -> ShardDone:
         os.kill(os.getpid(), SIGINT)
@@ -314,7 +327,8 @@ def test_a_second_interrupt_does_not_wait_for_a_thread(tmp_path: Path, monkeypat
             time.sleep(0.01)
         asked.set()
         os.kill(os.getpid(), SIGINT)
-        assert let_end.wait(60)
+        let_end.wait(60)
+        ended.set()
         return ShardDone(queries, rows[:0], np.full(len(queries), np.inf))
 
     monkeypatch.setattr(feed, "scan_shard", long)
@@ -324,7 +338,7 @@ def test_a_second_interrupt_does_not_wait_for_a_thread(tmp_path: Path, monkeypat
             it = Feed(feeder, None, "", Gpu(), tmp_path, SHARD, blocks, lambda _: None)  # type: ignore[arg-type]
             it.run({QUERIES: []}, [(QUERIES, range(SHARD))])
         assert asked.is_set()
-        assert not let_end.is_set(), "the thread is at work yet"
+        assert not ended.is_set(), "the thread is at work yet"
     finally:
         let_end.set()
 

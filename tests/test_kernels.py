@@ -2,22 +2,28 @@
 
 import inspect
 import os
+import resource
 import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding as llvm
+import numba
 import numpy as np
 import pytest
 from numba import config, f8
 from numba.core.caching import InTreeCacheLocator
+from numba.core.codegen import JITCodeLibrary
 
 import gpuknn
 import gpuknn.engine.cpu.kernels
 from gpuknn.cli.main import main
 from gpuknn.engine.cpu import device as cpu
 from gpuknn.engine.cpu import needed
+from gpuknn.engine.cpu.kernels import kernel as kernel_module
+from gpuknn.engine.cpu.kernels.files import Files
 from gpuknn.engine.cpu.kernels.kernel import ORDERED, ROWS, Kernel
 from gpuknn.engine.cpu.kernels.place import private_folder
 from gpuknn.engine.cpu.needed import NOT_KEPT, Needed, compile_kernels
@@ -101,7 +107,7 @@ def test_a_job_calls_what_is_compiled_ahead(
     np.save(tmp_path / "rows.npy", rows)
     gpuknn.exact(tmp_path / "rows.npy", None, tmp_path / "gold.h5", k=3, device="cpu", threads=1, shard_rows=shard_rows)
     assert used <= set(announced)  # workers may be other processes
-    assert (Needed(gpuknn.engine.cpu.kernels.merge_two, np.dtype("float32")) in announced) == (shard_rows < 300)
+    assert Needed(gpuknn.engine.cpu.kernels.merge_two, np.dtype("float32")) in announced, "it may be wanted next time"
 
 
 def test_everything_is_every_kernel_for_every_type() -> None:
@@ -124,7 +130,7 @@ def test_what_is_compiled_is_told_once_and_kept(tmp_path: Path, monkeypatch: pyt
     assert compile_kernels([Needed(kernel, dtype) for dtype in wanted * 2], events.append) == 2
     step, *rest = events
     assert (step["name"], step["rows"]) == ("compiling", 2)
-    assert step["title"] == "compiling kernels (first run on this machine)"
+    assert step["title"] == "compiling kernels (once on this machine)"
     assert [(event["event"], event["kernels"]) for event in rest] == [("compiled", 1), ("compiled", 2)]
     folder, size = needed.kept([Needed(kernel, dtype) for dtype in wanted])
     assert folder is not None
@@ -147,6 +153,11 @@ def test_two_types_have_files_of_their_own(tmp_path: Path, monkeypatch: pytest.M
     assert of_uint8.name.endswith(".1.nbc")
 
 
+def piped(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
 @pytest.mark.parametrize("ending", ["nbi", "nbc", "sha256"])
 @pytest.mark.parametrize(
     "damage",
@@ -157,8 +168,11 @@ def test_two_types_have_files_of_their_own(tmp_path: Path, monkeypatch: pytest.M
         lambda file: file.write_bytes(file.read_bytes()[:-4096] + bytes(min(4096, file.stat().st_size))),
         lambda file: file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:]),
         lambda file: file.unlink(),
+        piped,
+        lambda file: (file.unlink(), file.mkdir(), (file / "x").touch()),
+        lambda file: (file.unlink(), file.symlink_to("/dev/zero")),
     ],
-    ids=["emptied", "cut off", "zeros", "a page of zeros", "a bit", "gone"],
+    ids=["emptied", "cut off", "zeros", "a page of zeros", "a bit", "gone", "a pipe", "a folder", "a device"],
 )
 def test_what_is_damaged_is_compiled_again_and_kept(
     damage: Callable[[Path], object], ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -181,6 +195,71 @@ def test_what_is_damaged_is_compiled_again_and_kept(
     assert len(list(tmp_path.glob("*/*"))) == 3
 
 
+def test_files_of_another_kernel_are_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    for name in ("int8", "uint8"):
+        doubling().compiled(np.dtype(name))
+    for ending in ("nbi", "nbc", "sha256"):
+        (mine,), (other,) = (list(tmp_path.glob(f"*/*double-{name}-*.{ending}")) for name in ("int8", "uint8"))
+        mine.write_bytes(other.read_bytes())
+    assert not doubling().is_compiled(np.dtype("int8"))
+    assert doubled(doubling(), "int8") == 42
+
+
+def test_damage_between_the_look_and_the_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    doubling().compiled(np.dtype("float32"))
+    (index,) = tmp_path.glob("*/*.nbi")
+    index.write_bytes(index.read_bytes()[:-9])
+    with monkeypatch.context() as patched:
+        patched.setattr(Files, "size", 1)
+        assert doubled(doubling(), "float32") == 42
+    assert doubling().is_compiled(np.dtype("float32"))
+
+
+def test_without_room_nothing_is_compiled_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    kernel, events, wanted = doubling(), list[Event](), np.dtype("float32")
+    optimised: list[str] = []
+    finalize = JITCodeLibrary.finalize
+
+    def seen(library: JITCodeLibrary) -> None:
+        optimised.append(library.name)
+        finalize(library)
+
+    monkeypatch.setattr(JITCodeLibrary, "finalize", seen)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        assert compile_kernels([Needed(kernel, wanted)], events.append) == 1
+        assert doubled(kernel, "float32") == 42
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [event["event"] for event in events] == ["step", "compiled", "said"]
+    assert [name.partition("-")[0] for name in optimised] == ["double"]
+    assert doubling().kept(wanted)[1] == 0
+    assert not list(tmp_path.glob("*/*.part"))
+
+
+def test_a_name_tells_code_and_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or else one processor would run what another has compiled, or old code would be run."""
+    monkeypatch.setattr(kernel_module, "__file__", str(tmp_path / "kernel.py"))
+    file = tmp_path / "sums.py"
+    file.write_text("1")
+    names = [kernel_module._version()]
+    file.write_text("2")
+    names.append(kernel_module._version())
+    for where, name, value in (
+        (llvm, "get_host_cpu_name", lambda: "another"),
+        (llvm, "get_host_cpu_features", lambda: {"avx9": True}),
+        (config, "CPU_NAME", "generic"),
+        (numba, "__version__", "0"),
+    ):
+        monkeypatch.setattr(where, name, value)
+        names.append(kernel_module._version())
+    assert len(set(names)) == 6
+
+
 def test_what_an_image_brings_along_is_not_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its user cannot write where root has compiled, and there Numba would not even look."""
     wanted = np.dtype("float32")
@@ -198,6 +277,12 @@ def test_what_an_image_brings_along_is_not_compiled_again(tmp_path: Path, monkey
     installed().compiled(wanted)
     monkeypatch.setattr(InTreeCacheLocator, "from_function", lambda *_: None)
     monkeypatch.setattr(config, "CACHE_DIR", str(home))
+    (code,) = package.glob("*/*.nbc")
+    content = code.read_bytes()
+    code.write_bytes(content[:-1])
+    assert not installed().is_compiled(wanted)
+    assert not list(home.glob("*/*"))
+    code.write_bytes(content)
     kernel = installed()
     assert kernel.is_compiled(wanted)
     assert doubled(kernel, "float32") == 42

@@ -1,6 +1,8 @@
 """What is on disk of a shard, however it ends."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import numpy as np
@@ -104,3 +106,24 @@ def test_when_a_shard_is_saved(job: Job, tmp_path: Path, monkeypatch: pytest.Mon
         assert kept.is_old()
         cost = seconds
         kept.keep(length + 1, *([None] * 2))  # type: ignore[arg-type]
+
+
+def test_two_tasks_of_one_process_take_turns(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each uses all cores, and the memory that the plan counts."""
+    meeting = Barrier(2)
+    met: list[bool] = []
+
+    def is_to_stop() -> bool:
+        try:
+            meeting.wait(0.2)
+            met.append(True)
+        except BrokenBarrierError:
+            meeting.reset()
+        return False
+
+    monkeypatch.setattr(shard, "is_to_stop", is_to_stop)
+    parts = range(40, 60), range(60, 80)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda rows: scan(job, tmp_path, rows), parts))
+    assert not met
+    assert_right(job, tmp_path, *parts)

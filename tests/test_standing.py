@@ -1,6 +1,7 @@
 """What is said of jobs that are interrupted, at each moment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def some_done(monkeypatch: Patch) -> None:
 
 def test_before_the_work(monkeypatch: Patch) -> None:
     monkeypatch.setattr("gpuknn.jobs.exact.exact.ask", interrupt)
-    assert said(exact) == "this call changed nothing, repeat it to go on"
+    assert said(exact) == "this call has changed nothing yet, repeat it"
 
 
 def test_while_rows_are_checked(monkeypatch: Patch) -> None:
@@ -110,6 +111,30 @@ def test_when_the_answer_is_written(when: str, force: bool, monkeypatch: Patch) 
     assert gpuknn.read_gold("gold.ibin").shape == (NQ, 3)
 
 
+def test_whoever_is_impatient_is_told_no_less(monkeypatch: Patch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A further Ctrl-C comes while the bar is closed."""
+    some_done(monkeypatch)
+
+    @contextmanager
+    def shown(_: object) -> Iterator[Callable[[object], None]]:
+        try:
+            yield lambda _: None
+        finally:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpuknn.cli.progress.shown", shown)
+    assert main(["exact", "db.npy", "q.npy", "-k", "3", "-o", "gold.ibin"]) == 130
+    said = "20 of 50 rows are done and kept, the same command goes on from there"
+    assert capsys.readouterr().err == f"gpuknn: interrupted; {said}\n"
+
+
+def test_while_earlier_results_are_thrown_away(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(Record, "_claim", interrupt)
+    assert said(exact) == "this call has changed nothing yet, repeat it"
+    assert said(lambda: exact(fresh=True)) == "nothing is kept, the same call begins anew"
+    assert said(lambda: convert(fresh=True)) == "nothing is kept, the same call begins anew"
+
+
 def test_just_before_the_answer_has_its_name(monkeypatch: Patch) -> None:
     monkeypatch.setattr(Record, "note", interrupt)
     assert said(exact) == "50 of 50 rows are done and kept, the same call goes on from there"
@@ -122,7 +147,7 @@ def convert(**options: object) -> gpuknn.Conversion:
 def test_conversions(monkeypatch: Patch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr("gpuknn.jobs.convert.convert.plan_convert", interrupt)
-        assert said(convert) == "this call changed nothing, repeat it to go on"
+        assert said(convert) == "this call has changed nothing yet, repeat it"
     with monkeypatch.context() as patched:
         patched.setattr(Crew, "feeder", interrupt)
         assert said(convert) == "nothing is kept, the same call begins anew"

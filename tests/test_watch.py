@@ -186,6 +186,8 @@ def test_a_browser_that_goes_away_is_not_told_of(capfd: pytest.CaptureFixture[st
         ("GET /nothing", "127.0.0.1", 404),
         ("GET /gpuknn", "example.org", 403),
         ("GET /gpuknn", "", 403),
+        ("GET /gpuknn", "[::1", 400),
+        ("GET http://[x/gpuknn", "localhost", 400),
         ("POST /gpuknn", "127.0.0.1", 501),
     ],
 )

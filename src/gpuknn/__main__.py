@@ -6,28 +6,35 @@ import sys
 import threading
 from typing import NoReturn
 
-INTERRUPTED = 130
-"""The exit code."""
-
 
 def command() -> NoReturn:
     """Run the command that the process was started with, and end; once its outcome is told, no signal changes that."""
+    code = interrupt = None
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         from gpuknn.cli.main import main  # here: it takes a while, in which an interrupt may come
 
         code = main()
-    except KeyboardInterrupt:
-        sys.stderr.write("gpuknn: interrupted before the command began\n")
-        code = INTERRUPTED
-    # While Python ends, which Dask's threads may delay, a signal would kill the process.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    if code == INTERRUPTED and _still_at_work():  # a second Ctrl-C, which waits for nothing
+        _hear_no_more()
+    except KeyboardInterrupt as caught:
+        _hear_no_more()
+        interrupt = caught
+    from gpuknn.errors import INTERRUPTED, what_is_kept
+
+    if code is None:  # or else the outcome is told
+        kept, code = what_is_kept(interrupt), INTERRUPTED
+        sys.stderr.write(f"gpuknn: interrupted{f'; {kept}' if kept else ' before the command began'}\n")
+    if code == INTERRUPTED and _still_at_work():  # threads that a second Ctrl-C does not wait for
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _hear_no_more() -> None:
+    """Ignore signals: while Python ends, which Dask's threads may delay, they would kill the process."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _still_at_work() -> bool:

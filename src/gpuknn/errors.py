@@ -21,8 +21,21 @@ class RunError(RuntimeError):
     """The run failed; the same command goes on from what was finished (exit code 3)."""
 
 
+INTERRUPTED = 130
+"""The exit code of an interrupted command."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A long job was interrupted: one line that says what is kept, and what the same command does (exit code 130)."""
+
+
+def what_is_kept(interrupt: BaseException | None) -> str | None:
+    """What was said when a long job was interrupted, also if somebody impatient has interrupted what came then."""
+    while interrupt is not None:
+        if isinstance(interrupt, Interrupted):
+            return str(interrupt)
+        interrupt = interrupt.__context__
+    return None
 
 
 _terminal = False

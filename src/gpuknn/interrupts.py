@@ -72,7 +72,7 @@ def interrupts_between(told: Listener) -> Iterator[Listener]:
 
 def nothing_changed() -> str:
     """What is said of an interrupt that came before the work began."""
-    return f"this {what_asked()} changed nothing, repeat it to go on"
+    return f"this {what_asked()} has changed nothing yet, repeat it"
 
 
 def kept_and_goes_on(kept: str, fresh: bool) -> str:
@@ -88,9 +88,9 @@ def interrupts_told(what_is_kept: Callable[[], str] = nothing_changed) -> Iterat
         yield
     except Interrupted:
         raise
-    except KeyboardInterrupt as interrupt:
+    except KeyboardInterrupt:
         said = ""
         while not said:  # whoever is impatient sends more signals
             with suppress(KeyboardInterrupt), interrupts_put_off():
                 said = what_is_kept()
-        raise Interrupted(said) from interrupt
+        raise Interrupted(said) from None

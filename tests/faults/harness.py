@@ -55,13 +55,15 @@ def do_run(
         while len(exits) < MOST_ATTEMPTS:
             place.ready()
             run.attempts.append(run.start())
+            before = len(run.others)
             now = waiting[: chance.randint(1, 2)]
             happened = [name for name in now if _strike(run, name)]
             waiting = [name for name in waiting if name not in happened]
             exits.append(run.end(run.now))
-            exits_of_others = [run.end(other) for other in run.others]
+            others = run.others[before:]
+            exits_of_others = [run.end(other) for other in others]
             _check_exit(run, run.now, exits[-1], happened, more=() if len(exits) == 1 else (DONE,))
-            for other, code in zip(run.others, exits_of_others, strict=True):
+            for other, code in zip(others, exits_of_others, strict=True):
                 _check_exit(run, other, code, happened, more=(DONE,))
                 if code == 3 and len(happened) == 1 and not re.search(REFUSED, other.said):
                     run.problems.append(f"a second client was refused with other words: {other.said}")

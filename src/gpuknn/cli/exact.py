@@ -72,7 +72,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="of all processes, or each worker of a cluster (default: half of this machine's)",
     )
-    how.add_argument("--shard-rows", type=int, metavar="N", help="rows of a shard, the most that a crash can cost")
+    how.add_argument(
+        "--shard-rows",
+        type=int,
+        metavar="N",
+        help="rows of a shard; a crash costs those since it was last saved",
+    )
     how.add_argument("--run-dir", type=Path, metavar="D", help="where finished shards are kept (default: OUT.h5.run)")
     how.add_argument("--fresh", action="store_true", help="discard what an earlier run has finished")
     how.add_argument(

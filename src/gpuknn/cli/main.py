@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, NoReturn
@@ -10,7 +11,8 @@ from typing import Any, NoReturn
 import gpuknn.cli
 from gpuknn.cli.config import options_from
 from gpuknn.cli.log import write_event
-from gpuknn.errors import InputError, Interrupted, RunError, at_the_terminal
+from gpuknn.errors import INTERRUPTED, InputError, RunError, at_the_terminal, what_is_kept
+from gpuknn.interrupts import interrupts_put_off
 
 SHARED = {"config", "log", "main", "options", "progress"}
 """Modules of this room that are no command."""
@@ -61,12 +63,12 @@ def _main(arguments: list[str] | None) -> int:
         return code
     except OSError as error:
         return _say(chosen, f"failed: {error}; set that right and run the same command again", 3)
-    except Interrupted as interrupt:
-        return _say(chosen, f"interrupted; {interrupt}", 130)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if not hasattr(chosen, "run"):
             raise
-        return _say(chosen, "interrupted; the same command starts again", 130)
+        with suppress(KeyboardInterrupt), interrupts_put_off():  # whoever is impatient sends more signals
+            _say(chosen, f"interrupted; {what_is_kept(interrupt) or 'the same command starts again'}", INTERRUPTED)
+        return INTERRUPTED
     return code
 
 

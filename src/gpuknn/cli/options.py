@@ -45,7 +45,10 @@ def add_crew(group: argparse._ActionsContainer) -> None:
     """Describe who does the work of a long job on a device."""
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     group.add_argument(
-        "--workers", type=int, metavar="N", help="processes that share the cores (default: 1), or have a GPU each (all)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="how many share the cores (default: 1), or have a GPU each (default: all)",
     )
     group.add_argument("--threads", type=int, metavar="N", help="cores to use in all (default: all)")
     add_cluster(group)

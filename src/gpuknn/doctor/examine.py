@@ -16,6 +16,7 @@ from gpuknn.doctor.selftest import Check, Size, check_answers
 from gpuknn.engine.choose import usable_cores
 from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.engine.cpu.int8 import int8_product
+from gpuknn.engine.cpu.needed import compile_kernels, for_everything
 from gpuknn.engine.device import Device
 from gpuknn.errors import InputError, pip_install
 
@@ -75,6 +76,9 @@ def examine(device_name: str, number: int | None, folder: Path, full: bool, say:
         report.notes.append("this is CuPy's host build: kernels run on the processor, rates say nothing about a GPU")
     devices = (cpus if full or not on_gpu else {}) | ({"GPU": device} if on_gpu else {})
     size = ON_HOST_BUILD if emulated else FULL if full else QUICK
+    if devices.keys() & cpus.keys():
+        with _part("kernels", report, say):
+            compile_kernels(for_everything(), lambda event: say(event["title"]) if event["event"] == "step" else None)
     with _part("answers", report, say):
         report.checks += check_answers(devices, selftest.ALL if full else selftest.QUICK, size)
     if full and on_gpu:

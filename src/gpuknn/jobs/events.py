@@ -1,4 +1,17 @@
-"""What workers tell while they work: events for whoever watches the run, counters for Prometheus."""
+"""What workers tell while they work: events for whoever watches the run, counters for Prometheus.
+
+An event (`progress.Event`) is a mapping of plain JSON values.  `event` is its name, `run` the job's own folder in its
+record.
+
+    progress    queries, shard, device, rows, bytes, operations, seconds: of a shard, so far
+    shard       the same of a shard that is finished, and pairs: those refined
+    merged      queries, rows [first, end], parts, seconds
+    damaged     queries, rows: parts that are to be computed again
+    begun       title, shards, rows, client: told by the client
+    ended       told by the client, too
+
+What a worker tells holds its `name` and, put in by Dask, as `worker` its address.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,22 +26,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 TOPIC = "gpuknn"
-"""What the names of all runs' topics begin with (`topic_of`).
-
-An event (`tally.Event`) is a mapping of plain JSON values.  `event` is its name, `run` the job's
-own folder in its record.
-
-    progress    queries, shard, device, rows, bytes, operations, seconds: of a shard, so far
-    shard       the same of a shard that is finished, and pairs: those refined
-    merged      queries, rows [first, end], parts, seconds
-    damaged     queries, rows: parts that are to be computed again
-    begun       title, shards, rows, client: told by the client, as is
-    ended
-
-What a worker tells holds its `name` and, put in by Dask, as `worker` its address.
-"""
-
-
+"""What the names of all runs' topics begin with (`topic_of`)."""
 THREADS_NAME = "0"
 """Of this process's own threads, among workers."""
 _LISTENERS: dict[Path, Listener] = {}
@@ -83,9 +81,7 @@ def count(phase: str, seconds: float, **amounts: float) -> None:
 
 
 def counters_told() -> bytes:
-    """The counters as Prometheus reads them; nothing if prometheus_client is not installed."""
-    if not COUNTERS:
-        return b""
+    """The counters as Prometheus reads them, if prometheus_client is installed."""
     from prometheus_client import generate_latest
 
     return bytes(generate_latest())

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from threading import Lock, Thread
 from urllib.parse import urlsplit
 
-from gpuknn.jobs.events import THREADS_NAME, counters_told
+from gpuknn.jobs.events import COUNTERS, THREADS_NAME, counters_told
 from gpuknn.jobs.page import HEADERS, PATH, Page
 from gpuknn.progress import Event, Listener
 
@@ -25,18 +26,22 @@ def served() -> Iterator[tuple[str, Listener]]:
     kinds: dict[str, tuple[str, Callable[[], bytes]]] = {
         PATH: ("text/html", lambda: page.html(here, dask=False)),
         f"{PATH}.json": ("application/json", lambda: page.json(here)),
-        "/metrics": ("text/plain", counters_told),
     }
+    if COUNTERS:
+        kinds["/metrics"] = "text/plain", counters_told
 
     class Show(BaseHTTPRequestHandler):
         timeout = PATIENCE
 
         def do_GET(self) -> None:
-            asked = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+            try:
+                asked, path = urlsplit(f"//{self.headers.get('Host', '')}").hostname, urlsplit(self.path).path
+            except ValueError:
+                self.send_error(400)
+                return
             if asked not in HERE:  # a page of another site, whose name was made to mean this machine
                 self.send_error(403)
                 return
-            path = urlsplit(self.path).path
             if path not in kinds:
                 self.send_error(404)
                 return
@@ -61,12 +66,14 @@ def served() -> Iterator[tuple[str, Listener]]:
             page.hear(event)
 
     class Server(ThreadingHTTPServer):
+        server_bind = TCPServer.server_bind  # HTTPServer's would ask for the name of the address, and might wait
+
         def handle_error(self, *_: object) -> None:
             """A browser that goes away in mid answer is nothing for the run's screen."""
 
     with Server((HERE[0], 0), Show) as server:
         Thread(target=server.serve_forever, args=(LOOK_EVERY,), name="gpuknn's page", daemon=True).start()
         try:
-            yield f"http://{HERE[0]}:{server.server_port}{PATH}", hear
+            yield f"http://{HERE[0]}:{server.server_address[1]}{PATH}", hear
         finally:
             server.shutdown()

@@ -253,8 +253,6 @@ class RunFound:
     """Words of the command line that began it."""
     folder: str
     """Where that was."""
-    shards: int
-    """That are finished, merged ones counting as one; of a conversion, pieces."""
     rows: int
     """Rows that they cover; those of several passes count each time."""
     rows_in_all: int
@@ -289,7 +287,6 @@ def find_runs(folder: Path) -> list[RunFound]:
 
 
 def _found(path: Path, manifest: dict[str, Any]) -> RunFound:
-    names = [file.stem for file in path.glob("*/*-*.json") if RESULTS.fullmatch(file.name)]
     size = 0
     for file in path.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # a job at work replaces its files
@@ -300,7 +297,6 @@ def _found(path: Path, manifest: dict[str, Any]) -> RunFound:
         job=manifest["job"],
         command=manifest["command"],
         folder=manifest["folder"],
-        shards=len(names),
         rows=sum(rows_kept(job) for job in path.iterdir() if job.is_dir()),
         rows_in_all=manifest["rows"],
         bytes=size,

@@ -39,7 +39,7 @@ class Crew:
 
     @property
     def local(self) -> bool:
-        """Whether the workers are processes of this machine, which share its memory."""
+        """Whether the workers are of this machine, and share its memory."""
         return self.source is None and self.connection is None
 
     @property
@@ -105,7 +105,7 @@ def hire(
     """Those who are to do the work; nothing is started, but a scheduler that is there is asked for its workers.
 
     `cluster`: local, a scheduler's address or file (.json), or a cluster file (.yaml).  `device`: auto, cpu or cuda.
-    `workers`: processes of this machine; None: one, or one for each GPU.  `threads`: cores of this machine that are
+    `workers`: of this machine; None: one, or one for each GPU.  `threads`: cores of this machine that are
     shared; None: all.  `client`: the caller's own, instead of a cluster.  `computes`: False to read and write alone,
     for which threads of this process do if no `workers` are asked for.  Raises InputError if there is no such cluster
     or device, or workers do not run what this process runs.

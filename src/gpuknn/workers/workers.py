@@ -1,4 +1,4 @@
-"""Who does the work: processes that share this machine's cores, or one for each of its GPUs."""
+"""Who does the work: workers that share this machine's cores, or one for each of its GPUs."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from gpuknn.engine.device import Device
 from gpuknn.errors import InputError, no_cupy, option
 
 LOCAL = "local"
-"""Of `--cluster`: processes of this machine, started for the run."""
+"""Of `--cluster`: this machine."""
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,7 @@ def compile_kernels(needed: Iterable[Needed], told: Listener) -> int:
     missing = [each for each in dict.fromkeys(needed) if not each.kernel.is_compiled(each.rows)]
     if not missing:
         return 0
-    title = "compiling kernels (first run on this machine)"
-    told(step("compiling", len(missing), "compiled", "kernels", title=title))
+    told(step("compiling", len(missing), "compiled", "kernels", title=COMPILING))
     with interrupts_between(told) as heard:  # amid one kernel they would be raised in LLVM's callbacks
         for done, each in enumerate(missing, start=1):
             each.kernel.compiled(each.rows)
@@ -78,6 +77,7 @@ def compile_kernels(needed: Iterable[Needed], told: Listener) -> int:
     return len(missing)
 
 
+COMPILING = "compiling kernels (once on this machine)"
 NOT_KEPT = (
     "kernels cannot be kept, so each process compiles them anew; "
     "set NUMBA_CACHE_DIR to a folder that has room and can be written to"

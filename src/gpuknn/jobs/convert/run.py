@@ -75,9 +75,9 @@ class Standing:
         there = None if is_url(plan.destination) else Path(plan.destination)
         if self.finished or (self.claim and plan.record.noted(there).get(JOB) == self.fingerprint):
             return f"{plan.destination} is finished"
-        if self.claim is None:
+        if self.claim is None and not plan.fresh:  # else earlier results may be gone
             return nothing_changed()
-        done = rows_kept(self.claim.folder)
+        done = rows_kept(self.claim.folder) if self.claim else 0
         if not done:
             return f"nothing is kept, {same_again()} begins anew"
         return kept_and_goes_on(f"{done:,} of {len(plan.rows):,} rows are written and kept", plan.fresh)

@@ -106,7 +106,7 @@ def exact(
         Of all processes together, or of each worker of a cluster, as "8GiB"; by default half of the machine's, or of a
         worker's limit.
     shard_rows : int
-        Rows of a shard, the most that a crash can cost.
+        Rows of a shard; a crash costs those since it was last saved.
     run_dir : str or Path
         Where finished shards are kept; by default the output's name with .run.
     fresh : bool

@@ -142,7 +142,7 @@ class Plan:
             "memory_per_worker": self.memory,
             "passes": self.passes,
             "shards": self.shards,
-            "shard_rows": self.shard_rows,
+            "shard_rows": -(-len(job.database) // self.shards),
             "bytes_read": self.bytes_read,
             "operations": self.operations,
             "answer_bytes": job.answer_bytes,

@@ -1,7 +1,7 @@
 """The Numba kernels of the CPU device: the loops that NumPy has not, compiled for this processor.
 
 Every kernel is single-threaded and releases the GIL: the device runs one per core (`device.py` says why).  Files:
-`kernel.py` how they are compiled; `kept.py` and `place.py` how and where they are kept; `sums.py` norms and distances
+`kernel.py` how they are compiled; `files.py` and `place.py` how and where they are kept; `sums.py` norms and distances
 in the documented order, widening; `candidates.py` selection and what is kept; `coarse.py` the same for sums of 8-bit
 integers; `sketches.py` differing bits; `merge.py` two answers made one.
 

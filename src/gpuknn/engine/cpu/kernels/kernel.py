@@ -4,6 +4,7 @@ import hashlib
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -11,9 +12,9 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 import numpy as np
-from numba import njit, types
+from numba import config, njit, types
 
-from gpuknn.engine.cpu.kernels.kept import Kept, kept
+from gpuknn.engine.cpu.kernels.files import Files, files_of
 
 STORED = types.undefined
 """The type of what is stored, which differs: a kernel with arrays of it is compiled for each type."""
@@ -33,6 +34,7 @@ class Kernel:
         self._function, self._arguments, self._options = function, arguments, options
         self._rows = [place for place, argument in enumerate(arguments) if argument is ROWS]
         self._compiled: dict[np.dtype | None, Any] = {}
+        self._found: dict[np.dtype | None, Files | None] = {}
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -54,13 +56,14 @@ class Kernel:
         except KeyError:
             pass
         with self._lock:
-            if rows not in self._compiled:
+            if not self._load(rows):
                 self._compiled[rows] = self._compile(rows)
             return self._compiled[rows]
 
     def is_compiled(self, rows: np.dtype | None) -> bool:
-        """Whether it is compiled for rows of that type, by this process or by an earlier one."""
-        return rows in self._compiled or self.kept(rows)[1] > 0
+        """Whether it is compiled for rows of that type, by this process or by an earlier one; it is then loaded."""
+        with self._lock:
+            return self._load(rows)
 
     def kept(self, rows: np.dtype | None) -> tuple[Path | None, int]:
         """The folder in which it is kept, compiled for rows of that type, and its bytes there.
@@ -70,31 +73,42 @@ class Kernel:
         files = self._files(rows)
         return (files.folder, files.size) if files else (None, 0)
 
-    def _files(self, rows: np.dtype | None) -> Kept | None:
-        return kept(self._named(rows), self._options)
+    def _load(self, rows: np.dtype | None) -> bool:
+        """Whether it is there now: it was, or its files are whole."""
+        if rows in self._compiled:
+            return True
+        files = self._files(rows)
+        if files is None or not files.size:
+            return False
+        try:
+            self._compiled[rows] = self._ready(files.function, rows)
+        except Exception:  # of what was damaged just now Numba may raise anything
+            return False
+        return True
 
     def _compile(self, rows: np.dtype | None) -> Any:
+        files = self._files(rows)
+        if files is None or not files.remove():
+            return self._ready(njit(**self._options)(self._named(rows)), rows)
+        with suppress(OSError):  # no room: it is compiled, but not kept
+            self._ready(files.function, rows)
+            files.seal()
+        return self._ready(files.function, rows)
+
+    def _ready(self, function: Any, rows: np.dtype | None) -> Any:
+        """Numba's function, compiled or loaded for the one type of its arguments."""
         arguments = self._arguments
         if rows is not None:
             arguments = tuple(_stored_as(_bits(rows), argument) for argument in arguments)
-        compiled = self._kept_when_compiled(rows, arguments) or njit(**self._options)(self._named(rows))
-        compiled.compile(arguments)  # or load it, if it is kept
-        compiled.disable_compile()
-        return compiled
+        if not function.signatures:
+            function.compile(arguments)
+        function.disable_compile()
+        return function
 
-    def _kept_when_compiled(self, rows: np.dtype | None, arguments: tuple[types.Type, ...]) -> Any:
-        """Numba's function, which finds itself compiled in its files; None if it cannot be kept there."""
-        files = self._files(rows)
-        if files is None:
-            return None
-        try:
-            if not files.size:
-                files.remove()
-                files.function.compile(arguments)
-                files.seal()
-        except OSError:  # no room
-            return None
-        return files.function
+    def _files(self, rows: np.dtype | None) -> Files | None:
+        if rows not in self._found:
+            self._found[rows] = files_of(self._named(rows), self._options)
+        return self._found[rows]
 
     def _named(self, rows: np.dtype | None) -> FunctionType:
         """The function with a name of its own for rows of that type.
@@ -133,7 +147,7 @@ def _version() -> str:
     """Differs for every other kernel, Python, Numba or processor: what is compiled for one does not fit another."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     features = sorted(name for name, there in llvm.get_host_cpu_features().items() if there)
-    processor = [llvm.get_host_cpu_name(), *features]
+    processor = [llvm.get_host_cpu_name(), *features, str(config.CPU_NAME), str(config.CPU_FEATURES)]
     known = [
         numba.__version__.encode(),
         str(sys.implementation.cache_tag).encode(),

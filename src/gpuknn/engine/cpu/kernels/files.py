@@ -15,12 +15,12 @@ from typing import Any
 from numba import config, njit
 
 from gpuknn.engine.cpu.kernels.place import private_folder
-from gpuknn.storage.durable import appearing
+from gpuknn.storage.durable import appearing, remove
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A function's files."""
+class Files:
+    """Those of one function."""
 
     function: Any
     """Numba's, which finds its files by itself."""
@@ -35,21 +35,25 @@ class Kept:
         """Their bytes; 0 if there are none, or not as they were written."""
         return _size_if_whole(self.folder, self._name)
 
-    def remove(self) -> None:
-        """Have the function compiled anew."""
-        for file in (*_files(self.folder, self._name), _seal(self.folder, self._name)):
-            file.unlink(missing_ok=True)
+    def remove(self) -> bool:
+        """Have the function compiled anew; False if something lies there that cannot be removed."""
+        try:
+            for file in (*_files(self.folder, self._name), _seal(self.folder, self._name)):
+                remove(file)
+        except OSError:
+            return False
+        return True
 
     def seal(self) -> None:
         """Keep the checksum of what has just been compiled."""
         content = [file.read_bytes() for file in _files(self.folder, self._name)]
         with appearing(_seal(self.folder, self._name)) as part:
-            part.write_bytes(_checksum(content))
+            part.write_bytes(_checksum(self._name, content))
 
     def take_over(self) -> None:
         """Take what was compiled into the package's folder by somebody who could write there, as in an image."""
         package = Path(self.function.py_func.__code__.co_filename).parent / "__pycache__"
-        if self.size or not _size_if_whole(package, self._name):
+        if package == self.folder or self.size or not _size_if_whole(package, self._name):
             return
         for file in (*_files(package, self._name), _seal(package, self._name)):
             with appearing(self.folder / file.name) as part:
@@ -60,7 +64,7 @@ class Kept:
         return str(self.function.py_func.__qualname__)
 
 
-def kept(function: FunctionType, options: dict[str, Any]) -> Kept | None:
+def files_of(function: FunctionType, options: dict[str, Any]) -> Files | None:
     """The files of a function whose name no other one has; None if there is no folder that can be written to.
 
     They lie where Numba wants them, or else in a folder of this user's.
@@ -74,7 +78,7 @@ def kept(function: FunctionType, options: dict[str, Any]) -> Kept | None:
             config.CACHE_DIR = before
     if found is None:
         return None
-    files = Kept(found)
+    files = Files(found)
     with suppress(OSError):  # no room
         files.take_over()
     return files
@@ -97,12 +101,15 @@ def _seal(folder: Path, name: str) -> Path:
 
 
 def _size_if_whole(folder: Path, name: str) -> int:
+    files, seal = _files(folder, name), _seal(folder, name)
+    if not all(file.is_file() for file in (*files, seal)):  # a pipe would be read for ever
+        return 0
     try:
-        content = [file.read_bytes() for file in _files(folder, name)]
-        return sum(map(len, content)) if _seal(folder, name).read_bytes() == _checksum(content) else 0
+        content = [file.read_bytes() for file in files]
+        return sum(map(len, content)) if seal.read_bytes() == _checksum(name, content) else 0
     except OSError:
         return 0
 
 
-def _checksum(content: list[bytes]) -> bytes:
-    return hashlib.sha256(b"".join(content)).hexdigest().encode()
+def _checksum(name: str, content: list[bytes]) -> bytes:
+    return hashlib.sha256(b"".join([name.encode(), *content])).hexdigest().encode()
