@@ -65,6 +65,7 @@ def convert_or_end(words: list[str], left: int, signal_: signal.Signals) -> int:
     name before is put aside.
     """
     target_module.PIECE_BYTES = PIECE * D * 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command does
 
     def end(*_: object) -> None:
         os.kill(os.getpid(), signal_)
