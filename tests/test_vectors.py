@@ -1,4 +1,5 @@
 import argparse
+import os
 import pickle
 from copy import copy
 from pathlib import Path
@@ -11,8 +12,8 @@ import zarr
 
 import gpuknn
 from gpuknn.cli.options import add_missing
-from gpuknn.errors import InputError
-from gpuknn.vectors import ArrayVectors, content_fingerprint, open_vectors, sampled
+from gpuknn.errors import InputError, RunError
+from gpuknn.vectors import ArrayVectors, Vectors, content_fingerprint, open_vectors, sampled
 from gpuknn.vectors.hdf5 import Hdf5Vectors
 from gpuknn.vectors.raw import RawVectors
 from gpuknn.vectors.written import Missing
@@ -262,6 +263,22 @@ def test_fingerprints_tell_content_and_change(tmp_path: Path) -> None:
     assert content_fingerprint(ArrayVectors.of(changed, "rows")) != content_fingerprint(a)
     write(tmp_path / "a.h5", rows)
     assert sampled(open_vectors(tmp_path / "a.h5")).identity != before
+
+
+def test_files_that_change_while_they_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job of rows that never were would be begun, and would stand in the way of the right one."""
+    vectors = open_vectors(write(tmp_path / "a.npy", rows_of("float16")))
+
+    def seen(vectors: Vectors) -> str:
+        found = content_fingerprint(vectors)
+        with open(tmp_path / "a.npy", "r+b") as file:
+            file.seek(-2, os.SEEK_END)
+            file.write(b"00")
+        return found
+
+    monkeypatch.setattr("gpuknn.vectors.fingerprint.content_fingerprint", seen)
+    with pytest.raises(RunError, match=r"a\.npy: was changed while it was looked at; the same call looks again"):
+        sampled(vectors)
 
 
 def test_two_arrays_of_one_file_are_told_apart(tmp_path: Path) -> None:

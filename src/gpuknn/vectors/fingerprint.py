@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpuknn.errors import InputError, RunError
+from gpuknn.errors import InputError, RunError, same_again
 from gpuknn.storage.location import listing
 from gpuknn.vectors.vectors import Vectors
 
@@ -49,9 +49,14 @@ class Sampled:
 
 
 def sampled(vectors: Vectors) -> Sampled:
-    """Look at the rows once, and at the files' state before."""
-    state = file_state(vectors)  # before the rows: a change between the two is noticed when it is looked at again
+    """Look at the rows once.
+
+    Raises RunError if somebody writes to the files meanwhile: what was seen would be neither the old rows nor the new.
+    """
+    state = file_state(vectors)
     content = content_fingerprint(vectors)
+    if file_state(vectors) != state:
+        raise RunError(f"{vectors.where}: was changed while it was looked at; {same_again()} looks again")
     parts = content, vectors.key, state
     return Sampled(content, state, hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest())
 
