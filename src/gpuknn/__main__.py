@@ -19,10 +19,10 @@ def command() -> NoReturn:
     except KeyboardInterrupt as caught:
         _hear_no_more()
         interrupt = caught
-    from gpuknn.errors import INTERRUPTED, what_is_kept
+    from gpuknn.errors import INTERRUPTED, what_was_told
 
     if code is None:  # or else the outcome is told
-        kept, code = what_is_kept(interrupt), INTERRUPTED
+        kept, code = what_was_told(interrupt), INTERRUPTED
         sys.stderr.write(f"gpuknn: interrupted{f'; {kept}' if kept else ' before the command began'}\n")
     if code == INTERRUPTED and _still_at_work():  # threads that a second Ctrl-C does not wait for
         sys.stdout.flush()

@@ -29,7 +29,7 @@ class Interrupted(KeyboardInterrupt):
     """A long job was interrupted: one line that says what is kept, and what the same command does (exit code 130)."""
 
 
-def what_is_kept(interrupt: BaseException | None) -> str | None:
+def what_was_told(interrupt: BaseException | None) -> str | None:
     """What was said when a long job was interrupted, also if somebody impatient has interrupted what came then."""
     while interrupt is not None:
         if isinstance(interrupt, Interrupted):

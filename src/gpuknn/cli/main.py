@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import gpuknn.cli
 from gpuknn.cli.config import options_from
 from gpuknn.cli.log import write_event
-from gpuknn.errors import INTERRUPTED, InputError, RunError, at_the_terminal, what_is_kept
+from gpuknn.errors import INTERRUPTED, InputError, RunError, at_the_terminal, what_was_told
 from gpuknn.interrupts import interrupts_put_off
 
 SHARED = {"config", "log", "main", "options", "progress"}
@@ -67,7 +67,7 @@ def _main(arguments: list[str] | None) -> int:
         if not hasattr(chosen, "run"):
             raise
         with suppress(KeyboardInterrupt), interrupts_put_off():  # whoever is impatient sends more signals
-            _say(chosen, f"interrupted; {what_is_kept(interrupt) or 'the same command starts again'}", INTERRUPTED)
+            _say(chosen, f"interrupted; {what_was_told(interrupt) or 'the same command starts again'}", INTERRUPTED)
         return INTERRUPTED
     return code
 
