@@ -90,7 +90,7 @@ def test_the_same_bytes_however_the_work_is_cut(
 ) -> None:
     if "SMALL" in options:  # some 150 queries at once, three passes
         fixed, each = (CpuDevice(usable_cores()).memory(n, K, DIM, 2) for n in (0, 150))
-        options = ["--memory", 2 * PROCESS_BYTES + each, "--shard-rows", 20_000]
+        options = ["--memory", PROCESS_BYTES + each, "--shard-rows", 20_000]
         assert each > fixed
         assert main([*words(data, tmp_path, *options), "--dry-run", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["passes"] == 3

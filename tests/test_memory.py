@@ -60,7 +60,7 @@ def job_on(database: Vectors) -> Job:
 def named_gib(job: Job, memory: int = MIB, workers: int = 1) -> float:
     """What a refusal says that is needed."""
     with pytest.raises(InputError) as refused:
-        queries_at_once(job, memory, workers, DEVICE)
+        queries_at_once(job, memory, workers, DEVICE, PROCESS_BYTES)
     found = re.search(r"need at least ([\d.]+) GiB", str(refused.value))
     assert found, refused.value
     return float(found[1])
@@ -73,10 +73,10 @@ def test_what_a_band_takes_is_needed_by_each_worker(workers: int) -> None:
     small = ArrayVectors("small", None, large.shape, large.dtype, np.empty(0))
     need = named_gib(job_on(large), workers=workers)
     assert need - named_gib(job_on(small), workers=workers) == pytest.approx(2 * workers, abs=0.011)
-    assert 1 <= queries_at_once(job_on(large), int(need * GIB), workers, DEVICE) <= 100
+    assert 1 <= queries_at_once(job_on(large), int(need * GIB), workers, DEVICE, PROCESS_BYTES) <= 100
     assert named_gib(job_on(large), int((need - 0.011) * GIB), workers) == need
     with pytest.raises(InputError) as refused:
-        queries_at_once(job_on(large), GIB, 1, DEVICE)
+        queries_at_once(job_on(large), GIB, 1, DEVICE, PROCESS_BYTES)
     words = "2.00 GiB of it each to decode big.h5:emb; give more, or write that file anew with smaller pieces"
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)

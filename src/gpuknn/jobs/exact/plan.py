@@ -34,7 +34,7 @@ CORE_OPERATIONS = 5e10
 PARTIAL_SHARE = 0.05
 """Bytes of a processor's partial result for each byte of its shard's rows, at most."""
 PROCESS_BYTES = 300 * 2**20
-"""What a process takes before it does anything: Python, NumPy, Numba, Dask."""
+"""What a process takes before it does anything: Python, NumPy, Numba, perhaps Dask."""
 NOTED_BYTES = 2**28
 """To decode a file whose chunks, shards or row groups are small takes less."""
 
@@ -208,7 +208,8 @@ def _cut_for(crew: Crew, job: Job, output: Path, wishes: Wishes) -> Plan:
     kind = workers.device.kind
     rates = None if job.metric is Metric.HAMMING else rates_for(kind, job.database, wishes.rates)
     budget = workers.memory if workers.memory and not wishes.memory else memory_budget(wishes.memory)
-    block = queries_at_once(job, budget, workers.count if crew.local else 1, workers.device)
+    client = 0 if crew.threads else PROCESS_BYTES  # whose threads work, or who stands beside the workers
+    block = queries_at_once(job, budget, workers.count if crew.local else 1, workers.device, client)
     rows = wishes.shard_rows or shard_rows(job, workers, block, rates)
     return Plan(job, output, crew, wishes, rates, block, rows, check_threads(job, budget, workers.cores))
 
@@ -229,17 +230,17 @@ def shard_rows(job: Job, workers: Workers, block: int, rates: Rates | None) -> i
     return max(1, min(int(rows), by_workers))
 
 
-def queries_at_once(job: Job, memory: int, workers: int, device: Device) -> int:
+def queries_at_once(job: Job, memory: int, workers: int, device: Device, client: int) -> int:
     """The largest block of queries for which all processes together stay within `memory` bytes.
 
-    Each block is one pass over the database.  Raises InputError where not even one query fits, or this process could
-    not check the rows.
+    `client`: bytes of this process, if it is none of the workers.  Each block is one pass over the database.  Raises
+    InputError where not even one query fits, or this process could not check the rows.
     """
     d = job.database.shape[1]
     fixed = worker_bytes(job, 0, device)
     each = worker_bytes(job, 1, device) - fixed
-    room = (memory - PROCESS_BYTES) // workers - fixed
-    need = max(workers * (fixed + each) + PROCESS_BYTES, _checking_bytes(job, 1))
+    room = (memory - client) // workers - fixed
+    need = max(workers * (fixed + each) + client, _checking_bytes(job, 1))
     if memory < need or room < each:
         raise InputError(_too_little(job, memory, need, workers, device))
     passes = -(-len(job.queries) // min(room // each, device.most_queries(job.searched_k, d)))
