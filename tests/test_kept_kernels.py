@@ -4,6 +4,8 @@ import inspect
 import os
 import resource
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -178,6 +180,28 @@ def test_a_name_tells_code_and_processor(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(where, name, value)
         names.append(kernel_module._version())
     assert len(set(names)) == 6
+
+
+def test_a_processor_that_converts_no_float16(tmp_path: Path) -> None:
+    """There LLVM would call a function that nobody has, and end the process."""
+    program = """
+import gpuknn, numpy as np
+from gpuknn.engine.cpu import kernels
+rows = np.arange(65536, dtype=np.uint16).view(np.float16)
+for many in (rows.reshape(-1, 16), rows.reshape(-1, 1)):
+    wide = np.empty(many.shape, np.float32)
+    kernels.widen(many, np.ones(len(many)), wide)
+    expected = many.astype(np.float32)
+    assert np.array_equal(wide, expected, equal_nan=True)
+    assert np.array_equal(np.signbit(wide), np.signbit(expected))
+halves = np.random.default_rng(0).standard_normal((300, 70)).astype(np.float16)
+found = gpuknn.exact_knn(halves, halves[:9], k=4, metric="l2", device="cpu")
+expected = ((halves.astype(float)[None] - halves[:9].astype(float)[:, None]) ** 2).sum(axis=2)
+assert np.array_equal(found.ids, np.argsort(expected, axis=1, kind="stable")[:, :4])
+"""
+    variables = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=variables)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_what_an_image_brings_along_is_not_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

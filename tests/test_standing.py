@@ -131,8 +131,8 @@ def test_whoever_is_impatient_is_told_no_less(monkeypatch: Patch, capsys: pytest
 def test_while_earlier_results_are_thrown_away(monkeypatch: Patch) -> None:
     monkeypatch.setattr(Record, "_claim", interrupt)
     assert said(exact) == "this call has changed nothing yet, repeat it"
-    assert said(lambda: exact(fresh=True)) == "nothing is kept, the same call begins anew"
-    assert said(lambda: convert(fresh=True)) == "nothing is kept, the same call begins anew"
+    assert said(lambda: exact(fresh=True)) == "nothing is done yet, the same call begins anew"
+    assert said(lambda: convert(fresh=True)) == "nothing is done yet, the same call begins anew"
 
 
 def test_just_before_the_answer_has_its_name(monkeypatch: Patch) -> None:
@@ -150,7 +150,7 @@ def test_conversions(monkeypatch: Patch) -> None:
         assert said(convert) == "this call has changed nothing yet, repeat it"
     with monkeypatch.context() as patched:
         patched.setattr(Crew, "feeder", interrupt)
-        assert said(convert) == "nothing is kept, the same call begins anew"
+        assert said(convert) == "nothing is done yet, the same call begins anew"
     with monkeypatch.context() as patched:
         patched.setattr(conversion, "_check_unchanged", interrupt)
         assert said(convert) == "50 of 50 rows are written and kept, the same call goes on from there"

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import threading
 from typing import NoReturn
 
 
@@ -24,7 +23,7 @@ def command() -> NoReturn:
     if code is None:  # or else the outcome is told
         kept, code = what_was_told(interrupt), INTERRUPTED
         sys.stderr.write(f"gpuknn: interrupted{f'; {kept}' if kept else ' before the command began'}\n")
-    if code == INTERRUPTED and _still_at_work():  # threads that a second Ctrl-C does not wait for
+    if code == INTERRUPTED:  # whoever is impatient has cut off what Python would wait for as it ends
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -35,11 +34,6 @@ def _hear_no_more() -> None:
     """Ignore signals: while Python ends, which Dask's threads may delay, they would kill the process."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-
-
-def _still_at_work() -> bool:
-    """Whether Python would wait for other threads before it ends."""
-    return any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
 
 
 if __name__ == "__main__":  # not in the processes that a job starts

@@ -60,9 +60,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Plan, convert, show."""
-    from gpuknn.jobs.convert.job import Job
+    with interrupts_told():
+        from gpuknn.jobs.convert.job import Job
 
-    job = Job.of(vars(chosen))
+        job = Job.of(vars(chosen))
     return _convert_gold(chosen, job) if job.is_gold(chosen.destination) else _convert_vectors(chosen, job)
 
 

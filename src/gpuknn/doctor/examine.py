@@ -19,6 +19,7 @@ from gpuknn.engine.cpu.int8 import int8_product
 from gpuknn.engine.cpu.needed import compile_kernels, for_everything
 from gpuknn.engine.device import Device
 from gpuknn.errors import InputError, pip_install
+from gpuknn.progress import Event
 
 Say = Callable[[str], None]
 QUICK, FULL = Size(500, 16, 136, (10,)), Size(1500, 20, 136, (1, 200))
@@ -78,7 +79,7 @@ def examine(device_name: str, number: int | None, folder: Path, full: bool, say:
     size = ON_HOST_BUILD if emulated else FULL if full else QUICK
     if devices.keys() & cpus.keys():
         with _part("kernels", report, say):
-            compile_kernels(for_everything(), lambda event: say(event["title"]) if event["event"] == "step" else None)
+            compile_kernels(for_everything(), _Told(report, say))
     with _part("answers", report, say):
         report.checks += check_answers(devices, selftest.ALL if full else selftest.QUICK, size)
     if full and on_gpu:
@@ -125,6 +126,20 @@ def _examine_gpu(device: Device, report: Report, say: Say) -> None:
         with _part("resident rows", report, say):
             report.resident, rows, found = rates.measure_resident(device, report.rates[0].value)
             report.checks.append(gpu.check_resident(rows, found))
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Hears of kernels that are compiled."""
+
+    report: Report
+    say: Say
+
+    def __call__(self, event: Event) -> None:
+        if event["event"] == "step":
+            self.say(event["title"])
+        elif event["event"] == "said":
+            self.report.notes.append(event["line"])
 
 
 @contextmanager

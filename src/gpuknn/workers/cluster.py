@@ -211,14 +211,15 @@ def local_cluster(workers: Workers) -> Iterator[Client]:
                     f"the embedded cluster did not start ({error}){guard}; run {same_again()} again"
                 ) from error
             stack.callback(_close, cluster)
-        with Client(cluster, set_as_default=False) as client:
-            yield client
+            client = Client(cluster, set_as_default=False)
+            stack.callback(_close, client)
+        yield client
 
 
-def _close(cluster: LocalCluster) -> None:
-    """End it; if it is left half closed, the end of the process waits 10 s for the rest."""
+def _close(part: LocalCluster | Client) -> None:
+    """End it; if it is left half closed, the end of the process waits for the rest, of a client for ever."""
     with interrupts_put_off():
-        cluster.close(timeout=5)
+        part.close(timeout=5)
 
 
 @contextmanager

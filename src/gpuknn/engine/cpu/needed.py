@@ -72,7 +72,7 @@ def compile_kernels(needed: Iterable[Needed], told: Listener) -> int:
         for done, each in enumerate(missing, start=1):
             each.kernel.compiled(each.rows)
             heard({"event": "compiled", "kernels": done})
-    if not kept(missing)[1]:
+    if not all(each.kernel.kept(each.rows)[1] for each in missing):
         told({"event": "said", "line": NOT_KEPT})
     return len(missing)
 

@@ -79,7 +79,7 @@ class Standing:
             return nothing_changed()
         done = rows_kept(self.claim.folder) if self.claim else 0
         if not done:
-            return f"nothing is kept, {same_again()} begins anew"
+            return f"nothing is done yet, {same_again()} begins anew"
         return kept_and_goes_on(f"{done:,} of {len(plan.rows):,} rows are written and kept", plan.fresh)
 
 

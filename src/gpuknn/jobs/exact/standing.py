@@ -30,7 +30,8 @@ class Standing:
         if self.answer is not None and os.path.exists(plan.output) and plan.output.stat().st_ino == self.answer:
             return f"{plan.output} is finished"
         if self.claim is None:
-            return f"nothing is kept, {same_again()} begins anew" if plan.wishes.fresh else nothing_changed()
+            # With --fresh, earlier results may be gone.
+            return f"nothing is done yet, {same_again()} begins anew" if plan.wishes.fresh else nothing_changed()
         done = rows_kept(self.claim.folder)
         if not done:
             return f"no rows are done yet, {same_again()} begins anew with the check of all rows"

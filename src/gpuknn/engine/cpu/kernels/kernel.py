@@ -88,12 +88,13 @@ class Kernel:
 
     def _compile(self, rows: np.dtype | None) -> Any:
         files = self._files(rows)
-        if files is None or not files.remove():
-            return self._ready(njit(**self._options)(self._named(rows)), rows)
-        with suppress(OSError):  # no room: it is compiled, but not kept
-            self._ready(files.function, rows)
-            files.seal()
-        return self._ready(files.function, rows)
+        if files is not None and files.remove():
+            with suppress(Exception):  # no room, or somebody has damaged a file just now: it is not kept
+                self._ready(files.function, rows)
+                files.seal()
+            if files.function.signatures:
+                return self._ready(files.function, rows)
+        return self._ready(njit(**self._options)(self._named(rows)), rows)
 
     def _ready(self, function: Any, rows: np.dtype | None) -> Any:
         """Numba's function, compiled or loaded for the one type of its arguments."""
@@ -143,11 +144,17 @@ def _bits(rows: np.dtype) -> np.dtype:
     return np.dtype(np.uint16) if rows == np.float16 else rows
 
 
+def processor_features() -> list[str]:
+    """What kernels are compiled for beside the processor's name: as it is, or as Numba's variables say."""
+    if config.CPU_NAME not in (None, "host") or config.CPU_FEATURES is not None:
+        return sorted(part.removeprefix("+") for part in (config.CPU_FEATURES or "").split(",") if part[:1] != "-")
+    return sorted(name for name, there in llvm.get_host_cpu_features().items() if there)
+
+
 def _version() -> str:
     """Differs for every other kernel, Python, Numba or processor: what is compiled for one does not fit another."""
     files = sorted(Path(__file__).parent.glob("*.py"))
-    features = sorted(name for name, there in llvm.get_host_cpu_features().items() if there)
-    processor = [llvm.get_host_cpu_name(), *features, str(config.CPU_NAME), str(config.CPU_FEATURES)]
+    processor = [llvm.get_host_cpu_name(), str(config.CPU_NAME), *processor_features()]
     known = [
         numba.__version__.encode(),
         str(sys.implementation.cache_tag).encode(),

@@ -3,6 +3,7 @@
 float16 rows arrive as their bits, `uint16`, because Numba has no float16 arithmetic on the processor.
 """
 
+import platform
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ from numba import f4, f8, i4, i8, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gpuknn.engine.cpu.kernels.kernel import ROWS, kernel
+from gpuknn.engine.cpu.kernels.kernel import ROWS, kernel, processor_features
 
 # Metric, as the kernels know it: its place among the members of `metric.Metric`.
 COSINE, IP, L2 = range(3)
 
 CACHE_LINE = 64
+CONVERTS_HALVES = platform.machine() not in ("x86_64", "AMD64") or "f16c" in processor_features()
+"""Whether this processor does; for others LLVM would call a function that nobody brings along."""
 
 
 def _load(context: Any, builder: Any, array: tuple[Any, Any], place: Any, wide: Any) -> Any:
@@ -25,16 +28,44 @@ def _load(context: Any, builder: Any, array: tuple[Any, Any], place: Any, wide: 
     All conversions are exact.
     """
     kind, values = array
-    half = ir.HalfType() if kind.dtype == types.uint16 else context.get_value_type(kind.dtype)
-    stored = ir.VectorType(half, wide.count) if isinstance(wide, ir.VectorType) else half
+    halves = kind.dtype == types.uint16
+    one = ir.HalfType() if halves and CONVERTS_HALVES else context.get_value_type(kind.dtype)
+    stored = _as_many(one, wide)
     pointer = builder.gep(context.make_array(kind)(context, builder, values).data, [place])
     value = builder.load(builder.bitcast(pointer, stored.as_pointer()))
     value.align = kind.dtype.bitwidth // 8
-    if isinstance(half, ir.DoubleType):
+    if isinstance(one, ir.DoubleType):
         return value
-    if not isinstance(half, ir.IntType):
+    if not isinstance(one, ir.IntType):
         return builder.fpext(value, wide)
+    if halves:
+        return _from_bits(builder, value, wide)
     return (builder.sitofp if kind.dtype.signed else builder.uitofp)(value, wide)
+
+
+def _from_bits(builder: Any, bits: Any, wide: Any) -> Any:
+    """float64 of the bits of float16: those of the exponent and the fraction, 42 places to the left, are 2^-1008 of it.
+
+    So they are also if the number is subnormal.
+    """
+    whole = _as_many(ir.IntType(64), wide)
+
+    def constant(number: int | float) -> Any:
+        kind = wide if isinstance(number, float) else whole
+        return ir.Constant(kind, [number] * wide.count if isinstance(wide, ir.VectorType) else number)
+
+    bits = builder.zext(bits, whole)
+    moved = builder.shl(builder.and_(bits, constant(0x7FFF)), constant(42))
+    finite = builder.bitcast(builder.fmul(builder.bitcast(moved, wide), constant(2.0**1008)), whole)
+    exponent = constant(0x7C00)
+    is_finite = builder.icmp_unsigned("!=", builder.and_(bits, exponent), exponent)
+    magnitude = builder.select(is_finite, finite, builder.or_(moved, constant(0x7FF << 52)))
+    sign = builder.shl(builder.and_(bits, constant(0x8000)), constant(48))
+    return builder.bitcast(builder.or_(magnitude, sign), wide)
+
+
+def _as_many(one: Any, wide: Any) -> Any:
+    return ir.VectorType(one, wide.count) if isinstance(wide, ir.VectorType) else one
 
 
 @intrinsic
