@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from gpuknn.errors import InputError
 from gpuknn.jobs.exact import run
 from gpuknn.jobs.exact.job import Job
 from gpuknn.jobs.exact.plan import Plan, Wishes, shard_rows
-from gpuknn.jobs.exact.predict import START_SECONDS, predict
+from gpuknn.jobs.exact.predict import START, START_OF_PROCESSES, predict
 from gpuknn.vectors import Vectors, open_vectors
 from gpuknn.workers.crew import Crew
 from gpuknn.workers.workers import Workers
@@ -23,6 +24,10 @@ from gpuknn.workers.workers import Workers
 
 class Gpu:
     units = 1
+    resources: ClassVar = {"GPU": 1}
+
+
+STARTS = [(1, CpuDevice(2)), (2, CpuDevice(1)), (1, Gpu())]
 
 
 @pytest.fixture
@@ -40,11 +45,13 @@ def test_the_slowest_thing_limits(vectors: Vectors) -> None:
     found = predict(job, cpus, 2, Rates(product=1e6, reading=1e5))
     assert (found.checking, found.reading, found.product, found.upload) == pytest.approx((2, 4, 2e8 / 6e6, 0))
     assert found.limit == "product"
-    assert found.seconds == pytest.approx(START_SECONDS + 2 + 2e8 / 6e6)
+    assert found.seconds == pytest.approx(START_OF_PROCESSES + 2 + 2e8 / 6e6)
     gpus = Workers(4, 6, Gpu())  # type: ignore[arg-type]
     found = predict(job, gpus, 1, Rates(product=1e9, reading=1e6, upload=1e4))
     assert (found.product, found.upload, found.limit) == (0.05, 5.0, "upload")
     assert predict(job, gpus, 1, Rates(1e9, 1e3, 1e9)).limit == "reading"
+    starts = [predict(job, Workers(count, 6, device), 1, Rates(1e9, 1e6, 1e4)).start for count, device in STARTS]  # type: ignore[arg-type]
+    assert starts == [START, START_OF_PROCESSES, START_OF_PROCESSES]
 
 
 class Gpus(Gpu):
@@ -114,7 +121,7 @@ def test_a_long_run_tells_the_rate_for_the_next(vectors: Vectors) -> None:
     assert not learned(Rates(product=1e8, reading=1e6), 30)  # computing for a second would tell nothing
     assert not learned(Rates(product=1e7, reading=1e4), 60)  # reading took longer
     assert not learned(None, 30)
-    assert learned(Rates(product=5e6, reading=2e5), START_SECONDS + 1 + 10)
+    assert learned(Rates(product=5e6, reading=2e5), START + 1 + 10)
     known = rates_for("cpu", vectors, None)
     assert known is not None
     assert known.product == pytest.approx(2e8 / 10 / 2)
@@ -135,7 +142,7 @@ def test_the_plan_and_the_outcome_tell_the_prediction(vectors: Vectors, capsys: 
     words = ["exact", "db.npy", "q.npy", "-k", "3", "--metric", "l2", "-o", "out.h5", "--threads", "1"]
     assert main([*words, "--rates", "rates.yaml", "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert (plan["predicted_seconds"], plan["limited_by"]) == (START_SECONDS + 20 + 1000, "product")
+    assert (plan["predicted_seconds"], plan["limited_by"]) == (START + 20 + 1000, "product")
     assert plan["memory_per_worker"] > 2**28
     assert main([*words, "--rates", "rates.yaml"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "predicted: 1021.0 s, limited by product"
+    assert capsys.readouterr().out.splitlines()[-1] == "predicted: 1020.1 s, limited by product"

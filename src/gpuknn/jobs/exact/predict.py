@@ -6,14 +6,15 @@ from gpuknn.bench.kept import Rates
 from gpuknn.jobs.exact.job import Job
 from gpuknn.workers.workers import Workers
 
-START_SECONDS = 1.0
-"""Until the first shard is scanned: kernels from their cache, and workers if there are several."""
+START, START_OF_PROCESSES = 0.1, 2.0
+"""Seconds until the first shard is scanned, by a thread of this process or by others that start first."""
 
 
 @dataclass(frozen=True)
 class Prediction:
     """Seconds of each thing that goes on; those of the computation overlap."""
 
+    start: float
     checking: float
     """Reading all rows once before the work begins."""
     reading: float
@@ -23,7 +24,7 @@ class Prediction:
     @property
     def seconds(self) -> float:
         """Of the whole run."""
-        return START_SECONDS + self.checking + max(self.reading, self.product, self.upload)
+        return self.start + self.checking + max(self.reading, self.product, self.upload)
 
     @property
     def limit(self) -> str:
@@ -35,6 +36,7 @@ def predict(job: Job, workers: Workers, passes: int, rates: Rates) -> Prediction
     """What the job will take where each worker's device has these rates; a processor's are those of one core."""
     read, each = job.database.nbytes / rates.reading, workers.units
     return Prediction(
+        start=START if workers.count == 1 and not workers.device.resources else START_OF_PROCESSES,
         checking=read,
         reading=read * passes,
         product=job.operations(len(job.database)) / (rates.product * each),
