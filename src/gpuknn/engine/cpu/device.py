@@ -217,7 +217,7 @@ class CpuScan:
         before it, so that its thresholds are not far from those of its end.
         """
         nq, components = self._search.queries.shape
-        each = 2 * nq * components * (64 if self._hamming else 1)  # it takes the bits of its words
+        each = 2 * nq * components * (64 if self._hamming else 1)  # a word counts as its 64 bits
         quick = int(EPOCH_OPERATIONS * self._threads / each) // TILE_ROWS * TILE_ROWS
         full = min(_epoch_rows(components), max(EPOCH_ROWS, quick))
         short = min(_first_rows(self._search.k, components), full)

@@ -44,9 +44,10 @@ def _load(context: Any, builder: Any, array: tuple[Any, Any], place: Any, wide: 
 
 
 def _from_bits(builder: Any, bits: Any, wide: Any) -> Any:
-    """float64 of the bits of float16: those of the exponent and the fraction, 42 places to the left, are 2^-1008 of it.
+    """The float64 value of float16's bits, by arithmetic that every processor has.
 
-    So they are also if the number is subnormal.
+    Exponent and fraction, moved 42 places to the left, are the float64 of 2^-1008 times the number, also of a subnormal
+    one.
     """
     whole = _as_many(ir.IntType(64), wide)
 
