@@ -144,5 +144,8 @@ def test_the_plan_and_the_outcome_tell_the_prediction(vectors: Vectors, capsys: 
     plan = json.loads(capsys.readouterr().out)
     assert (plan["predicted_seconds"], plan["limited_by"]) == (START + 20 + 1000, "product")
     assert plan["memory_per_worker"] > 2**28
+    assert main([*words, "--shard-rows", "300", "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["shards"], plan["shard_rows"]) == (4, 250), "as they are cut"
     assert main([*words, "--rates", "rates.yaml"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "predicted: 1020.1 s, limited by product"

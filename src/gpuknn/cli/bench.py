@@ -57,7 +57,7 @@ def run(chosen: argparse.Namespace) -> int:
     from gpuknn.engine.check import check_content, check_question
     from gpuknn.engine.choose import open_device, usable_cores
     from gpuknn.engine.cpu.device import CpuDevice
-    from gpuknn.engine.cpu.needed import compile_kernels, for_check
+    from gpuknn.engine.cpu.needed import compile_kernels
     from gpuknn.engine.device import Search
     from gpuknn.engine.metric import metric_named
     from gpuknn.progress import bar
@@ -88,8 +88,7 @@ def run(chosen: argparse.Namespace) -> int:
     for k in ks:
         check_question(rows, queries, k, metric, "float32")
     with bar(disable=chosen.json) as told:
-        needed = [each for k in ks for each in device.kernels(metric, rows, queries, k)]
-        compile_kernels(for_check(metric, rows.dtype, queries.dtype) + needed, told)
+        compile_kernels([each for k in ks for each in device.kernels(metric, rows, queries, k)], told)
     check_content(rows, queries, metric, "float32", threads)
 
     asked = queries[: chosen.queries]

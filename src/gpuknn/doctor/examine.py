@@ -79,7 +79,7 @@ def examine(device_name: str, number: int | None, folder: Path, full: bool, say:
     size = ON_HOST_BUILD if emulated else FULL if full else QUICK
     if devices.keys() & cpus.keys():
         with _part("kernels", report, say):
-            compile_kernels(for_everything(), _Told(report, say))
+            _compile(report, say)
     with _part("answers", report, say):
         report.checks += check_answers(devices, selftest.ALL if full else selftest.QUICK, size)
     if full and on_gpu:
@@ -128,18 +128,16 @@ def _examine_gpu(device: Device, report: Report, say: Say) -> None:
             report.checks.append(gpu.check_resident(rows, found))
 
 
-@dataclass(frozen=True)
-class _Told:
-    """Hears of kernels that are compiled."""
+def _compile(report: Report, say: Say) -> None:
+    """Compile the kernels first, so that what is timed below is the checks alone."""
 
-    report: Report
-    say: Say
-
-    def __call__(self, event: Event) -> None:
+    def told(event: Event) -> None:
         if event["event"] == "step":
-            self.say(event["title"])
+            say(event["title"])
         elif event["event"] == "said":
-            self.report.notes.append(event["line"])
+            report.notes.append(event["line"])
+
+    compile_kernels(for_everything(), told)
 
 
 @contextmanager

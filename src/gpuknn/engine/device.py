@@ -99,7 +99,7 @@ class Device(Protocol):
         """Queries that the device's own memory has room for, at least 1."""
 
     def kernels(self, metric: Metric, rows: Vectors, queries: Vectors, k: int) -> "list[Needed]":
-        """What a search on it calls of `cpu/kernels`, to be compiled before it begins."""
+        """What a search on it, and the check before, call of `cpu/kernels`, to be compiled before they begin."""
 
     def resident(self, rows: Vectors) -> Any:
         """The rows as `feed_resident` takes them if they lie where the device computes, in one piece; None if not."""

@@ -128,9 +128,9 @@ def _compile(
     rows: Vectors, queries: Vectors, metric: Metric, k: int, device: Device, told: Callable[[Event], None]
 ) -> None:
     """Compile what the check and the search call and this machine has not compiled yet."""
-    from gpuknn.engine.cpu.needed import compile_kernels, for_check  # here: it loads Numba
+    from gpuknn.engine.cpu.needed import compile_kernels  # here: it loads Numba
 
-    compile_kernels(for_check(metric, rows.dtype, queries.dtype) + device.kernels(metric, rows, queries, k), told)
+    compile_kernels(device.kernels(metric, rows, queries, k), told)
 
 
 def scan(

@@ -98,7 +98,7 @@ class CpuDevice:
         return sys.maxsize
 
     def kernels(self, metric: Metric, rows: Vectors, queries: Vectors, k: int) -> list[Needed]:
-        """Those of the filters that such a search tries."""
+        """Those of the check, and of the filters that such a search tries."""
         int8 = _int8_product(self.filter_name, queries.shape, len(rows), k)
         return for_search(metric, rows.dtype, queries.dtype, int8 is not None)
 

@@ -107,8 +107,10 @@ class CudaDevice:
         return max(1, int((MEMORY_SHARE * self.free - rows) / each))
 
     def kernels(self, metric: Metric, rows: Vectors, queries: Vectors, k: int) -> "list[Needed]":
-        """None."""
-        return []
+        """Those of the check."""
+        from gpuknn.engine.cpu.needed import for_check  # here: it loads Numba
+
+        return for_check(metric, rows.dtype, queries.dtype)
 
     def resident(self, rows: Vectors) -> Any:
         """The array of CuPy's, if it lies on this GPU in one piece."""

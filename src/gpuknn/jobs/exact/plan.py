@@ -142,7 +142,7 @@ class Plan:
             "memory_per_worker": self.memory,
             "passes": self.passes,
             "shards": self.shards,
-            "shard_rows": -(-len(job.database) // self.shards),
+            "shard_rows": self.shard_rows,
             "bytes_read": self.bytes_read,
             "operations": self.operations,
             "answer_bytes": job.answer_bytes,
@@ -208,9 +208,10 @@ def _cut_for(crew: Crew, job: Job, output: Path, wishes: Wishes) -> Plan:
     kind = workers.device.kind
     rates = None if job.metric is Metric.HAMMING else rates_for(kind, job.database, wishes.rates)
     budget = workers.memory if workers.memory and not wishes.memory else memory_budget(wishes.memory)
-    client = 0 if crew.threads else PROCESS_BYTES  # whose threads work, or who stands beside the workers
+    client = 0 if crew.threads else PROCESS_BYTES  # 0: the one worker is a thread of it
     block = queries_at_once(job, budget, workers.count if crew.local else 1, workers.device, client)
-    rows = wishes.shard_rows or shard_rows(job, workers, block, rates)
+    shards = -(-len(job.database) // (wishes.shard_rows or shard_rows(job, workers, block, rates)))
+    rows = -(-len(job.database) // shards)
     return Plan(job, output, crew, wishes, rates, block, rows, check_threads(job, budget, workers.cores))
 
 

@@ -113,9 +113,10 @@ def _compile(plan: Plan, tell: Callable[[Event], None]) -> None:
     from gpuknn.engine.cpu.needed import compile_kernels, for_check, for_merge  # here: it loads Numba
 
     job, device = plan.job, plan.crew.workers.device
-    needed = for_check(job.metric, job.database.dtype, job.queries.dtype)
     if plan.crew.local:
-        needed += device.kernels(job.metric, job.database, job.queries, job.searched_k)
+        needed = device.kernels(job.metric, job.database, job.queries, job.searched_k)
+    else:
+        needed = for_check(job.metric, job.database.dtype, job.queries.dtype)
     compile_kernels(needed + for_merge(np.dtype(job.dists)), tell)
 
 
