@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from gpuknn.cli.main import main
-from gpuknn.laion.catalogue import SAMPLE
+from gpuknn.laion import SAMPLE
 
 SMALL = [
     *("bench", "--device", "cpu", "--rows", "900", "--queries", "20", "--components", "64", "-k", "1,10"),

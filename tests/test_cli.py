@@ -13,7 +13,9 @@ import pytest
 import yaml
 
 from gpuknn.cli.main import main
-from gpuknn.laion.catalogue import DATABASES, QUERIES, SAMPLE, gold_name
+from gpuknn.laion import SAMPLE
+from gpuknn.laion.catalogue import read_catalogue
+from gpuknn.laion.subsets import find_subset, gold_name
 
 ROOT = Path(__file__).parents[1]
 
@@ -122,7 +124,7 @@ EXACT = ["exact", "db.npy", "q.npy", "-o", "out.h5", "-k", "5"]
         ([*EXACT, "--memory", "much"], "--memory much: expected a size"),
         ([*EXACT, "--memory", "1MiB"], "need at least"),
         (["exact", "--subset", "sample", "--queries", "private"], "has public queries only"),
-        (["exact", "--subset", "sample", "--metric", "l2"], "subsets are searched under cosine"),
+        (["exact", "--subset", "sample", "--metric", "l2"], "this subset is searched under cosine"),
         ([*EXACT, "--device", "cuda"], "device cuda: "),
         ([*EXACT, "--workers", "0"], "--workers 0: must be at least 1"),
         ([*EXACT, "--shard-rows", "0"], "--shard-rows 0: must be at least 1"),
@@ -151,26 +153,38 @@ def test_wrong_input_is_one_line_and_exit_code_2(
 def test_a_missing_subset_is_named_with_its_source(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("exact", "--subset", "300K", "--data-dir", str(folder)) == 2
     said = capsys.readouterr().err
-    for part in (DATABASES["300K"].name, DATABASES["300K"].url, DATABASES["300K"].md5, "440M", "curl"):
+    file = find_subset(read_catalogue(), "300K", None, "public").database
+    again = f"gpuknn data get 300K --queries public --data-dir {folder}"
+    for part in (file.name, file.url, str(file.md5), "440M", "--download", again):
         assert part in said
 
 
 @pytest.mark.usefixtures("folder")
 def test_a_subset_is_found_by_its_real_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, source in ((DATABASES["100K"].name, "db.npy"), (QUERIES["private"].name, "q.npy")):
+    names = {"laion2B-en-clip768v2-n=100K.h5": "db.npy", "private-queries-10k-clip768v2.h5": "q.npy"}
+    for name, source in names.items():
         with h5py.File(name, "w") as file:
             file["emb"] = np.load(source)
     command = ["exact", "--subset", "100K", "--queries", "private", "--data-dir", str(tmp_path), "-k", "10"]
     assert run(*command, "--dry-run", "--json") == 0
     plan = json.loads(capsys.readouterr().out)
-    assert plan["output"] == "laion2B-en-private-gold-standard-v2-100K-F64-IEEE754.h5"
+    assert plan["output"] == "laion2B-en-clip768v2-n=100K-private-k=10-gpuknn.h5"
     assert (plan["rows"], plan["queries"], plan["components"]) == (300, 7, 8)
 
 
-def test_published_names() -> None:
-    assert gold_name("100K", "public", 100) == "laion2B-en-public-gold-standard-v2-100K.h5"
-    assert gold_name("10M", "public", 1000) == "laion2B-en-public-gold-standard-v2-10M-F64-IEEE754.h5"
-    assert gold_name("30M", "public", 30) == "laion2B-en-public-gold-standard-v2-30M-k=30.h5"
+@pytest.mark.parametrize(
+    ("subset", "bundle", "queries", "k", "name"),
+    [
+        ("100K", None, "public", 100, "laion2B-en-public-gold-standard-v2-100K-gpuknn.h5"),
+        ("10M", "clip768", "public", 1000, "laion2B-en-public-gold-standard-v2-10M-F64-IEEE754-gpuknn.h5"),
+        ("30M", None, "public", 30, "laion2B-en-clip768v2-n=30M-public-k=30-gpuknn.h5"),
+        ("100M", None, "private", 10, "laion2B-en-private-gold-standard-v2-100M-F64-IEEE754-gpuknn.h5"),
+        ("10M", "pca96", "private", 100, "laion2B-en-pca96v2-n=10M-private-k=100-gpuknn.h5"),
+        ("300K", "hamming", "public", 100, "laion2B-en-hammingv2-n=300K-public-k=100-gpuknn.h5"),
+    ],
+)
+def test_names_of_what_is_computed(subset: str, bundle: str | None, queries: str, k: int, name: str) -> None:
+    assert gold_name(find_subset(read_catalogue(), subset, bundle, queries), k) == name
 
 
 @pytest.mark.usefixtures("folder")
@@ -207,7 +221,6 @@ def test_options_from_a_file_and_over_it(capsys: pytest.CaptureFixture[str], mon
         ("device: l3", "job.yaml: device: invalid choice: 'l3'"),
         ("metric: true", "job.yaml: metric: takes a value, not true\n"),
         ("self: 3", "job.yaml: self: takes true or false, not 3\n"),
-        ("queries: other\nsubset: sample", "job.yaml: queries: invalid choice: 'other'"),
         ("config: job.yaml", "job.yaml: a config file cannot name another\n"),
         ("help: true", "job.yaml: there is no option 'help'"),
     ):

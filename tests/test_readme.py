@@ -18,7 +18,7 @@ from gpuknn.doctor import examine, selftest
 from gpuknn.engine.neighbors import Neighbors
 from gpuknn.engine.scan import exact_knn
 from gpuknn.gold import write_gold
-from gpuknn.laion.catalogue import SAMPLE
+from gpuknn.laion import SAMPLE
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 LEFT_OUT = {

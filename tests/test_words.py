@@ -36,7 +36,6 @@ TERMINAL_ONLY = ("cli/", "doctor/", "bench/peers.py", "bench/gpu.py")
 """No Python program can ask these."""
 OF_COMMANDS = {
     "jobs/exact/plan.py": {"--full"},  # gpuknn doctor, a command
-    "laion/catalogue.py": {"--create-dirs"},  # curl
     "workers/cluster.py": {"--scheduler-file", "--resources", "--nthreads", "--memory-limit"},  # Dask
     "workers/launch.py": {"--gres", "--memory-limit", "--dashboard-address", "--resources"},  # SLURM, Dask
 }
@@ -229,7 +228,7 @@ def test_what_may_be_told_by_a_worker_is_the_same_in_both(rows: gpuknn.Vectors) 
             lambda f: gpuknn.convert(f / "r.npy", f / "r.h5", rows=range(0, 3, 2)),
             "rows=range(0, 3, 2): must have a step",
         ),
-        (lambda f: gpuknn.subset_files("1M"), 'subset="1M": there are sample, 100K'),
+        (lambda f: gpuknn.subset_files("1M"), 'subset="1M": there are sample, 100M'),
         (lambda f: gpuknn.convert(f / "r.npy", f / "r.h5", rows=FIRST_TWO), "must be range(A, B), or A:B as text"),
         (lambda f: gpuknn.convert(np.eye(3), f / "r.h5"), "is a ndarray, not a path"),  # type: ignore[arg-type]
         (lambda f: gpuknn.exact_knn(np.eye(3), k=1, metric=["l2"]), "there are cosine"),  # type: ignore[arg-type]

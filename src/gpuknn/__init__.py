@@ -28,11 +28,12 @@ True
     compare                 two gold standards, or two files of vectors
     open_vectors            rows of a file or URL, read as they are needed
     read_gold, write_gold   gold standard files of all formats
+    download                files of LAION2B, or of another dataset's catalogue, whole and right; resumable
     subset_files            the database and queries of a LAION2B subset, or of the sample that is shipped
     gpuknn.sklearn          an estimator for scikit-learn, UMAP and scanpy
 
 Errors are `InputError` (a ValueError: something given is wrong) and `RunError` (the same call goes on).  After Ctrl-C
-`exact` and `convert` raise `Interrupted` (a KeyboardInterrupt that says what is kept).
+`exact`, `convert` and `download` raise `Interrupted` (a KeyboardInterrupt that says what is kept).
 """
 
 from importlib import import_module
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         write_gold,
     )
     from gpuknn.jobs.convert.convert import Conversion, convert
+    from gpuknn.jobs.download.download import download
     from gpuknn.jobs.exact.exact import ExactPlan, exact, plan_exact
     from gpuknn.jobs.exact.run import Outcome
     from gpuknn.laion import subset_files
@@ -65,6 +67,7 @@ _HOMES = {
     "exact": "jobs.exact.exact",
     "plan_exact": "jobs.exact.exact",
     "convert": "jobs.convert.convert",
+    "download": "jobs.download.download",
     "recall": "gold",
     "evaluate": "gold",
     "compare": "gold",
@@ -106,6 +109,7 @@ __all__ = [
     "Vectors",
     "compare",
     "convert",
+    "download",
     "evaluate",
     "exact",
     "exact_knn",

@@ -4,8 +4,8 @@ An event is a mapping; `event` is its name.  The bar knows these, and leaves all
 
     plan    title: what is going to be done, in a line
     step    name, rows: a part of the work that goes over so many rows;  title: for a person;  told_by, fact: the
-            events, and what in them, that tell how many are done;  row_bytes, row_operations: of a row; 0 bytes if the
-            step counts other things than rows, so that its rate says nothing
+            events, and what in them, that tell how many are done;  row_bytes, row_operations: of a row; 1 byte if bytes
+            are counted, 0 bytes if other things than rows are, so that their rate says nothing
     said    line: for a person
     watch   address: where a browser can watch
 """
@@ -89,6 +89,8 @@ class _Bar:
         speed = task.finished_speed or task.speed
         if not speed or not step["row_bytes"]:
             return ""
+        if step["row_bytes"] == 1:
+            return f"{speed / 1e6:,.1f} MB/s"
         line = f"{speed:,.0f} rows/s  {speed * step['row_bytes'] / 1e9:.2f} GB/s"
         if step["row_operations"]:
             line += f"  {speed * step['row_operations'] / 1e9:,.0f} GFLOP/s"
@@ -114,6 +116,12 @@ def step(
     """The event that announces a step; `told_by`: names of events, separated by spaces; `title`: its name if None."""
     about = {"told_by": told_by.split(), "fact": fact, "row_bytes": row_bytes, "row_operations": row_operations}
     return {"event": "step", "name": name, "title": title or name, "rows": rows, **about}
+
+
+def readable(size: int) -> str:
+    """A number of bytes as people read it, such as 1.03 GiB."""
+    exponent = min(max(0, size.bit_length() - 1) // 10, 4)
+    return f"{size / 1024**exponent:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[exponent]}"
 
 
 def _log(event: Event) -> None:

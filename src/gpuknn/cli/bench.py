@@ -62,7 +62,7 @@ def run(chosen: argparse.Namespace) -> int:
     from gpuknn.engine.metric import metric_named
     from gpuknn.progress import bar
 
-    metric = metric_named(chosen.metric)
+    metric = metric_named(chosen.metric or "cosine")
     try:
         ks = [int(k) for k in chosen.k.split(",")]
     except ValueError as error:

@@ -11,6 +11,8 @@ from gpuknn.errors import InputError
 
 FILES = {"database": "database", "queries_file": "queries"}
 """What a command takes without an option, and its name in the file."""
+SETS = ("public", "private")
+"""Of queries that belong to a subset, and are no file."""
 
 
 def options_from(path: Path, command: argparse.ArgumentParser) -> dict[str, Any]:
@@ -55,8 +57,7 @@ def _actions(command: argparse.ArgumentParser, lines: dict[str, Any]) -> dict[st
     `queries` is a file, except for a subset, which has two sets of them by name.
     """
     actions = {name.lstrip("-"): action for action in command._actions for name in action.option_strings}
-    choices = actions["queries"].choices or () if "queries" in actions else ()
-    subset = "subset" in lines or ("database" not in lines and lines.get("queries") in choices)
+    subset = "subset" in lines or ("database" not in lines and lines.get("queries") in SETS)
     for action in command._actions:
         name = FILES.get(action.dest)
         if name and not (name == "queries" and subset):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuknn.cli.log import write_event
 from gpuknn.cli.options import add_changes, add_cluster, add_missing, add_shown, sayer, write_outcome
+from gpuknn.cli.subset import SAMPLE, add_subset, check_subset, fetch_subset
 from gpuknn.errors import InputError
 from gpuknn.interrupts import interrupts_told
 from gpuknn.jobs.convert.formats import NAMES
@@ -17,6 +18,7 @@ EXAMPLES = """examples:
   gpuknn convert vectors.fbin vectors.h5 --dtype float16 --normalize
   gpuknn convert vectors.fbin vectors.i8bin --normalize --scale 127 --round
   gpuknn convert gold.h5 gold.ibin
+  gpuknn convert --subset sample sample.zarr
 """
 DISTANCES = ("cosine", "ip", "l2", "euclidean", "hamming", "mean-hamming")
 """Those of `gold.distances`, which would load HDF5 before it is needed."""
@@ -27,10 +29,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
     parser.add_argument(
         "source",
+        nargs="?",
         metavar="SRC",
         help="a file of any of the formats, or a Zarr store's folder or URL; SRC:KEY names an array or group in it",
     )
-    parser.add_argument("destination", metavar="DST", help="a file, or a Zarr store's folder or URL (s3://...)")
+    parser.add_argument(
+        "destination", nargs="?", metavar="DST", help="a file, or a Zarr store's folder or URL (s3://...)"
+    )
+    add_subset(parser.add_argument_group("a published database"), "SRC")
     what = parser.add_argument_group("what to write")
     add_missing(what)
     what.add_argument("--ignore-ids", action="store_true", help="leave out the ids that SRC gives its rows")
@@ -63,8 +69,29 @@ def run(chosen: argparse.Namespace) -> int:
     with interrupts_told():
         from gpuknn.jobs.convert.job import Job
 
+        _name_files(chosen)
         job = Job.of(vars(chosen))
     return _convert_gold(chosen, job) if job.is_gold(chosen.destination) else _convert_vectors(chosen, job)
+
+
+def _name_files(chosen: argparse.Namespace) -> None:
+    """Make source and destination those that are meant: a subset is named in place of the source."""
+    named = [place for place in (chosen.source, chosen.destination) if place]
+    check_subset(chosen, named[0] if len(named) > 1 else None)
+    if len(named) != (1 if chosen.subset else 2):
+        raise InputError("name what to convert, and the file to write: SRC DST, or --subset S DST")
+    chosen.source, chosen.destination = named if not chosen.subset else (_database(chosen), named[0])
+
+
+def _database(chosen: argparse.Namespace) -> str:
+    from gpuknn.laion.catalogue import read_catalogue
+    from gpuknn.laion.subsets import database_path, find_database
+
+    if chosen.subset != SAMPLE and chosen.download:
+        fetch_subset(
+            chosen, [find_database(read_catalogue(chosen.catalogue, chosen.base_url), chosen.subset, chosen.bundle)]
+        )
+    return str(database_path(chosen.subset, chosen.bundle, chosen.data_dir, chosen.catalogue))
 
 
 def _convert_vectors(chosen: argparse.Namespace, job: "Job") -> int:

@@ -1,13 +1,21 @@
 """`gpuknn exact`: the exact k nearest neighbours, written to a gold-standard file."""
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuknn.cli.options import add_crew, add_metric, add_missing, add_shown, sayer, write_outcome
-from gpuknn.errors import InputError
+from gpuknn.cli.options import (
+    add_crew,
+    add_metric,
+    add_missing,
+    add_shown,
+    sayer,
+    write_outcome,
+)
+from gpuknn.cli.subset import SAMPLE, add_subset, check_subset, fetch_subset
+from gpuknn.errors import InputError, whole_number
 from gpuknn.interrupts import interrupts_told
-from gpuknn.laion import SUBSETS, gold_name, subset_files
 
 if TYPE_CHECKING:
     from gpuknn.jobs.exact.plan import Plan
@@ -15,15 +23,17 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   gpuknn exact --subset sample
+  gpuknn exact --subset 100K --download
   gpuknn exact database.h5 queries.h5 -k 10 --metric l2 -o gold.h5
   gpuknn exact database.h5 --self -k 32 -o allknn.h5
 """
 OPTIONS = (
-    *("k", "metric", "dists", "self_first", "missing", "ignore_ids", "device", "workers", "threads", "cluster"),
+    *("k", "dists", "self_first", "missing", "ignore_ids", "device", "workers", "threads", "cluster"),
     *("memory", "shard_rows", "run_dir", "fresh", "force", "rates", "performance_report"),
 )
 """Of the command, those that `plan_exact` knows by the same names."""
 DEFAULT_K = 100
+DEFAULT_METRIC = "cosine"
 HELP = "compute a gold standard"
 
 
@@ -36,9 +46,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="HDF5, .npy, Zarr, Parquet, .fbin, .fvecs ...; (rows, components); FILE:KEY names an array in a file",
     )
     what.add_argument("queries_file", nargs="?", metavar="queries", help="the same formats")
-    what.add_argument("--subset", choices=SUBSETS, help="a LAION2B subset instead, or the sample that is shipped")
-    what.add_argument("--queries", choices=("public", "private"), default="public", help="the subset's queries")
-    what.add_argument("--data-dir", type=Path, metavar="D", help="where subsets lie (default: the user's data folder)")
+    add_subset(what, "files")
+    what.add_argument("--queries", metavar="SET", default="public", help="the subset's: public (default) or private")
     add_missing(what)
     what.add_argument(
         "--ignore-ids",
@@ -62,7 +71,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="OUT.h5",
-        help="the file to write, in the format of its name: .h5, .ibin, .ivecs, .parquet (subsets: published name)",
+        help="the file to write, in the format of its name: .h5, .ibin, .ivecs, .parquet (subsets: "
+        "the published file's name and -gpuknn)",
     )
     what.add_argument("--force", action="store_true", help="replace an existing output")
     how = parser.add_argument_group("how to compute it (the answer's bytes do not depend on it)")
@@ -106,11 +116,13 @@ def run(chosen: argparse.Namespace) -> int:
         from gpuknn.cli.progress import shown
         from gpuknn.jobs.exact.exact import plan_exact
 
-        database, queries, output = _files(chosen)
+        asked = _of_subset(chosen) if chosen.subset else _of_files(chosen)
+        if asked is None:
+            return 0
         plan = plan_exact(
-            database,
-            queries,
-            output,
+            *asked.files,
+            asked.output,
+            metric=asked.metric,
             **{name: getattr(chosen, name) for name in OPTIONS},
             command=chosen.words,
             said=sayer(chosen),
@@ -150,17 +162,59 @@ def _told(plan: "Plan", outcome: "Outcome") -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _files(chosen: argparse.Namespace) -> tuple[str | Path, str | Path | None, Path]:
-    """Database, queries (None if they are the rows) and output, from the subset's name or as given."""
-    if chosen.subset:
-        if named := chosen.database or chosen.queries_file:
-            raise InputError(f"--subset {chosen.subset} names the files; leave out {named}")
-        if chosen.self_join or chosen.self_first:
-            raise InputError(f"--subset {chosen.subset} has its own queries; name the database instead for --self")
-        if chosen.metric != "cosine":
-            raise InputError(f"--metric {chosen.metric}: subsets are searched under cosine; name the files instead")
-        database, queries = subset_files(chosen.subset, queries=chosen.queries, data_dir=chosen.data_dir)
-        return database, queries, chosen.output or Path(gold_name(chosen.subset, chosen.queries, chosen.k))
+@dataclass(frozen=True)
+class Asked:
+    """What is searched for what, and where the answer goes."""
+
+    files: tuple[str | Path, str | Path | None]
+    """Database and queries; None if they are the rows."""
+    output: Path
+    metric: str
+
+
+def _of_subset(chosen: argparse.Namespace) -> Asked | None:
+    """What a subset's name means, once its files are there; None if they would be fetched, and that is only planned."""
+    from gpuknn.engine.metric import metric_named
+    from gpuknn.laion import subset_files
+    from gpuknn.laion.catalogue import read_catalogue
+    from gpuknn.laion.subsets import find_subset, gold_name
+
+    check_subset(chosen, chosen.database or chosen.queries_file)
+    if chosen.self_join or chosen.self_first:
+        raise InputError(f"--subset {chosen.subset} has its own queries; name the database instead for --self")
+    metric, output = DEFAULT_METRIC, Path("sample-gold-standard.h5")
+    if chosen.subset != SAMPLE:
+        catalogue = read_catalogue(chosen.catalogue, chosen.base_url)
+        subset = find_subset(catalogue, chosen.subset, chosen.bundle, chosen.queries)
+        metric, output = subset.metric, Path(gold_name(subset, chosen.k))
+    if chosen.metric is not None and metric_named(chosen.metric) != metric:
+        raise InputError(f"--metric {chosen.metric}: this subset is searched under {metric}; name the files instead")
+    output = chosen.output or output
+    if chosen.subset != SAMPLE and chosen.download:
+        _check_before(chosen, subset.database.rows, output)
+        if not fetch_subset(chosen, [subset.database, subset.queries]):
+            return None
+    where = {"bundle": chosen.bundle, "data_dir": chosen.data_dir, "catalogue": chosen.catalogue}
+    return Asked(subset_files(chosen.subset, queries=chosen.queries, **where), output, metric)
+
+
+def _check_before(chosen: argparse.Namespace, rows: int | None, output: Path) -> None:
+    """Raise InputError for what would be found out only after the download."""
+    from gpuknn.gold.formats import gold_format
+    from gpuknn.storage.destination import check_destination
+    from gpuknn.storage.record import Record
+
+    whole_number("k", chosen.k)
+    if rows is not None and chosen.k > rows:
+        raise InputError(f"-k {chosen.k}: the database has only {rows:,} rows")
+    gold_format(output)
+    if not Record.beside(output).exists:  # a run that goes on knows its output
+        check_destination(str(output), [], chosen.force, stores=False)
+
+
+def _of_files(chosen: argparse.Namespace) -> Asked:
+    """The same for files that are named."""
+    check_subset(chosen, None)
     if chosen.database and (chosen.self_join or chosen.self_first):
         if chosen.queries_file:
             raise InputError(f"with --self the rows are the queries; leave out {chosen.queries_file}")
@@ -168,4 +222,5 @@ def _files(chosen: argparse.Namespace) -> tuple[str | Path, str | Path | None, P
         raise InputError("name a database and a file of queries, or a --subset (see gpuknn exact --help)")
     if chosen.output is None:
         raise InputError("name the file to write: -o OUT.h5")
-    return chosen.database, chosen.queries_file, chosen.output
+    metric = DEFAULT_METRIC if chosen.metric is None else chosen.metric
+    return Asked((chosen.database, chosen.queries_file), chosen.output, metric)

@@ -14,7 +14,7 @@ from gpuknn.cli.log import write_event
 from gpuknn.errors import INTERRUPTED, InputError, RunError, at_the_terminal, what_was_told
 from gpuknn.interrupts import interrupts_put_off
 
-SHARED = {"config", "log", "main", "options", "progress"}
+SHARED = {"config", "log", "main", "options", "progress", "subset"}
 """Modules of this room that are no command."""
 DESCRIPTION = "Exact nearest neighbours for gold standards, the same to the last bit on any device."
 EXIT_CODES = (
@@ -45,11 +45,11 @@ def _main(arguments: list[str] | None) -> int:
     try:
         add_verbs(commands)
         words = sys.argv[1:] if arguments is None else arguments
-        chosen = parser.parse_args(words)
-        if config := getattr(chosen, "config", None):
-            options = commands.choices[words[0]]
-            options.set_defaults(**options_from(config, options))
-            chosen = parser.parse_args(words)
+        verb = commands.choices.get(words[0]) if words else None
+        chosen = _parse(verb or parser, words[1:] if verb else words)
+        if verb and (config := getattr(chosen, "config", None)):
+            verb.set_defaults(**options_from(config, verb))
+            chosen = _parse(verb, words[1:])
         chosen.words, chosen.again = words, main
         code = int(chosen.run(chosen))
         sys.stdout.flush()
@@ -70,6 +70,12 @@ def _main(arguments: list[str] | None) -> int:
             _say(chosen, f"interrupted; {what_was_told(interrupt) or 'the same command starts again'}", INTERRUPTED)
         return INTERRUPTED
     return code
+
+
+def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """Read the words; files may stand between options, unless the parser has commands of its own."""
+    own = any(action.nargs == argparse.PARSER for action in parser._actions)
+    return parser.parse_args(words) if own else parser.parse_intermixed_args(words)
 
 
 def add_verbs(commands: "argparse._SubParsersAction[Any]") -> None:

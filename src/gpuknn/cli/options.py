@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from gpuknn.cli.log import write_event
@@ -25,9 +26,24 @@ def add_metric(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--metric",
         metavar="NAME",
-        default="cosine",
-        help="cosine, ip (or dot, inner_product), l2 (or sqeuclidean) or hamming (default: %(default)s)",
+        help="cosine (default, but for some bundles), ip (or dot, inner_product), l2 (or sqeuclidean) or hamming",
     )
+
+
+def add_catalogue(group: argparse._ActionsContainer) -> None:
+    """Describe the options that say which files a dataset has, and where they are."""
+    group.add_argument(
+        "--bundle",
+        metavar="B",
+        help="which vectors of it: clip768 (default), pca32, pca96 or hamming; see gpuknn data list",
+    )
+    group.add_argument(
+        "--data-dir", type=Path, metavar="D", help="where its files lie (default: the user's data folder)"
+    )
+    group.add_argument(
+        "--catalogue", type=Path, metavar="FILE.toml", help="another dataset's (see configs/catalogues/)"
+    )
+    group.add_argument("--base-url", metavar="URL", help="a mirror: it has all files under their names")
 
 
 def add_changes(group: argparse._ActionsContainer, dtype: str) -> None:

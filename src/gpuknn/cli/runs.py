@@ -80,7 +80,7 @@ def _describe(found: "RunFound") -> str:
     title = "".join(letter if letter.isprintable() else "?" for letter in found.title)
     command = f"cd {shlex.quote(found.folder)} && gpuknn {shlex.join(found.command)}"
     return (
-        f"{found.path}: {state}; {found.rows:,} of {found.rows_in_all:,} rows done, "
+        f"{found.path}: {state}; {found.rows:,} of {found.rows_in_all:,} {found.unit} done, "
         f"{found.bytes / 2**20:,.1f} MiB\n"
         f"  {title}\n"
         f"  {command}\n"

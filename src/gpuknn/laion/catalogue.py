@@ -1,81 +1,259 @@
-"""The catalogue of subsets: names, sizes and md5 sums as published on the challenge's dataset page."""
+"""A catalogue: which files a dataset has, what is in them, and where they are published.
 
-from dataclasses import dataclass
+`catalogue.toml` beside this module is LAION2B's.  A user's own has the same format:
+
+    title = "..."                       of the dataset
+    base_url = "https://..."            a file's address is this and its name, unless its row has a `url`
+    bundles = [{name = ..., metric = ..., title = ...}]
+    files = [{name = ..., bundle = ..., kind = ...}]    a row for each array in a file; the fields of `RemoteFile`
+
+Numbered files are one row: `{part}` in `name` and `url` stands for each number from the first of `parts` to the last,
+and `part_subsets` says which of them make up a subset.  A catalogue may be anybody's: a name that could lead out of
+the data folder is refused, and so is an address that is neither http nor https.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-import platformdirs
+from gpuknn.errors import InputError
 
-from gpuknn.errors import InputError, check_known, option
+LAION = Path(__file__).parent / "catalogue.toml"
+KINDS = ("database", "queries", "gold", "meta", "model", "part")
+METRICS = ("cosine", "ip", "l2", "hamming")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,199}")
+"""Of files, bundles and sets: no folder, no option, nothing that a terminal would obey."""
+TAKEN = re.compile(r".*\.(run|part)")
+"""Names that gpuknn gives to what is unfinished."""
+SIZE = re.compile(r"[0-9]{1,4}(\.[0-9])?[KMGT]?")
+MD5 = re.compile(r"[0-9a-f]{32}")
+NUMBER = re.compile(r"[0-9]{1,9}")
+MOST_PARTS = 100_000
+ITEM_BYTES = {"uint8": 1, "int8": 1, "float16": 2, "int32": 4, "float32": 4, "int64": 8, "uint64": 8, "float64": 8}
 
-SOURCE = "https://sisap-23-challenge.s3.amazonaws.com/SISAP23-Challenge"
-SAMPLE = Path(__file__).parent / "sample"
-"""10,000 descriptions of Debian packages as 384 float16 components, 200 queries, captions, gold standard."""
+
+@dataclass(frozen=True)
+class Bundle:
+    """Files that hold the same vectors, or belong together in another way."""
+
+    name: str
+    title: str = ""
+    metric: str | None = None
+    """What its vectors are searched under, if it has some."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A published file."""
+    """An array in a published file; rows of one name speak of one file."""
 
     name: str
-    size: str
-    md5: str
+    """In the data folder."""
+    bundle: str
+    kind: str
+    """One of KINDS."""
+    url: str
+    subsets: tuple[str, ...] = ()
+    """Those that it belongs to; none if it belongs to all."""
+    queries: str | None = None
+    """Of queries and gold standards: the set's name."""
+    gold: str | None = None
+    """Of gold standards: which generation."""
+    rows: int | None = None
+    dims: int | None = None
+    """Components of a vector; of a gold standard, neighbours of a query."""
+    dtype: str | None = None
+    key: str | None = None
+    """The array's name in the file."""
+    size: str | None = None
+    """As the page tells it: `ls -h` rounds up, in powers of 1024."""
+    bytes: int | None = None
+    """The exact size, if known."""
+    md5: str | None = None
+    note: str | None = None
+    numbered: bool = False
+    """Whether it is one of many like it, which one row stands for."""
 
     @property
-    def url(self) -> str:
-        """Where it is published."""
-        return f"{SOURCE}/{self.name}"
+    def sizes(self) -> tuple[int, int | None]:
+        """The fewest and the most bytes that it can have, by what the page tells; None if there is no limit."""
+        if self.bytes is not None:
+            return self.bytes, self.bytes
+        if self.size is None:
+            return 0, None
+        number, unit = self.size.rstrip("KMGT"), self.size[-1]
+        parts = 10 if "." in number else 1
+        step, steps = 1024 ** (" KMGT".index(unit) if unit in "KMGT" else 0) // parts, round(float(number) * parts)
+        return (steps - 1) * step, (steps + 1) * step
+
+    @property
+    def expected(self) -> int:
+        """Its size in bytes, as far as it is known: at least that of its array."""
+        array = (self.rows or 0) * (self.dims or 0) * ITEM_BYTES.get(self.dtype or "", 0)
+        return self.bytes if self.bytes is not None else max(array, self.sizes[0])
 
 
-DATABASES = {
-    "100K": RemoteFile("laion2B-en-clip768v2-n=100K.h5", "147M", "daef38a64e3cd1c5233231f8be882a64"),
-    "300K": RemoteFile("laion2B-en-clip768v2-n=300K.h5", "440M", "d238b4b037c32bae41e497f95dffa895"),
-    "10M": RemoteFile("laion2B-en-clip768v2-n=10M.h5", "15G", "c05e4b1d2b2a0c7663ac9767753e25e1"),
-    "30M": RemoteFile("laion2B-en-clip768v2-n=30M.h5", "44G", "15a24d28d2304e14711e23baf7fe86a4"),
-    "100M": RemoteFile("laion2B-en-clip768v2-n=100M.h5", "147G", "9d8ee3347b1edf136b3ef38162ac05c3"),
-}
-QUERIES = {
-    "public": RemoteFile("public-queries-10k-clip768v2.h5", "30M", "257b9eb3f7f25776e0d33b22451b7b32"),
-    "private": RemoteFile("private-queries-10k-clip768v2.h5", "30M", "f8f3e61bd22d7d64234a0f587ead9fcf"),
-}
-SUBSETS = ("sample", *DATABASES)
+@dataclass(frozen=True)
+class Catalogue:
+    """A dataset's files, in the order of its page."""
+
+    title: str
+    bundles: Mapping[str, Bundle]
+    files: tuple[RemoteFile, ...]
+
+    @property
+    def subsets(self) -> list[str]:
+        """All that a file belongs to."""
+        return list(dict.fromkeys(name for file in self.files for name in file.subsets))
+
+    @property
+    def first_bundle(self) -> str:
+        """The one that is meant if none is named."""
+        return next(iter(self.bundles))
 
 
-def subset_files(subset: str, *, queries: str = "public", data_dir: str | Path | None = None) -> tuple[Path, Path]:
-    """Paths of a LAION2B subset's database and queries, or of the sample that is shipped.
+def read_catalogue(path: str | Path | None = None, base_url: str | None = None) -> Catalogue:
+    """LAION2B's catalogue, or that of a file; `base_url`: a mirror, which has all files under their names.
 
-    `subset`: sample, 100K, 300K, 10M, 30M or 100M.  `queries`: public or private.  `data_dir`: where the files lie; by
-    default the user's data folder.  Raises InputError if there is no such subset or set of queries, or if a file is
-    missing: the message tells its size, address, md5 and the command that fetches it.
-
-    >>> import gpuknn
-    >>> database, queries = gpuknn.subset_files("sample")
-    >>> gpuknn.open_vectors(database).shape
-    (10000, 384)
+    Raises InputError, which names the file and the row, if it is no catalogue.
     """
-    check_known("subset", subset, SUBSETS)
-    check_known("queries", queries, QUERIES)
-    if subset == "sample":
-        if queries != "public":
-            raise InputError(f"{option('queries', queries)}: the sample has public queries only")
-        return SAMPLE / "database.h5", SAMPLE / "queries.h5"
-    folder = Path(data_dir) if data_dir else Path(platformdirs.user_data_dir("gpuknn"))
-    return _local(folder, DATABASES[subset]), _local(folder, QUERIES[queries])
+    place = Path(path) if path else LAION
+    try:
+        said = tomllib.loads(place.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{place}: cannot be read as a catalogue ({getattr(error, 'strerror', '') or error})"
+        ) from error
+    _check(said, {"title": str, "base_url": str, "bundles": list, "files": list}, f"{place}")
+    bundles = {
+        bundle.name: bundle
+        for bundle in (_bundle(row, f"{place}: bundle {n}") for n, row in _rows(said, "bundles", place))
+    }
+    base = said.get("base_url", "")
+    files = tuple(
+        file for n, row in _rows(said, "files", place) for file in _files(row, base, bundles, f"{place}: file {n}")
+    )
+    if not files:
+        raise InputError(f"{place}: is a catalogue without files")
+    if base_url is not None:
+        _check_url(base_url, "the mirror")
+        files = tuple(replace(file, url=_joined(base_url, file.name)) for file in files)
+    _check_same(files, place)
+    return Catalogue(said.get("title", place.name), bundles, files)
 
 
-def gold_name(subset: str, queries: str, k: int) -> str:
-    """The name under which this gold standard is published, or would be.
-
-    Public 100-NN files carry no suffix; public 1000-NN and private 10-NN files say F64-IEEE754.
-    """
-    if subset == "sample":
-        return "sample-gold-standard.h5"
-    suffix = {("public", 100): "", ("public", 1000): "-F64-IEEE754", ("private", 10): "-F64-IEEE754"}
-    return f"laion2B-en-{queries}-gold-standard-v2-{subset}{suffix.get((queries, k), f'-k={k}')}.h5"
+def _rows(said: dict[str, Any], name: str, place: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a list, counted from 1."""
+    for number, row in enumerate(said.get(name, []), 1):
+        if not isinstance(row, dict):
+            raise InputError(f"{place}: {name}: must be rows in braces, {{name = ...}}")
+        yield number, row
 
 
-def _local(folder: Path, file: RemoteFile) -> Path:
-    path = folder / file.name
-    if not path.exists():
-        fetch = f"curl --create-dirs -C - -o '{path}' {file.url}"
-        raise InputError(f"{path}: is missing ({file.size}, md5 {file.md5}); fetch it with: {fetch}")
-    return path
+def _bundle(row: dict[str, Any], where: str) -> Bundle:
+    _check(row, {"name": str, "title": str, "metric": str}, where)
+    _check_name(row.get("name", ""), where)
+    if row.get("metric") not in (None, *METRICS):
+        raise InputError(f"{where}: metric {row['metric']!r}: there are {', '.join(METRICS)}")
+    return Bundle(**row)
+
+
+def _files(row: dict[str, Any], base: str, bundles: Mapping[str, Bundle], where: str) -> Iterator[RemoteFile]:
+    """The file of a row, or those of a row of numbered files."""
+    texts = dict.fromkeys(("name", "bundle", "kind", "subset", "queries", "gold", "dtype", "key", "size"), str)
+    numbers = dict.fromkeys(("rows", "dims", "bytes"), int)
+    _check(row, texts | numbers | {"url": str, "md5": str, "note": str, "parts": list, "part_subsets": dict}, where)
+    _check_fields(row, bundles, where)
+    plain = {field: value for field, value in row.items() if field not in ("subset", "parts", "part_subsets")}
+    if "parts" not in row:
+        subsets = (row["subset"],) if "subset" in row else ()
+        yield _file(plain, base, subsets, False, where)
+        return
+    (first, last), digits = _ends(row["parts"], where), len(row["parts"][0])
+    members = {
+        name: range(a, b + 1) for name, (a, b) in ((n, _ends(e, where)) for n, e in row.get("part_subsets", {}).items())
+    }
+    for number in range(first, last + 1):
+        numbered = {
+            field: plain[field].replace("{part}", f"{number:0{digits}}") for field in ("name", "url") if field in plain
+        }
+        yield _file(plain | numbered, base, tuple(name for name in members if number in members[name]), True, where)
+
+
+def _file(row: Mapping[str, Any], base: str, subsets: tuple[str, ...], numbered: bool, where: str) -> RemoteFile:
+    _check_name(row["name"], where)
+    url = row.get("url") or _joined(base, row["name"])
+    _check_url(url, where)
+    return RemoteFile(**(dict(row) | {"url": url, "subsets": subsets, "numbered": numbered}))
+
+
+def _check_fields(row: Mapping[str, Any], bundles: Mapping[str, Bundle], where: str) -> None:
+    """Raise InputError if a field has a value that none of its kind has."""
+    if missing := [field for field in ("name", "bundle", "kind") if field not in row]:
+        raise InputError(f"{where}: has no {missing[0]}")
+    for name in (
+        *(row[field] for field in ("subset", "queries", "gold") if field in row),
+        *row.get("part_subsets", {}),
+    ):
+        _check_name(name, where)
+    if row["bundle"] not in bundles:
+        raise InputError(f"{where}: there is no bundle {row['bundle']!r} in this catalogue")
+    if row["kind"] not in KINDS:
+        raise InputError(f"{where}: kind {row['kind']!r}: there are {', '.join(KINDS)}")
+    if not SIZE.fullmatch(row.get("size", "1")):
+        raise InputError(f"{where}: size {row['size']!r}: must be like 147G, 7.7M or 783K")
+    if not MD5.fullmatch(row.get("md5", 32 * "0")):
+        raise InputError(f"{where}: md5 {row['md5']!r}: must be 32 hexadecimal digits")
+
+
+def _ends(ends: Any, where: str) -> tuple[int, int]:
+    """The first and the last number of numbered files."""
+    if type(ends) is not list or len(ends) != 2 or not all(isinstance(n, str) and NUMBER.fullmatch(n) for n in ends):
+        raise InputError(f'{where}: numbered files are given by the first and the last number, as ["0000", "0111"]')
+    first, last = map(int, ends)
+    if not 0 <= last - first < MOST_PARTS:
+        raise InputError(f"{where}: the last number must not be below the first, and there may be {MOST_PARTS:,} files")
+    return first, last
+
+
+def _check(row: Mapping[str, Any], known: Mapping[str, type[Any]], where: str) -> None:
+    for name, value in row.items():
+        if name not in known:
+            raise InputError(f"{where}: there is no field {name!r}; there are {', '.join(known)}")
+        if type(value) is not known[name] or (isinstance(value, int) and not 0 <= value < 2**63):
+            raise InputError(f"{where}: {name} has the value {value!r}, which is no {known[name].__name__}")
+        if isinstance(value, str) and not value.isprintable():
+            raise InputError(f"{where}: {name} has letters that cannot be printed")
+
+
+def _check_name(name: str, where: str) -> None:
+    if not NAME.fullmatch(name) or TAKEN.fullmatch(name):
+        raise InputError(
+            f"{where}: {name!r} is refused: names have letters, digits and ._=+@- and begin with one of the first two"
+        )
+
+
+def _check_url(url: str, where: str) -> None:
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or not url.isascii() or not url.isprintable() or " " in url:
+        raise InputError(f"{where}: {url!r} is refused: an address begins with http:// or https://")
+
+
+def _joined(base: str, name: str) -> str:
+    return f"{base.rstrip('/')}/{name.replace('+', '%2B')}" if base else ""
+
+
+def _check_same(files: tuple[RemoteFile, ...], place: Path) -> None:
+    """Raise InputError if rows of one name speak of different files."""
+    ordered = sorted(files, key=lambda file: file.name)
+    for name, same in groupby(ordered, key=lambda file: file.name):
+        if len({(file.url, file.size, file.bytes, file.md5) for file in same}) > 1:
+            raise InputError(f"{place}: {name}: its rows have different addresses, sizes or md5 sums")

@@ -27,6 +27,7 @@ MANIFEST = {
     "fingerprint": str,
     "settings": dict,
     "rows": int,
+    "unit": str,
     "title": str,
     "job": dict,
     "command": list,
@@ -62,6 +63,8 @@ class Identity:
     """Words of the command line that go on with it."""
     elsewhere: str = ""
     """What to do if the record is another job's, beside discarding that."""
+    unit: str = "rows"
+    """What `rows` counts, if not rows."""
 
 
 @dataclass(frozen=True)
@@ -121,20 +124,21 @@ class Record:
             return said if said.get("file", "") == (output and _look(output)) else {}
         return {}
 
-    def publish(self, claim: Claim, said: Mapping[str, Any]) -> None:
+    def publish(self, claim: Claim, said: Mapping[str, Any], replace: bool = True) -> None:
         """Give the finished target the name that the record is named after; what had the name before goes.
 
-        Raises RunError if another client has taken the record over.
+        Raises RunError if another client has taken the record over, InputError if the name is taken and must not be
+        (`replace`).
         """
         target, destination = claim.folder / TARGET, self._destination
         aside = target.with_name(REPLACED)
         sync(target)
         claim.held.check()
         self.note(target, said)
-        if os.path.lexists(destination) and (destination.is_dir() or target.is_dir()):
+        if replace and os.path.lexists(destination) and (destination.is_dir() or target.is_dir()):
             remove(aside)
             os.rename(destination, aside)
-        os.replace(target, destination)
+        (os.replace if replace else _rename)(target, destination)
         sync(destination.absolute().parent)
 
     @property
@@ -226,7 +230,12 @@ class Record:
         else:
             self._remove_files(keep=FINISHED)
             found = {"fingerprint": job.fingerprint, "settings": job.settings, "rows": job.rows, "title": job.title}
-            found |= {"job": dict(job.description), "command": list(job.command), "folder": os.getcwd()}
+            found |= {
+                "unit": job.unit,
+                "job": dict(job.description),
+                "command": list(job.command),
+                "folder": os.getcwd(),
+            }
         (self.path / job.fingerprint).mkdir(exist_ok=True)
         for name in MANIFESTS:
             if _sound_manifest(self.path / name) != found:
@@ -256,6 +265,8 @@ class RunFound:
     rows: int
     """Rows that they cover; those of several passes count each time."""
     rows_in_all: int
+    unit: str
+    """What these two count: rows, or bytes of a download."""
     bytes: int
     at_work: bool
     """Whether a client holds it at the moment."""
@@ -299,9 +310,24 @@ def _found(path: Path, manifest: dict[str, Any]) -> RunFound:
         folder=manifest["folder"],
         rows=sum(rows_kept(job) for job in path.iterdir() if job.is_dir()),
         rows_in_all=manifest["rows"],
+        unit=manifest["unit"],
         bytes=size,
         at_work=is_held(path / LOCK),
     )
+
+
+def _rename(path: Path, name: Path) -> None:
+    """Give a file a name that no file has; raises InputError if one has it."""
+    try:
+        os.link(path, name)
+    except FileExistsError as error:
+        raise InputError(f"{name}: somebody has written a file of this name meanwhile; move it away") from error
+    except OSError:  # no links on such a disk
+        if os.path.lexists(name):
+            raise InputError(f"{name}: somebody has written a file of this name meanwhile; move it away") from None
+        os.rename(path, name)
+    else:
+        path.unlink()
 
 
 def _look(path: Path) -> list[int]:
@@ -318,7 +344,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _sound_manifest(path: Path) -> dict[str, Any]:
     """What a manifest says, if it says all that one says."""
-    found = _sealed(path)
+    found = {"unit": "rows"} | _sealed(path)  # which earlier versions did not write
     sound = all(isinstance(found.get(name), kind) for name, kind in MANIFEST.items())
     sound = sound and all(type(value) is int and value > 0 for value in [found["rows"], *found["settings"].values()])
     return found if sound and all(isinstance(word, str) for word in found["command"]) else {}

@@ -1,0 +1,50 @@
+"""`--subset`: a published database in place of files, and `--download`, which fetches it first."""
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gpuknn.cli.options import add_catalogue, write_outcome
+from gpuknn.errors import InputError, refuse_given
+
+if TYPE_CHECKING:
+    from gpuknn.laion.catalogue import RemoteFile
+
+SAMPLE = "sample"
+
+
+def add_subset(group: argparse._ActionsContainer, what: str) -> None:
+    """Describe the options that name a subset in place of `what`."""
+    group.add_argument(
+        "--subset",
+        metavar="S",
+        help=f"in place of {what}: sample (shipped), or 100K, 300K, 10M, 30M or 100M of LAION2B",
+    )
+    group.add_argument("--download", action="store_true", help="first fetch what is missing of the subset")
+    add_catalogue(group)
+
+
+def check_subset(chosen: argparse.Namespace, named: str | None) -> None:
+    """Raise InputError if a subset is named beside a file (`named`), or its options without it."""
+    if chosen.subset and named:
+        raise InputError(f"--subset {chosen.subset} names the files; leave out {named}")
+    if not chosen.subset:
+        names = ("bundle", "download", "data_dir", "catalogue", "base_url")
+        refuse_given({name: getattr(chosen, name) for name in names}, "goes with --subset")
+
+
+def fetch_subset(chosen: argparse.Namespace, files: Sequence["RemoteFile"]) -> bool:
+    """Fetch what is missing of a subset's files; False if that is only planned, as `--dry-run` asks."""
+    from gpuknn.cli.progress import shown
+    from gpuknn.jobs.download.plan import plan_download
+    from gpuknn.jobs.download.run import run_download
+    from gpuknn.laion.held import data_folder
+
+    plan = plan_download(files, data_folder(chosen.data_dir), chosen.fresh, chosen.words)
+    if plan.to_do and getattr(chosen, "dry_run", False):
+        write_outcome(chosen, plan.facts, f"{plan.title}\n")
+        return False
+    if plan.to_do:
+        with shown(chosen) as told:
+            run_download(plan, told)
+    return True

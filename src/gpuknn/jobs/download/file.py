@@ -1,0 +1,158 @@
+"""One published file into a data folder: fetched, compared with its md5 sum, and only then given its name."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+
+from gpuknn.errors import InputError, RunError, same_again
+from gpuknn.jobs.download.server import Changed, Version, shown
+from gpuknn.jobs.download.transfer import Anew, Extents, Transfer
+from gpuknn.jobs.pieces import read_receipts, write_receipt
+from gpuknn.laion.catalogue import RemoteFile
+from gpuknn.laion.held import keep_md5
+from gpuknn.storage.destination import lacking
+from gpuknn.storage.durable import digest
+from gpuknn.storage.record import TARGET, Claim, Identity, Record
+
+VERSION = 1
+"""Raised when what an unfinished download has left means something else."""
+BEGINNINGS = 6
+"""So often a file may be begun."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What an earlier call has left of a file."""
+
+    url: str
+    version: Version
+    extents: Extents
+
+
+def fetch(
+    client: httpx.Client,
+    file: RemoteFile,
+    folder: Path,
+    fresh: bool,
+    command: Sequence[str],
+    on_bytes: Callable[[int], None],
+    say: Callable[[str], None],
+) -> str:
+    """Have a file in the folder under its name; its md5 sum.
+
+    Goes on from what an earlier call has fetched, unless that is to be thrown away (`fresh`).  `on_bytes` is told how
+    many bytes are there.  Raises InputError if the file cannot be had or is not the catalogue's, RunError or OSError
+    if the same call goes on later.
+    """
+    path = folder / file.name
+    record, url = Record.beside(path), shown(file.url)
+    identity = Identity(
+        fingerprint=digest(repr((VERSION, file.name, file.md5 or file.url)).encode()),
+        description={"file": file.name, "md5": file.md5 or "", "from": "" if file.md5 else url},
+        title=f"{url} to {path}",
+        rows=max(1, file.expected),
+        settings={},
+        command=command,
+        unit="bytes",
+    )
+    with record.held(identity, fresh, say) as claim:
+        try:
+            md5 = _fetched(client, file, claim, record, on_bytes, say)
+            keep_md5(path, md5, claim.folder / TARGET)
+            record.publish(claim, {}, replace=False)
+        except BaseException as error:
+            if isinstance(error, InputError) or not record.has_results():
+                record.give_up(claim)
+            raise
+        record.remove()
+    return md5
+
+
+def _fetched(
+    client: httpx.Client,
+    file: RemoteFile,
+    claim: Claim,
+    record: Record,
+    on_bytes: Callable[[int], None],
+    say: Callable[[str], None],
+) -> str:
+    """All bytes of a file, in the claim's folder; their md5 sum."""
+    part, url = claim.folder / TARGET, shown(file.url)
+    whole, said = False, ""
+    for beginning in range(BEGINNINGS):
+        kept = _kept(claim.folder, file)
+        if kept is None:
+            record.forget(claim)  # a file of its own for each beginning: late bytes of the last go nowhere
+            part.touch()
+        transfer = Transfer(
+            client,
+            file.url,
+            part,
+            lambda version: _check(version, file, part),
+            kept.version if kept else None,
+            kept.extents if kept else (),
+            whole or beginning == BEGINNINGS - 1,
+        )
+        try:
+            md5 = transfer.run(on_bytes, lambda version, extents: _keep(claim, file, version, extents))
+        except Anew as error:
+            whole, said = True, str(error)
+        except Changed as error:
+            said = str(error)
+        else:
+            if file.md5 in (None, md5):
+                return md5
+            said = f"its md5 sum is {md5}, and {file.md5} in the catalogue"
+            if not kept and beginning:
+                break
+        record.forget(claim)
+        say(f"{file.name}: {said}; it is fetched from the beginning")
+    raise RunError(f"{url}: {said}; it was fetched again in vain, and nothing of it is kept")
+
+
+def _check(version: Version, file: RemoteFile, part: Path) -> None:
+    """Raise an error if the server's file cannot be the catalogue's, or there is no room for it."""
+    size, (fewest, most) = version.size, file.sizes
+    if size is None:
+        return
+    if size < fewest or (most is not None and size > most):
+        told = f"{file.bytes:,}" if file.bytes is not None else file.size
+        raise InputError(
+            f"{shown(file.url)}: has {size:,} bytes there, and {told} in the catalogue; it is another file"
+        )
+    if said := lacking(part.parent, size - 512 * part.stat().st_blocks):
+        raise RunError(f"{said} for {file.name}; make room, {same_again()} goes on")
+
+
+def _keep(claim: Claim, file: RemoteFile, version: Version, extents: Extents) -> None:
+    """Write down which bytes are on disk."""
+    claim.held.check()
+    there = range(sum(stop - start for start, stop in extents))
+    earlier = [rows for rows in read_receipts(claim.folder) if rows != there]
+    write_receipt(claim.folder, there, {"url": file.url, "version": asdict(version), "extents": extents})
+    for rows in earlier:
+        (claim.folder / f"{rows.start:012d}-{rows.stop:012d}.json").unlink()
+
+
+def _kept(folder: Path, file: RemoteFile) -> Kept | None:
+    """What can be gone on with.
+
+    A file whose md5 sum is known may come from another address than before: the sum tells in the end.
+    """
+    part = folder / TARGET
+    receipts = list(read_receipts(folder).values()) if part.is_file() else []
+    try:
+        said = receipts[-1]
+        version, extents = Version(**said["version"]), [(int(a), int(b)) for a, b in said["extents"]]
+        url = str(said["url"])
+    except (IndexError, KeyError, TypeError, ValueError):
+        return None
+    size = version.size
+    ends = [0, *(end for extent in extents for end in extent)]
+    if not isinstance(size, int) or ends != sorted(ends) or not ends[-1] <= min(size, part.stat().st_size):
+        return None
+    if url != file.url:
+        return Kept(file.url, Version(size), extents) if file.md5 else None
+    return Kept(url, version, extents) if version.known or file.md5 else None

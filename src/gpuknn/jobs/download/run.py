@@ -1,0 +1,116 @@
+"""A planned download at work: one file after the other."""
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gpuknn.errors import InputError, RunError
+from gpuknn.interrupts import interrupts_told, kept_and_goes_on, nothing_changed
+from gpuknn.jobs.download.file import fetch
+from gpuknn.jobs.download.plan import Plan, wrong
+from gpuknn.jobs.download.server import web
+from gpuknn.jobs.download.transfer import CONNECTIONS
+from gpuknn.jobs.download.verify import verified
+from gpuknn.laion.held import Held, held
+from gpuknn.progress import Listener, readable, step
+
+if TYPE_CHECKING:
+    import httpx
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a download did."""
+
+    files: tuple[Held, ...]
+    """All that were asked for, as they are there now."""
+    fetched: int
+    """Bytes."""
+    seconds: float
+
+
+def run_download(plan: Plan, on_event: Listener = lambda _: None) -> Outcome:
+    """Fetch what is missing, and compare with its md5 sum what is there.
+
+    A file that cannot be had does not keep the others waiting.  `on_event` is told what happens:
+
+        plan        title: in a line, and the plan's facts;  step: of what follows (`gpuknn.progress`)
+        said        line: for a person
+        fetched     bytes: of all files, those there were before left out
+        file        name, state, md5: of a file that is done
+
+    Raises InputError if a file cannot be had or is not the catalogue's; RunError or OSError if the same plan goes on
+    later; Interrupted, which says what is kept.
+    """
+    standing = Standing(plan)
+    with interrupts_told(standing.__str__):
+        return _run(standing, on_event)
+
+
+@dataclass
+class Standing:
+    """How far a download has come, for whoever interrupts it."""
+
+    plan: Plan
+    begun: bool = False
+
+    def __str__(self) -> str:
+        """What is kept, and what the same command does."""
+        if not self.begun:
+            return nothing_changed()
+        left = [held(self.plan.folder, each.file) for each in self.plan.to_do]
+        whole = sum(each.state not in ("missing", "begun") for each in left)
+        size = readable(sum(each.bytes for each in left))
+        return kept_and_goes_on(f"{whole} of {len(left)} files, and {size} in all, are kept", self.plan.fresh)
+
+
+def _run(standing: Standing, on_event: Listener) -> Outcome:
+    plan, started = standing.plan, time.monotonic()
+    on_event({"event": "plan", "title": plan.title, **plan.facts})
+    if plan.to_do:
+        on_event(step("fetching", plan.bytes, "fetched", "bytes", row_bytes=1))
+        with web(CONNECTIONS) as client:
+            standing.begun = True
+            failures = _work(plan, client, on_event)
+        _raise(failures)
+    files = tuple(held(plan.folder, each.file) for each in plan.files)
+    return Outcome(files, sum(file.bytes for file in files if file.file in plan.to_fetch), time.monotonic() - started)
+
+
+def _work(plan: Plan, client: "httpx.Client", on_event: Listener) -> dict[str, InputError | RunError]:
+    """Fetch or verify each file; what went wrong, by the files' names."""
+    failures: dict[str, InputError | RunError] = {}
+    before = 0
+
+    def say(line: str) -> None:
+        on_event({"event": "said", "line": line})
+
+    for each in plan.to_do:
+        file, there = each.file, each.bytes if each.state == "begun" and not plan.fresh else 0
+
+        def tell(done: int, offset: int = before - there) -> None:
+            on_event({"event": "fetched", "bytes": max(0, offset + done)})
+
+        try:
+            if each.state == "here":
+                now = verified(each, tell)
+            else:
+                fetch(client, file, plan.folder, plan.fresh, plan.command, tell, say)
+                now = held(plan.folder, file)
+            if now.state == "wrong":
+                raise InputError(f"{each.path}: {wrong(now)}; move it away, gpuknn replaces no file")
+            on_event({"event": "file", "name": file.name, "state": now.state, "md5": now.md5, "bytes": now.bytes})
+            before += now.bytes - there
+        except (InputError, RunError) as error:
+            failures[file.name] = error
+            if len(plan.to_do) > 1:
+                say(f"{file.name}: left out for now; {error}")
+    return failures
+
+
+def _raise(failures: dict[str, InputError | RunError]) -> None:
+    """Raise what went wrong with the first file that may go better the next time, or else with the first."""
+    ordered = sorted(failures.values(), key=lambda error: isinstance(error, InputError))
+    if ordered:
+        others = f"; {len(failures)} files are missing: {', '.join(failures)}" if len(failures) > 1 else ""
+        raise type(ordered[0])(f"{ordered[0]}{others}")

@@ -1,0 +1,223 @@
+"""One request for bytes of a published file, and all the ways in which a web server can answer it.
+
+A server is believed about nothing that can be checked.  What it sends is a part of one version of the file, of one
+size; or else an error says whether asking again may help:
+
+    Passing         the connection broke, the server is busy: it may pass
+    Changed         what it has is another version than the one that was begun
+    InputError      it will be the same the next time
+"""
+
+import re
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from importlib.metadata import version as version_of
+from time import monotonic, time
+
+import httpx
+
+from gpuknn.errors import InputError, one_line
+
+CONNECT_SECONDS = 20.0
+SILENT_SECONDS = 30.0
+"""After so long without a byte a connection is given up."""
+SLOW_SECONDS, SLOW_BYTES = 30.0, 30 * 2**10
+"""So few bytes in so long: a connection that crawls is given up, too."""
+MOST_REDIRECTS = 10
+BUSY = (408, 425, 429, 500, 502, 503, 504)
+"""Answers that may be others the next time."""
+CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+class Passing(Exception):
+    """A request failed in a way that may pass; `pause`: seconds that the server asks to wait."""
+
+    def __init__(self, said: str, pause: float = 0.0) -> None:
+        super().__init__(said)
+        self.pause = pause
+
+
+class Changed(Exception):
+    """The server has another version of the file than the one that was begun, or none at all of that range."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """What tells one version of a file from another."""
+
+    size: int | None
+    """None if the server does not tell it."""
+    etag: str = ""
+    modified: str = ""
+
+    def same(self, other: "Version") -> bool:
+        """Whether nothing tells the two apart."""
+        pairs = ((self.size, other.size), (self.etag, other.etag), (self.modified, other.modified))
+        told = [(ours, theirs) for ours, theirs in pairs if ours and theirs]
+        if self.etag and other.etag:  # the time may differ between machines that serve the same file
+            told = told[:-1] if self.modified and other.modified else told
+        return all(ours == theirs for ours, theirs in told)
+
+    @property
+    def known(self) -> bool:
+        """Whether another version could be told from this one."""
+        return bool(self.etag or self.modified)
+
+    @property
+    def condition(self) -> dict[str, str]:
+        """The header that asks for a range of this very version; a weak tag (W/...) cannot."""
+        strong = "" if self.etag.startswith("W/") else self.etag
+        return {"If-Range": strong} if strong else {}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Bytes on their way."""
+
+    version: Version
+    first: int
+    """Where in the file they begin."""
+    whole: bool
+    """The server does not send ranges: this is the file from its beginning."""
+    chunks: Iterator[bytes]
+    """What comes, until all has come that was announced; raises Passing if that fails."""
+
+
+@contextmanager
+def web(connections: int) -> Iterator[httpx.Client]:
+    """What asks web servers; proxies and certificates are those of the environment."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=connections)
+    timeout = httpx.Timeout(SILENT_SECONDS, connect=CONNECT_SECONDS)
+    headers = {"Accept-Encoding": "identity", "User-Agent": f"gpuknn/{version_of('gpuknn')}"}
+    try:
+        client = httpx.Client(
+            headers=headers,
+            timeout=timeout,
+            limits=limits,
+            follow_redirects=True,
+            max_redirects=MOST_REDIRECTS,
+            event_hooks={"response": [_check_redirect]},
+        )
+    except Exception as error:  # a proxy's address or a file of certificates that cannot be used
+        raise InputError(f"the environment's proxies or certificates cannot be used ({one_line(error)})") from error
+    with client:
+        yield client
+
+
+@contextmanager
+def asked(client: httpx.Client, url: str, first: int, stop: int | None, begun: Version | None) -> Iterator[Answer]:
+    """Ask for bytes [first, stop) of a file, all of them from `first` on if `stop` is None.
+
+    `begun`: the version that they must be of.  Raises Passing, Changed or InputError.
+    """
+    if stop is None and first == 0:
+        headers = {}
+    else:
+        headers = {"Range": f"bytes={first}-{'' if stop is None else stop - 1}"} | (begun.condition if begun else {})
+    try:
+        with client.stream("GET", url, headers=headers) as response:
+            yield _answer(response, shown(url), first, stop, begun)
+    except httpx.TooManyRedirects as error:
+        raise InputError(f"{shown(url)}: is redirected more than {MOST_REDIRECTS} times") from error
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        raise InputError(f"{shown(url)}: is redirected to what is no address ({one_line(error)})") from error
+    except httpx.TransportError as error:
+        if _is_untrusted(error):
+            raise InputError(f"{shown(url)}: the server's certificate is not trusted ({one_line(error)})") from error
+        raise Passing(_in_words(error)) from error
+
+
+def shown(url: str) -> str:
+    """An address without a password in it, for messages."""
+    return re.sub(r"//[^/@]*@", "//", url)
+
+
+def _answer(response: httpx.Response, url: str, first: int, stop: int | None, begun: Version | None) -> Answer:
+    code, headers = response.status_code, response.headers
+    if code in BUSY:
+        raise Passing(f"the server answers {_status(response)}", _seconds(headers.get("Retry-After", "")))
+    if code == 416:
+        raise Changed(f"the server has no bytes from {first:,} on")
+    if code not in (200, 206):
+        raise InputError(f"{url}: the server answers {_status(response)}; look at the address, or name a mirror")
+    if headers.get("Content-Encoding", "identity") != "identity":
+        raise InputError(f"{url}: the server sends it packed ({headers['Content-Encoding']}), which nobody asked for")
+    if headers.get("Content-Type", "").startswith("text/html") and not url.endswith((".html", ".htm")):
+        raise InputError(f"{url}: the server answers with a page for people (text/html), not with the file")
+    start, size = 0, None
+    if code == 206:
+        said = CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+        if not said or int(said[1]) != first or (stop is not None and int(said[2]) >= stop):
+            raise Passing(
+                f"the server sends other bytes than those that were asked for ({headers.get('Content-Range')})"
+            )
+        start, size = first, None if said[3] == "*" else int(said[3])
+    elif "Content-Length" in headers:
+        size = int(headers["Content-Length"])
+    elif response.http_version == "HTTP/1.0" or "Transfer-Encoding" not in headers:
+        raise InputError(f"{url}: the server does not tell how long it is, so nobody can know whether all has come")
+    version = Version(size, headers.get("ETag", ""), headers.get("Last-Modified", ""))
+    if begun and not begun.same(version):
+        raise Changed("the server has another version of it now")
+    return Answer(version, start, code == 200, _chunks(response))
+
+
+def _chunks(response: httpx.Response) -> Iterator[bytes]:
+    """The body as it comes; raises Passing if it crawls."""
+    since, came = monotonic(), 0
+    for chunk in response.iter_raw():
+        yield chunk
+        came += len(chunk)
+        now = monotonic()
+        if now - since > SLOW_SECONDS:
+            if came < SLOW_BYTES:
+                raise Passing(f"the server sends only {came:,} bytes in {SLOW_SECONDS:.0f} s")
+            since, came = now, 0
+
+
+def _check_redirect(response: httpx.Response) -> None:
+    """Raise InputError if a server sends us to something that is not of the web, or from https to http."""
+    if not response.has_redirect_location:
+        return
+    to = response.url.join(response.headers["Location"])
+    if to.scheme not in ("http", "https") or not to.host:
+        raise InputError(
+            f"{shown(str(response.url))}: is redirected to {str(to)[:200]!r}, which is no address of the web"
+        )
+    if response.url.scheme == "https" and to.scheme == "http":
+        raise InputError(f"{shown(str(response.url))}: is redirected from https to http, where anybody could change it")
+
+
+def _status(response: httpx.Response) -> str:
+    return f"{response.status_code} {response.reason_phrase}".strip()
+
+
+def _seconds(retry_after: str) -> float:
+    """What a Retry-After header says, as seconds or as a date; 0 if it is neither."""
+    if re.fullmatch(r"\d{1,9}", retry_after):
+        return float(retry_after)
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time())
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+
+
+def _is_untrusted(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _in_words(error: httpx.TransportError) -> str:
+    if isinstance(error, httpx.ConnectTimeout):
+        return f"the server does not answer within {CONNECT_SECONDS:.0f} s"
+    if isinstance(error, httpx.TimeoutException):
+        return f"the server was silent for {SILENT_SECONDS:.0f} s"
+    if isinstance(error, httpx.ConnectError):
+        return f"the server cannot be reached ({one_line(error)})"
+    return f"the connection broke ({one_line(error)})"

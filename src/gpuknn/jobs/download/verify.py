@@ -1,0 +1,59 @@
+"""Files that are there, compared with their md5 sums."""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from gpuknn.interrupts import interrupts_told
+from gpuknn.jobs.download.digest import md5_of
+from gpuknn.laion.held import Held, held, keep_md5
+from gpuknn.progress import Listener, step
+
+TOLD_BYTES = 64 * 2**20
+"""After so many it is told how far the reading is."""
+
+
+def verify(files: Sequence[Held], on_event: Listener = lambda _: None) -> list[Held]:
+    """Read all files that are there; what is known of them then.
+
+    A file is wrong, too, if nobody has published its md5 sum, and it is not what it was when it was read before.
+    `on_event` is told a `step` (`gpuknn.progress`) and what it names.  Raises OSError if a file cannot be read.
+    """
+    there = [each for each in files if each.state not in ("missing", "begun")]
+    if there:
+        on_event(step("verifying", sum(each.bytes for each in there), "verified", "bytes", row_bytes=1))
+    before, found = 0, {}
+    with interrupts_told():
+        for each in there:
+            found[each.path] = verified(each, lambda n, b=before: on_event({"event": "verified", "bytes": b + n}))  # type: ignore[misc]
+            before += each.bytes
+    return [found.get(each.path, each) for each in files]
+
+
+def verified(each: Held, on_bytes: Callable[[int], None]) -> Held:
+    """The same for one file; `on_bytes` is told how many of its bytes are read."""
+    md5 = _md5(each.path, on_bytes)
+    if each.file.md5 is None and each.md5 not in (None, md5):
+        return replace(each, state="wrong", md5=md5)
+    with suppress(OSError):  # somebody else's folder: the file will be read again the next time
+        keep_md5(each.path, md5)
+    now = held(each.path.parent, each.file)
+    return replace(now, md5=md5, state=now.state if each.file.md5 in (None, md5) else "wrong")
+
+
+def _md5(path: Path, on_bytes: Callable[[int], None]) -> str:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        size = os.fstat(handle).st_size
+
+        def reached(position: int) -> int:
+            on_bytes(position)
+            return min(position + TOLD_BYTES, size)
+
+        md5 = md5_of(handle, reached)
+    finally:
+        os.close(handle)
+    assert md5 is not None  # it is None only if `reached` returns None
+    return md5
