@@ -47,6 +47,7 @@ class Fault:
     """What is wrong with a file's answers; of several faults of a file, the first that says something of it counts."""
 
     times: int | None = None  # only so many requests for the file, HEAD too, from the first that finds this fault
+    after: int = 0  # requests that are answered before
     seed: int = 0  # of all that is random
 
     drops: float = 0  # the share of answers whose connection is closed after a random number of body bytes
@@ -136,7 +137,9 @@ class Web:
             wrong: dict[str, Any] = {}
             for fault in [found] if isinstance(found, Fault) else found:
                 since = self._since.setdefault((name, fault), number)
-                if fault.times is None or number - since < fault.times:
+                if number - since >= fault.after and (
+                    fault.times is None or number - since < fault.after + fault.times
+                ):
                     wrong = {key: value for key, value in vars(fault).items() if value != DEFAULTS[key]} | wrong
             return self.files.get(name), Fault(**wrong), number
 

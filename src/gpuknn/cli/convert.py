@@ -80,17 +80,23 @@ def _name_files(chosen: argparse.Namespace) -> None:
     check_subset(chosen, named[0] if len(named) > 1 else None)
     if len(named) != (1 if chosen.subset else 2):
         raise InputError("name what to convert, and the file to write: SRC DST, or --subset S DST")
-    chosen.source, chosen.destination = named if not chosen.subset else (_database(chosen), named[0])
+    chosen.source, chosen.destination = named if not chosen.subset else (_database(chosen, named[0]), named[0])
 
 
-def _database(chosen: argparse.Namespace) -> str:
+def _database(chosen: argparse.Namespace, destination: str) -> str:
+    """A subset's database, fetched first if that is asked for and DST can be written."""
+    from gpuknn.jobs.convert.formats import choose_format
+    from gpuknn.jobs.convert.plan import record_of
     from gpuknn.laion.catalogue import read_catalogue
     from gpuknn.laion.subsets import database_path, find_database
+    from gpuknn.storage.destination import check_destination
 
     if chosen.subset != SAMPLE and chosen.download:
-        fetch_subset(
-            chosen, [find_database(read_catalogue(chosen.catalogue, chosen.base_url), chosen.subset, chosen.bundle)]
-        )
+        choose_format(destination, chosen.to)
+        begun = record_of(destination).exists and not chosen.fresh  # then the destination may be its own
+        check_destination(destination, [], chosen.force or begun, stores=True)
+        catalogue = read_catalogue(chosen.catalogue, chosen.base_url)
+        fetch_subset(chosen, [find_database(catalogue, chosen.subset, chosen.bundle)])
     return str(database_path(chosen.subset, chosen.bundle, chosen.data_dir, chosen.catalogue))
 
 

@@ -157,7 +157,7 @@ def _lines(files: Sequence["Held"], every: bool) -> list[tuple[str, ...]]:
             lines += [_line(each) for each in rows]
             continue
         here = sum(each.state in ("here", "verified") for each in rows)
-        name = f"{rows[0].file.name} to {rows[-1].file.name.removeprefix(key[1])}"
+        name = f"{rows[0].file.name} to {rows[-1].file.name}"
         lines.append((name, *_line(rows[0])[1:-1], f"{here} of {len(rows)} here"))
     return lines
 

@@ -208,8 +208,9 @@ def _check_before(chosen: argparse.Namespace, rows: int | None, output: Path) ->
     if rows is not None and chosen.k > rows:
         raise InputError(f"-k {chosen.k}: the database has only {rows:,} rows")
     gold_format(output)
-    if not Record.beside(output).exists:  # a run that goes on knows its output
-        check_destination(str(output), [], chosen.force, stores=False)
+    record = Record(chosen.run_dir) if chosen.run_dir else Record.beside(output)
+    begun = record.exists and not chosen.fresh  # then the output may be its own
+    check_destination(str(output), [], chosen.force or begun, stores=False)
 
 
 def _of_files(chosen: argparse.Namespace) -> Asked:

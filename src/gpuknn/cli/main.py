@@ -45,11 +45,11 @@ def _main(arguments: list[str] | None) -> int:
     try:
         add_verbs(commands)
         words = sys.argv[1:] if arguments is None else arguments
-        verb = commands.choices.get(words[0]) if words else None
-        chosen = _parse(verb or parser, words[1:] if verb else words)
-        if verb and (config := getattr(chosen, "config", None)):
-            verb.set_defaults(**options_from(config, verb))
-            chosen = _parse(verb, words[1:])
+        chosen = _parse(parser, words)
+        if config := getattr(chosen, "config", None):
+            options = commands.choices[words[0]]
+            options.set_defaults(**options_from(config, options))
+            chosen = _parse(parser, words)
         chosen.words, chosen.again = words, main
         code = int(chosen.run(chosen))
         sys.stdout.flush()
@@ -73,9 +73,15 @@ def _main(arguments: list[str] | None) -> int:
 
 
 def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
-    """Read the words; files may stand between options, unless the parser has commands of its own."""
-    own = any(action.nargs == argparse.PARSER for action in parser._actions)
-    return parser.parse_args(words) if own else parser.parse_intermixed_args(words)
+    """Read the words; files may stand between a command's options."""
+    chosen = argparse.Namespace()
+    while own := next((action for action in parser._actions if action.nargs == argparse.PARSER), None):
+        known = own.choices if isinstance(own.choices, dict) else {}
+        if not words or words[0] not in known:
+            return parser.parse_args(words, chosen)
+        vars(chosen).update(parser._defaults)
+        parser, words = known[words[0]], words[1:]
+    return parser.parse_intermixed_args(words, chosen)
 
 
 def add_verbs(commands: "argparse._SubParsersAction[Any]") -> None:

@@ -28,12 +28,13 @@ KINDS = ("database", "queries", "gold", "meta", "model", "part")
 METRICS = ("cosine", "ip", "l2", "hamming")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,199}")
 """Of files, bundles and sets: no folder, no option, nothing that a terminal would obey."""
-TAKEN = re.compile(r".*\.(run|part)")
+TAKEN = re.compile(r".*\.(run|part)|gpuknn\.lock|(manifest(\.copy)?|finished)\.json")
 """Names that gpuknn gives to what is unfinished."""
 SIZE = re.compile(r"[0-9]{1,4}(\.[0-9])?[KMGT]?")
 MD5 = re.compile(r"[0-9a-f]{32}")
 NUMBER = re.compile(r"[0-9]{1,9}")
-MOST_PARTS = 100_000
+MOST_FILES = 100_000
+TYPES = {str: "text", int: "a whole number from 0 to 2**63 - 1", list: "a list", dict: "a table"}
 ITEM_BYTES = {"uint8": 1, "int8": 1, "float16": 2, "int32": 4, "float32": 4, "int64": 8, "uint64": 8, "float64": 8}
 
 
@@ -137,8 +138,8 @@ def read_catalogue(path: str | Path | None = None, base_url: str | None = None) 
     files = tuple(
         file for n, row in _rows(said, "files", place) for file in _files(row, base, bundles, f"{place}: file {n}")
     )
-    if not files:
-        raise InputError(f"{place}: is a catalogue without files")
+    if not 0 < len(files) <= MOST_FILES:
+        raise InputError(f"{place}: has {len(files):,} files; a catalogue has at least one and at most {MOST_FILES:,}")
     if base_url is not None:
         _check_url(base_url, "the mirror")
         files = tuple(replace(file, url=_joined(base_url, file.name)) for file in files)
@@ -173,6 +174,8 @@ def _files(row: dict[str, Any], base: str, bundles: Mapping[str, Bundle], where:
         subsets = (row["subset"],) if "subset" in row else ()
         yield _file(plain, base, subsets, False, where)
         return
+    if "subset" in row or any("{part}" not in plain.get(field, "{part}") for field in ("name", "url")):
+        raise InputError(f"{where}: numbered files have {{part}} in name and url, and part_subsets in place of subset")
     (first, last), digits = _ends(row["parts"], where), len(row["parts"][0])
     members = {
         name: range(a, b + 1) for name, (a, b) in ((n, _ends(e, where)) for n, e in row.get("part_subsets", {}).items())
@@ -215,17 +218,18 @@ def _ends(ends: Any, where: str) -> tuple[int, int]:
     if type(ends) is not list or len(ends) != 2 or not all(isinstance(n, str) and NUMBER.fullmatch(n) for n in ends):
         raise InputError(f'{where}: numbered files are given by the first and the last number, as ["0000", "0111"]')
     first, last = map(int, ends)
-    if not 0 <= last - first < MOST_PARTS:
-        raise InputError(f"{where}: the last number must not be below the first, and there may be {MOST_PARTS:,} files")
+    if not 0 <= last - first < MOST_FILES:
+        raise InputError(f"{where}: the last number must not be below the first, and there may be {MOST_FILES:,} files")
     return first, last
 
 
 def _check(row: Mapping[str, Any], known: Mapping[str, type[Any]], where: str) -> None:
+    """Raise InputError if a field is unknown or of another type; values, which may be endless, are not shown."""
     for name, value in row.items():
         if name not in known:
-            raise InputError(f"{where}: there is no field {name!r}; there are {', '.join(known)}")
+            raise InputError(f"{where}: there is no field {name[:100]!r}; there are {', '.join(known)}")
         if type(value) is not known[name] or (isinstance(value, int) and not 0 <= value < 2**63):
-            raise InputError(f"{where}: {name} has the value {value!r}, which is no {known[name].__name__}")
+            raise InputError(f"{where}: {name} must be {TYPES[known[name]]}")
         if isinstance(value, str) and not value.isprintable():
             raise InputError(f"{where}: {name} has letters that cannot be printed")
 

@@ -4,6 +4,7 @@ Beside the files, in `.gpuknn`, lies a receipt for each whose md5 sum was comput
 the size and the time of change that it had then.
 """
 
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ def held(folder: Path, file: RemoteFile) -> Held:
     path = folder / file.name
     try:
         status = path.stat() if path.is_file() else None
-        if status is None and path.exists():
+        if status is None and os.path.lexists(path):
             raise InputError(f"{path}: is in the way and no file; move it away")
         if status is None:
             begun = _begun(path)

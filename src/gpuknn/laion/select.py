@@ -100,8 +100,10 @@ def _of_subset(catalogue: Catalogue, subset: str, wanted: Wanted) -> list[Remote
 
 def _others(catalogue: Catalogue, subset: str, kind: str, bundle: str) -> str:
     """Those that there are instead."""
-    found = of_subset(catalogue, subset, kind, None if kind == "meta" else bundle)
-    names = dict.fromkeys(name for file in found if (name := getattr(file, kind, None)))
+    if kind == "meta":
+        have = dict.fromkeys(name for file in catalogue.files if file.kind == kind for name in file.subsets)
+        return f"; subsets that have captions are {', '.join(have)}" if have else ""
+    names = dict.fromkeys(name for file in of_subset(catalogue, subset, kind, bundle) if (name := getattr(file, kind)))
     return f" in bundle {bundle}; there are {', '.join(names)}" if names else f" in bundle {bundle}"
 
 

@@ -81,6 +81,8 @@ def _fetched(
     """All bytes of a file, in the claim's folder; their md5 sum."""
     part, url = claim.folder / TARGET, shown(file.url)
     whole, said = False, ""
+    sums: set[str] = set()
+    """Of files that came whole and are not the catalogue's."""
     for beginning in range(BEGINNINGS):
         kept = _kept(claim.folder, file)
         if kept is None:
@@ -105,10 +107,12 @@ def _fetched(
             if file.md5 in (None, md5):
                 return md5
             said = f"its md5 sum is {md5}, and {file.md5} in the catalogue"
-            if not kept and beginning:
+            if md5 in sums:  # a server with another file, not a fault on the way
                 break
+            sums.add(md5)
         record.forget(claim)
         say(f"{file.name}: {said}; it is fetched from the beginning")
+    record.forget(claim)
     raise RunError(f"{url}: {said}; it was fetched again in vain, and nothing of it is kept")
 
 
@@ -122,7 +126,7 @@ def _check(version: Version, file: RemoteFile, part: Path) -> None:
         raise InputError(
             f"{shown(file.url)}: has {size:,} bytes there, and {told} in the catalogue; it is another file"
         )
-    if said := lacking(part.parent, size - 512 * part.stat().st_blocks):
+    if said := lacking(part.parents[2], size - 512 * part.stat().st_blocks):
         raise RunError(f"{said} for {file.name}; make room, {same_again()} goes on")
 
 

@@ -1,5 +1,6 @@
 """Which files are to be fetched into a data folder, and whether there is room for them."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,22 +60,21 @@ class Plan:
 
 
 def plan_download(files: Sequence[RemoteFile], folder: Path, fresh: bool, command: Sequence[str]) -> Plan:
-    """What there is to do for the files to be in the folder, which is made.
+    """What there is to do for the files to be in the folder.
 
-    Raises InputError if the folder cannot be made or has too little room, or if it holds a file that is not the
+    Raises InputError if the folder cannot be written to or has too little room, or if it holds a file that is not the
     catalogue's: gpuknn replaces no file.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}); name another folder") from error
     found = tuple(held(folder, file) for file in files)
     for each in found:
         if each.state == "wrong":
             raise InputError(f"{each.path}: {wrong(each)}; move it away, gpuknn replaces no file")
     plan = Plan(folder, found, fresh, command)
     need = sum(file.expected for file in plan.to_fetch) - sum(_on_disk(folder, file) for file in plan.to_fetch)
-    if said := lacking(folder, need):
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if plan.to_fetch and not (there.is_dir() and os.access(there, os.W_OK)):
+        raise InputError(f"{there}: is no folder that can be written to; name another one for the files")
+    if said := lacking(there, need):
         raise InputError(f"{said} for {len(plan.to_fetch)} files; make room, or name another folder")
     return plan
 

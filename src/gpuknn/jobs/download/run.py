@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuknn.errors import InputError, RunError
@@ -13,6 +14,7 @@ from gpuknn.jobs.download.transfer import CONNECTIONS
 from gpuknn.jobs.download.verify import verified
 from gpuknn.laion.held import Held, held
 from gpuknn.progress import Listener, readable, step
+from gpuknn.storage.record import Record
 
 if TYPE_CHECKING:
     import httpx
@@ -25,7 +27,7 @@ class Outcome:
     files: tuple[Held, ...]
     """All that were asked for, as they are there now."""
     fetched: int
-    """Bytes."""
+    """Bytes, those of earlier calls left out."""
     seconds: float
 
 
@@ -67,14 +69,27 @@ class Standing:
 def _run(standing: Standing, on_event: Listener) -> Outcome:
     plan, started = standing.plan, time.monotonic()
     on_event({"event": "plan", "title": plan.title, **plan.facts})
+    for each in plan.files:
+        record = Record.beside(each.path)
+        if record.exists and record.noted(each.path):  # of a call that was killed when only that was left to do
+            record.discard()
     if plan.to_do:
+        _make(plan.folder)
         on_event(step("fetching", plan.bytes, "fetched", "bytes", row_bytes=1))
         with web(CONNECTIONS) as client:
             standing.begun = True
-            failures = _work(plan, client, on_event)
-        _raise(failures)
+            _raise(_work(plan, client, on_event))
     files = tuple(held(plan.folder, each.file) for each in plan.files)
-    return Outcome(files, sum(file.bytes for file in files if file.file in plan.to_fetch), time.monotonic() - started)
+    before = {each.path: each.bytes if each.state != "begun" or not plan.fresh else 0 for each in plan.files}
+    fetched = sum(each.bytes - before[each.path] for each in files)
+    return Outcome(files, fetched, time.monotonic() - started)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); name another folder") from error
 
 
 def _work(plan: Plan, client: "httpx.Client", on_event: Listener) -> dict[str, InputError | RunError]:

@@ -36,7 +36,7 @@ GETTING_ON = 2**20
 PAUSE = 1.0
 """Seconds before the second attempt, at most; each further pause may be twice as long."""
 LONGEST_PAUSE = 120.0
-SECONDS_BETWEEN_KEEPING = 2.0
+SECONDS_BETWEEN_KEEPING = 1.0
 SECONDS_BETWEEN_TELLING = 0.1
 HASH_SECONDS = 0.02
 """How often the md5 sum looks for further bytes."""
