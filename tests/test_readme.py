@@ -4,6 +4,8 @@ import argparse
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
+from hashlib import md5
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,15 +20,19 @@ from gpuknn.doctor import examine, selftest
 from gpuknn.engine.neighbors import Neighbors
 from gpuknn.engine.scan import exact_knn
 from gpuknn.gold import write_gold
-from gpuknn.laion import SAMPLE
+from gpuknn.laion import SAMPLE, catalogue
+from tests.web import serving
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 LEFT_OUT = {
     "s3://": "needs an object store; tests/test_object_store.py has one",
     "--cluster": "needs a cluster; tests/test_cluster.py has one",
-    "--subset 10M": "needs the LAION files",
 }
 """Words of commands that are not run, and why."""
+STAND_INS = ("10M", "100K")
+"""Subsets of LAION2B that are small here, from a web server on this machine."""
+Published = tuple[str, str, str, dict[str, str], bytes]
+"""Name, bundle, kind, further fields and content of a file."""
 SHORT = {"bench": ["--components", "32", "--repeat", "1", "--rows", "1500", "--queries", "20"]}
 """Options that make a command quicker and nothing else."""
 SAYS_NO = {"compare"}
@@ -65,6 +71,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         np.save(f"{name}.npy", values)
         with h5py.File(f"{name}.h5", "w") as file:
             file["emb"] = values
+    with h5py.File("sketches.h5", "w") as file:
+        file["hamming"] = rng.integers(0, 2**64, (1_500, 16), np.uint64)
     Path("vectors.fbin").write_bytes(np.array(rows.shape, "<u4").tobytes() + rows.tobytes())
     lengths = np.full((len(rows), 1), rows.shape[1], "<i4").view("<f4")
     Path("vectors.fvecs").write_bytes(np.hstack([lengths, rows]).tobytes())
@@ -72,6 +80,51 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dists = np.sort(rng.random((20, 5), np.float32), axis=1)
     for name, first in (("a.h5", 0), ("b.h5", 1)):
         write_gold(name, Neighbors(np.arange(100).reshape(20, 5) + first, dists))
+
+
+@pytest.fixture(autouse=True)
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: None) -> Iterator[None]:
+    """The published files that the examples fetch, small and under their names, where the catalogues look for them."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    vectors, sketches = Path("database.h5").read_bytes(), Path("sketches.h5").read_bytes()
+    rows: list[Published] = [("meta-10M.tsv", "meta", "meta", {"subset": "10M"}, b"caption\n")]
+    for subset in STAND_INS:
+        for bundle, content in (("clip768", vectors), ("hamming", sketches)):
+            row = (f"laion2B-en-{bundle}v2-n={subset}.h5", bundle, "database", {"subset": subset}, content)
+            rows.insert(0, row)
+        gold = {"subset": subset, "queries": "public", "gold": "f64"}
+        rows.append((f"gold-{subset}.h5", "clip768", "gold", gold, (SAMPLE / "gold.h5").read_bytes()))
+    for bundle, content in (("clip768", Path("queries.h5").read_bytes()), ("hamming", sketches)):
+        rows.append((f"public-queries-10k-{bundle}v2.h5", bundle, "queries", {"queries": "public"}, content))
+    rows += [(f"img_emb_{n:04}.npy", "raw", "part", {}, b"") for n in range(4)]
+    sift: Published = (
+        "sift-128-euclidean.hdf5",
+        "sift-128-euclidean",
+        "database",
+        {},
+        vectors,
+    )
+    metrics = {"clip768": "cosine", "hamming": "hamming", "meta": None, "raw": None}
+    with serving({name: content for name, _, _, _, content in [*rows, sift]}) as served:
+        laion, other = tmp_path / "laion.toml", tmp_path / "configs" / "catalogues" / "ann-benchmarks.toml"
+        other.parent.mkdir(parents=True)
+        write_catalogue(laion, served.url, metrics, rows)
+        write_catalogue(other, served.url, {"sift-128-euclidean": "l2"}, [sift])
+        monkeypatch.setattr(catalogue, "LAION", laion)
+        yield
+
+
+def write_catalogue(path: Path, url: str, metrics: dict[str, str | None], rows: list[Published]) -> None:
+    def row(fields: dict[str, str | None]) -> str:
+        return "{" + ", ".join(f'{name} = "{value}"' for name, value in fields.items() if value) + "}"
+
+    bundles = [row({"name": name, "metric": metric}) for name, metric in metrics.items()]
+    files = [
+        row({"name": name, "bundle": bundle, "kind": kind, "md5": md5(content).hexdigest(), **fields})
+        for name, bundle, kind, fields, content in rows
+    ]
+    path.write_text(f'base_url = "{url}"\nbundles = [{", ".join(bundles)}]\nfiles = [{", ".join(files)}]\n')
 
 
 @pytest.fixture
@@ -95,7 +148,7 @@ def test_readme() -> None:
     run_in_order(commands)
 
 
-@pytest.mark.parametrize("name", ["exact", "eval", "compare", "convert", "bench", "doctor"])
+@pytest.mark.parametrize("name", ["exact", "eval", "compare", "convert", "data", "bench", "doctor"])
 def test_help(name: str) -> None:
     if name == "eval":
         shutil.copy(SAMPLE / "gold.h5", "gold.h5")
@@ -115,7 +168,7 @@ def test_help_of_runs() -> None:
 
 def test_every_command_has_examples_and_no_reason_is_stale() -> None:
     everywhere = help_commands()
-    assert set(everywhere) == {"exact", "runs", "eval", "compare", "convert", "bench", "doctor"}
+    assert set(everywhere) == {"exact", "runs", "eval", "compare", "convert", "data", "bench", "doctor"}
     assert all(everywhere.values())
     for words in LEFT_OUT:
         assert any(words in command for command in readme_commands())

@@ -16,7 +16,7 @@ from gpuknn.storage.location import absolute
 
 
 def download(
-    what: str | Sequence[str] = (),
+    what: str | Sequence[str] | None = None,
     *,
     bundle: str | None = None,
     queries: str | None = None,
@@ -42,7 +42,7 @@ def download(
         One or more subsets (`"10M"`), bundles (`"pca32"`), names of files, or patterns of names (`"*hamming*"`).
     bundle
         Which database, queries and gold standards of a subset are meant: clip768 (default), pca32, pca96, hamming; or
-        all files of a bundle, if `what` is empty.
+        all files of a bundle, if `what` is None.
     queries, gold, meta
         Beside a subset's database: these queries (public, private), gold standards of this generation (f32, f64), and
         captions.
@@ -66,7 +66,7 @@ def download(
     """
     from gpuknn.jobs.download.run import run_download
 
-    what = (what,) if isinstance(what, str) else tuple(what)
+    what = (what,) if isinstance(what, str) else tuple(what or ())
     files = select(read_catalogue(catalogue, base_url), Wanted(what, bundle, queries, gold, meta))
     if not files:
         raise InputError("what: name a subset, a bundle, or a pattern of files' names")
