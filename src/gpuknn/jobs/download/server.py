@@ -91,7 +91,7 @@ def web(connections: int) -> Iterator[httpx.Client]:
     """What asks web servers; proxies and certificates are those of the environment."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=connections)
     timeout = httpx.Timeout(SILENT_SECONDS, connect=CONNECT_SECONDS)
-    headers = {"Accept-Encoding": "identity", "User-Agent": f"gpuknn/{version_of('gpuknn')}"}
+    headers = {"Accept-Encoding": "identity", "User-Agent": f"Mozilla/5.0 (compatible; gpuknn/{version_of('gpuknn')})"}
     try:
         client = httpx.Client(
             headers=headers,
