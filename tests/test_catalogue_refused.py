@@ -95,7 +95,7 @@ def test_names_that_are_refused(name: str, tmp_path: Path) -> None:
     assert refused(written(path, bundles=[{"name": "b"}, {"name": name}])).startswith("bundle 2: ")
 
 
-@pytest.mark.parametrize("url", ["http://h/x", "https://u:p@h:8080/x?y=z#f", "HTTP://h", "http://[::1]/x", "https://h"])
+@pytest.mark.parametrize("url", ["http://h/x", "https://h:8080/x?y=z#f", "HTTP://h", "http://[::1]/x", "https://h"])
 def test_addresses_that_are_taken(url: str, tmp_path: Path) -> None:
     assert read_catalogue(written(tmp_path / "c.toml", GOOD | {"name": "b", "url": url})).files[1].url == url
     assert read_catalogue(written(tmp_path / "c.toml", base_url=url)).files[0].url == f"{url}/a.h5"
@@ -119,8 +119,17 @@ def test_addresses_that_are_refused(url: str, tmp_path: Path) -> None:
     assert str(caught.value).startswith(f"the mirror: {url!r} is refused")
 
 
+def test_passwords_are_refused(tmp_path: Path) -> None:
+    """They would stand in messages, in JSON and in what an unfinished download leaves."""
+    for url in ("https://u:p@h/x", "http://u@h/x", "http://u:p@ss@h/x"):
+        said = refused(written(tmp_path / "c.toml", GOOD | {"url": url}))
+        assert said.endswith("is refused: an address begins with http:// or https:// and has no password")
+
+
 def test_no_address(tmp_path: Path) -> None:
-    assert refused(written(tmp_path / "c.toml", base_url="")).startswith("file 1: '' is refused")
+    assert refused(written(tmp_path / "c.toml", base_url="")).startswith(
+        "file 1: has no url, and the catalogue has no base_url"
+    )
     with pytest.raises(InputError, match="the mirror: '' is refused"):
         read_catalogue(written(tmp_path / "c.toml"), "")
 
@@ -221,7 +230,7 @@ def test_bundles_that_are_refused(bundle: dict[str, Any], said: str, tmp_path: P
         ({"bundles": ["b"]}, "bundles: must be rows in braces"),
         ({"files": {"a": 1}}, "files must be a list"),
         ({"files": ["a", "b"]}, "files: must be rows in braces"),
-        ({"files": []}, "has 0 files"),
+        ({"files": []}, "has no files"),
         ({"version": 2}, "there is no field 'version'; there are title, base_url, bundles, files"),
     ],
 )
@@ -232,7 +241,7 @@ def test_catalogues_that_are_refused(said: dict[str, Any], told: str, tmp_path: 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "has 0 files"),
+        (b"", "has no files"),
         (b"bundles = 3 4", "cannot be read as a catalogue ("),
         (b"a = 1\na = 2", "cannot be read as a catalogue ("),
         (b'title = "\x1b"', "cannot be read as a catalogue ("),
@@ -267,6 +276,12 @@ def test_dotted_keys_that_nest_deeply(row: bool, tmp_path: Path) -> None:
     path, dots = tmp_path / "c.toml", ".a" * 3_000
     path.write_text(f"files = [{{name{dots} = 1}}]" if row else f"title{dots} = 1")
     assert refused(path).startswith("file 1: name must be text" if row else "title must be text")
+
+
+def test_the_shipped_subset_is_in_no_catalogue(tmp_path: Path) -> None:
+    for row in (GOOD | {"subset": "sample"}, PARTS | {"part_subsets": {"sample": ["08", "09"]}}):
+        assert "subset sample is the one that is shipped" in refused(written(tmp_path / "c.toml", row))
+    assert "part_subsets goes with parts" in refused(written(tmp_path / "c.toml", GOOD | {"part_subsets": {}}))
 
 
 def test_rows_of_one_name(tmp_path: Path) -> None:

@@ -159,19 +159,6 @@ def test_a_missing_subset_is_named_with_its_source(folder: Path, capsys: pytest.
         assert part in said
 
 
-@pytest.mark.usefixtures("folder")
-def test_a_subset_is_found_by_its_real_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = {"laion2B-en-clip768v2-n=100K.h5": "db.npy", "private-queries-10k-clip768v2.h5": "q.npy"}
-    for name, source in names.items():
-        with h5py.File(name, "w") as file:
-            file["emb"] = np.load(source)
-    command = ["exact", "--subset", "100K", "--queries", "private", "--data-dir", str(tmp_path), "-k", "10"]
-    assert run(*command, "--dry-run", "--json") == 0
-    plan = json.loads(capsys.readouterr().out)
-    assert plan["output"] == "laion2B-en-clip768v2-n=100K-private-k=10-gpuknn.h5"
-    assert (plan["rows"], plan["queries"], plan["components"]) == (300, 7, 8)
-
-
 @pytest.mark.parametrize(
     ("subset", "bundle", "queries", "k", "name"),
     [

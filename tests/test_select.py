@@ -178,19 +178,26 @@ def test_subsets_that_there_are_not(find: Callable[[Catalogue], object], said: s
 def test_paths_of_a_subset(bundle: str, tmp_path: Path) -> None:
     infix = f"{bundle}v2"
     found = tmp_path / f"laion2B-en-{infix}-n=300K.h5", tmp_path / f"private-queries-10k-{infix}.h5"
-    for missing in found:
+    laion = find_subset(read_catalogue(), "300K", bundle, "private")
+    for missing, file in zip(found, (laion.database, laion.queries), strict=True):
         with pytest.raises(InputError, match="is missing") as caught:
             gpuknn.subset_files("300K", bundle=bundle, queries="private", data_dir=tmp_path)
         assert str(caught.value).startswith(f"{missing}: ")
         assert f"gpuknn data get 300K --bundle {bundle} --queries private --data-dir {tmp_path}" in str(caught.value)
-        missing.touch()
-    assert gpuknn.subset_files("300K", bundle=bundle, queries="private", data_dir=tmp_path) == found
+        with open(missing, "wb") as made:
+            made.truncate(file.expected)
+    keys = [f"{path}:{VECTORS[bundle][1]}" for path in found]
+    assert list(gpuknn.subset_files("300K", bundle=bundle, queries="private", data_dir=tmp_path)) == keys
+    found[0].write_bytes(b"no database")
+    with pytest.raises(InputError, match=r"n=300K\.h5: it has 11 bytes, and .* in the catalogue; move it away"):
+        gpuknn.subset_files("300K", bundle=bundle, queries="private", data_dir=tmp_path)
 
 
 def test_the_sample_has_neither_bundles_nor_other_queries() -> None:
-    for options in ({"bundle": "clip768"}, {"queries": "private"}):
-        with pytest.raises(InputError, match="the sample has public queries only, and no bundles"):
-            gpuknn.subset_files("sample", **options)
+    with pytest.raises(InputError, match='queries="private": the sample has public queries only'):
+        gpuknn.subset_files("sample", queries="private")
+    with pytest.raises(InputError, match="bundle: the sample is shipped, and in no catalogue"):
+        gpuknn.subset_files("sample", bundle="clip768")
 
 
 def test_several_arrays_in_a_file(tmp_path: Path) -> None:
@@ -211,4 +218,7 @@ def test_several_arrays_in_a_file(tmp_path: Path) -> None:
         assert np.array_equal(gpuknn.open_vectors(found[1])[:], vectors[n:])
     single = written(tmp_path / "c.toml", files=[GOOD | rows[0], GOOD | rows[1] | {"name": "q.h5"}])
     (tmp_path / "q.h5").touch()
-    assert gpuknn.subset_files("S", data_dir=tmp_path, catalogue=single) == (tmp_path / "a.h5", tmp_path / "q.h5")
+    found = gpuknn.subset_files("S", data_dir=tmp_path, catalogue=single)
+    assert found == (f"{tmp_path}/a.h5:train", f"{tmp_path}/q.h5:itest/queries")
+    bare = written(tmp_path / "c.toml", files=[GOOD | {"subset": "S"}, GOOD | {"kind": "queries", "queries": "public"}])
+    assert gpuknn.subset_files("S", data_dir=tmp_path, catalogue=bare) == (tmp_path / "a.h5", tmp_path / "a.h5")

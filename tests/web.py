@@ -64,6 +64,7 @@ class Fault:
     no_etag: bool = False
     no_validators: bool = False  # neither ETag nor Last-Modified
     weak_etag: bool = False
+    short: int | None = None  # sends no more than so many bytes of a range
     ignores_range: bool = False  # always 200 and the whole body
     no_length: bool = False  # in chunks
     until_close: bool = False  # neither a length nor chunks

@@ -90,7 +90,7 @@ class _Bar:
         if not speed or not step["row_bytes"]:
             return ""
         if step["row_bytes"] == 1:
-            return f"{speed / 1e6:,.1f} MB/s"
+            return f"{readable(int(speed))}/s"
         line = f"{speed:,.0f} rows/s  {speed * step['row_bytes'] / 1e9:.2f} GB/s"
         if step["row_operations"]:
             line += f"  {speed * step['row_operations'] / 1e9:,.0f} GFLOP/s"

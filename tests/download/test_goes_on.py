@@ -115,10 +115,14 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(web: Web, tmp_path: Path)
         if event["event"] == "fetched":
             (tmp_path / NAME).write_text("mine")
 
-    with pytest.raises(InputError, match="somebody has written a file of this name meanwhile"):
+    with pytest.raises(RunError, match="somebody has written a file of this name meanwhile"):
         get(tmp_path, published(web), told=appear)
     assert (tmp_path / NAME).read_text() == "mine"
-    assert left(tmp_path) == [NAME]
+    (tmp_path / NAME).unlink()
+    web.asked.clear()
+    get(tmp_path, published(web))
+    assert (tmp_path / NAME).read_bytes() == CONTENT
+    assert not web.asked  # all was there already
 
 
 def test_the_same_where_the_disk_knows_no_links(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +160,7 @@ def test_a_disk_that_fills_keeps_what_was_fetched(web: Web, tmp_path: Path, monk
         return write(handle, piece, position)
 
     monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RunError, match=r"database\.h5: cannot be written \(No space left on device\); set that right"):
         get(tmp_path, published(web))
     there = held(tmp_path, published(web)).bytes
     assert there > 0
@@ -284,24 +288,53 @@ def test_killed_between_its_last_byte_and_its_name(web: Web, tmp_path: Path, mon
     assert body_bytes(web) < SIZE // 2
 
 
-def test_of_late_bytes_none_reaches_the_next_beginning(web: Web, tmp_path: Path) -> None:
-    """A connection that outlasts its transfer has a file of its own."""
+def test_late_bytes_reach_no_other_file(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection may outlast its transfer: then neither the part's name nor the handle's number is the transfer's."""
+    write, begun, goes_on = transfer._write, threading.Event(), threading.Event()
+
+    def late(handle: int, piece: bytes, position: int) -> None:
+        begun.set()
+        assert goes_on.wait(10)
+        write(handle, piece, position)
+
+    def stop(_: int) -> None:
+        if begun.is_set():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(transfer, "_write", late)
     part = tmp_path / "part"
     part.touch()
     with server.web(1) as client:
-        first = Transfer(client, f"{web.url}/{NAME}", part, lambda _: None)
-        web.faults[NAME] = Fault(slow=400_000)
-
-        def stop(count: int) -> None:
-            if count:
-                raise KeyboardInterrupt
-
         with pytest.raises(KeyboardInterrupt):
-            first.run(stop, lambda *_: None)
+            Transfer(client, f"{web.url}/{NAME}", part, lambda _: None).run(stop, lambda *_: None)
         part.unlink()
-        part.write_bytes(bytes(SIZE))
-        time.sleep(0.3)
-        assert part.read_bytes() == bytes(SIZE)
+        part.touch()
+        others = [open(tmp_path / f"other{n}", "w+b") for n in range(20)]
+        goes_on.set()
+        for thread in [thread for thread in threading.enumerate() if thread.name == "gpuknn-download"]:
+            thread.join(10)
+    for other in others:
+        other.close()
+    assert {path.stat().st_size for path in tmp_path.iterdir()} == {0}
+
+
+@pytest.mark.parametrize("code", [403, 404, 410])
+def test_a_refusal_later_on_keeps_what_was_fetched(web: Web, tmp_path: Path, code: int) -> None:
+    """A login page, an address that has expired: the next time it may go on."""
+    web.faults[NAME] = Fault(status=code, after=4)
+    with pytest.raises(InputError, match=str(code)):
+        get(tmp_path, published(web))
+    there = held(tmp_path, published(web)).bytes
+    assert there >= BLOCK
+    web.faults.clear()
+    web.faults[NAME] = Fault(status=code)
+    with pytest.raises(InputError, match=str(code)):
+        get(tmp_path, published(web))
+    assert held(tmp_path, published(web)).bytes == there
+    web.faults.clear()
+    done = get(tmp_path, published(web))
+    assert (tmp_path / NAME).read_bytes() == CONTENT
+    assert done.fetched == SIZE - there
 
 
 def test_md5_of_a_growing_file(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.published.files import FILES, HERE, break_off, damage, lay, md5_of, refused, run, states, told
+from tests.published.files import BUNDLES, FILES, HERE, break_off, damage, lay, md5_of, refused, run, states, told
 from tests.web import Web
 
 
@@ -66,14 +66,16 @@ def test_the_table(web: Web, capsys: pytest.CaptureFixture[str]) -> None:
     break_off(web)
     assert run("data", "list", *HERE) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["Made; data folder data", ""]
+    head = ["Made; data folder data", "", *(f"{name}: l2" for name in BUNDLES), ""]
+    assert lines[: len(head)] == head
+    lines = lines[len(head) - 2 :]
     assert lines[3].split() == ["db-S.bin", "main", "database", "S", "20", "x", "256", "uint8", "5", "KiB", "missing"]
     assert lines[4].split() == ["db-T.bin", "main", "database", "T", "11.7", "KiB", "begun,", "5.86", "KiB"]
     assert lines[7].split() == ["gold-S.bin", "main", "gold", "f64", "public", "S", "7", "B", "missing"]
     assert lines[3].index("5 KiB") == lines[2].index("size")
     assert lines[-2:] == ["", "db-T.bin: larger"]
     assert run("data", "list", *HERE, "--subset", "S", "--bundle", "main") == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[3:]] == ["db-S.bin", "gold-S.bin"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[5:]] == ["db-S.bin", "gold-S.bin"]
     assert "--subset U: there are S, T" in refused(capsys, "data", "list", *HERE, "--subset", "U")
 
 
@@ -84,7 +86,7 @@ def test_the_list_of_laion(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(told(capsys, "data", "list", "--data-dir", "data", "--bundle", "clip768", "--subset", "10M")) == 5
     assert run("data", "list", "--data-dir", "data") == 0
     out = capsys.readouterr().out
-    assert re.search(r"^img_emb_0000.npy to (img_emb_)?0111.npy +raw part +768 float16 +0 of 112 here$", out, re.M)
+    assert re.search(r"^img_emb_0000.npy to img_emb_0111.npy +raw part +768 float16 +112 missing$", out, re.M)
     assert re.search(
         r"^laion2B-en-clip768v2-n=100M.h5 +clip768 database 100M +102,144,212 x 768 float16 +147G", out, re.M
     )

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuknn.cli.options import add_metric, add_missing
+from gpuknn.cli.options import DEFAULT_METRIC, add_metric, add_missing
 from gpuknn.errors import InputError, pip_install
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def run(chosen: argparse.Namespace) -> int:
     from gpuknn.engine.metric import metric_named
     from gpuknn.progress import bar
 
-    metric = metric_named(chosen.metric or "cosine")
+    metric = metric_named(chosen.metric or DEFAULT_METRIC)
     try:
         ks = [int(k) for k in chosen.k.split(",")]
     except ValueError as error:

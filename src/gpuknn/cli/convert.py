@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuknn.cli.log import write_event
 from gpuknn.cli.options import add_changes, add_cluster, add_missing, add_shown, sayer, write_outcome
-from gpuknn.cli.subset import SAMPLE, add_subset, check_subset, fetch_subset
+from gpuknn.cli.subset import add_subset, check_subset, fetch_subset
 from gpuknn.errors import InputError
 from gpuknn.interrupts import interrupts_told
 from gpuknn.jobs.convert.formats import NAMES
@@ -87,11 +87,11 @@ def _database(chosen: argparse.Namespace, destination: str) -> str:
     """A subset's database, fetched first if that is asked for and DST can be written."""
     from gpuknn.jobs.convert.formats import choose_format
     from gpuknn.jobs.convert.plan import record_of
-    from gpuknn.laion.catalogue import read_catalogue
+    from gpuknn.laion.catalogue import SHIPPED, read_catalogue
     from gpuknn.laion.subsets import database_path, find_database
     from gpuknn.storage.destination import check_destination
 
-    if chosen.subset != SAMPLE and chosen.download:
+    if chosen.subset != SHIPPED and chosen.download:
         choose_format(destination, chosen.to)
         begun = record_of(destination).exists and not chosen.fresh  # then the destination may be its own
         check_destination(destination, [], chosen.force or begun, stores=True)

@@ -4,18 +4,20 @@ import argparse
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from gpuknn.cli.options import add_catalogue, add_shown, write_outcome
+from gpuknn.cli.options import add_catalogue, add_mirror, add_shown, write_outcome
 from gpuknn.errors import InputError
 from gpuknn.interrupts import interrupts_told
 from gpuknn.progress import readable
 
 if TYPE_CHECKING:
     from gpuknn.laion.held import Held
+    from gpuknn.laion.select import Wanted
 
 EXAMPLES = """examples:
   gpuknn data list --bundle clip768
@@ -44,6 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         each.add_argument("--gold", metavar="G", help="beside a subset: its gold standards, f32 or f64")
         each.add_argument("--meta", action="store_true", help="beside a subset: its captions")
         add_catalogue(each)
+    add_mirror(getting)
     getting.add_argument("--fresh", action="store_true", help="discard what an unfinished download of them has left")
     getting.add_argument("--dry-run", action="store_true", help="tell what would be fetched, and stop")
     add_shown(getting, "the outcome")
@@ -74,13 +77,16 @@ def _list(chosen: argparse.Namespace) -> int:
     from gpuknn.laion.held import data_folder, held
     from gpuknn.laion.select import listed
 
-    catalogue, folder = read_catalogue(chosen.catalogue, chosen.base_url), data_folder(chosen.data_dir)
+    catalogue, folder = read_catalogue(chosen.catalogue), data_folder(chosen.data_dir)
     files = [held(folder, file) for file in listed(catalogue, chosen.what, chosen.bundle, chosen.subset)]
     if chosen.json:
         sys.stdout.write(json.dumps([_facts(each) for each in files]) + "\n")
         return 0
-    lines = _lines(files, bool(chosen.what))
-    sys.stdout.write(f"{catalogue.title}; data folder {folder}\n\n{_table(lines)}")
+    sys.stdout.write(f"{catalogue.title}; data folder {folder}\n\n")
+    for name in dict.fromkeys(each.file.bundle for each in files):
+        bundle = catalogue.bundles[name]
+        sys.stdout.write(f"{name}: {', '.join(filter(None, (bundle.title, bundle.metric)))}\n")
+    sys.stdout.write(f"\n{_table(_lines(files, bool(chosen.what)))}")
     notes: dict[str, dict[str, None]] = {}
     for each in files:
         if each.file.note:
@@ -95,9 +101,12 @@ def _get(chosen: argparse.Namespace) -> int:
     from gpuknn.cli.progress import shown
     from gpuknn.jobs.download.plan import plan_download
     from gpuknn.jobs.download.run import run_download
+    from gpuknn.laion.catalogue import read_catalogue
     from gpuknn.laion.held import data_folder
+    from gpuknn.laion.select import select
 
-    files = _selected(chosen)
+    catalogue = read_catalogue(chosen.catalogue, chosen.base_url)
+    files = select(catalogue, _wanted(chosen))
     if not files:
         raise InputError("name what to fetch: a subset, a bundle, or a pattern of names (see gpuknn data get --help)")
     plan = plan_download(files, data_folder(chosen.data_dir), chosen.fresh, chosen.words)
@@ -106,11 +115,9 @@ def _get(chosen: argparse.Namespace) -> int:
         return 0
     with shown(chosen) as told:
         done = run_download(plan, told)
-    rate = f"{readable(done.fetched)} fetched in {done.seconds:,.1f} s"
-    words = "" if chosen.quiet else f"{_table(_lines(done.files, True))}{rate}\n"
-    write_outcome(
-        chosen, {"seconds": done.seconds, "fetched": done.fetched, "files": [_facts(f) for f in done.files]}, words
-    )
+    facts = {"seconds": done.seconds, "fetched": done.fetched, "files": [_facts(each) for each in done.files]}
+    words = f"{_table(_lines(done.files, True))}{readable(done.fetched)} fetched in {done.seconds:,.1f} s\n"
+    write_outcome(chosen, facts, "" if chosen.quiet else words)
     return 0
 
 
@@ -119,10 +126,10 @@ def _verify(chosen: argparse.Namespace) -> int:
     from gpuknn.jobs.download.verify import verify
     from gpuknn.laion.catalogue import read_catalogue
     from gpuknn.laion.held import data_folder, held
-    from gpuknn.laion.select import once
+    from gpuknn.laion.select import once, select
 
-    folder = data_folder(chosen.data_dir)
-    files = [held(folder, file) for file in _selected(chosen) or once(read_catalogue(chosen.catalogue).files)]
+    catalogue, folder = read_catalogue(chosen.catalogue), data_folder(chosen.data_dir)
+    files = [held(folder, file) for file in select(catalogue, _wanted(chosen)) or once(catalogue.files)]
     asked = bool(chosen.what or chosen.bundle)
     files = [each for each in files if asked or each.state not in ("missing", "begun")]
     with shown(chosen) as told:
@@ -133,12 +140,10 @@ def _verify(chosen: argparse.Namespace) -> int:
     return 1 if bad else 0
 
 
-def _selected(chosen: argparse.Namespace) -> "list[Any]":
-    from gpuknn.laion.catalogue import read_catalogue
-    from gpuknn.laion.select import Wanted, select
+def _wanted(chosen: argparse.Namespace) -> "Wanted":
+    from gpuknn.laion.select import Wanted
 
-    wanted = Wanted(tuple(chosen.what), chosen.bundle, chosen.queries, chosen.gold, chosen.meta)
-    return select(read_catalogue(chosen.catalogue, chosen.base_url), wanted)
+    return Wanted(tuple(chosen.what), chosen.bundle, chosen.queries, chosen.gold, chosen.meta)
 
 
 def _facts(each: "Held") -> dict[str, Any]:
@@ -156,9 +161,9 @@ def _lines(files: Sequence["Held"], every: bool) -> list[tuple[str, ...]]:
         if not key[0] or len(rows) == 1:
             lines += [_line(each) for each in rows]
             continue
-        here = sum(each.state in ("here", "verified") for each in rows)
+        states = ", ".join(f"{count} {state}" for state, count in Counter(each.state for each in rows).items())
         name = f"{rows[0].file.name} to {rows[-1].file.name}"
-        lines.append((name, *_line(rows[0])[1:-1], f"{here} of {len(rows)} here"))
+        lines.append((name, *_line(rows[0])[1:-1], states))
     return lines
 
 

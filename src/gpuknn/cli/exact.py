@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuknn.cli.options import (
+    DEFAULT_METRIC,
     add_crew,
     add_metric,
     add_missing,
@@ -13,8 +14,8 @@ from gpuknn.cli.options import (
     sayer,
     write_outcome,
 )
-from gpuknn.cli.subset import SAMPLE, add_subset, check_subset, fetch_subset
-from gpuknn.errors import InputError, whole_number
+from gpuknn.cli.subset import add_subset, check_subset, fetch_subset
+from gpuknn.errors import InputError
 from gpuknn.interrupts import interrupts_told
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ OPTIONS = (
 )
 """Of the command, those that `plan_exact` knows by the same names."""
 DEFAULT_K = 100
-DEFAULT_METRIC = "cosine"
 HELP = "compute a gold standard"
 
 
@@ -175,42 +175,28 @@ class Asked:
 def _of_subset(chosen: argparse.Namespace) -> Asked | None:
     """What a subset's name means, once its files are there; None if they would be fetched, and that is only planned."""
     from gpuknn.engine.metric import metric_named
+    from gpuknn.jobs.exact.exact import check_before
     from gpuknn.laion import subset_files
-    from gpuknn.laion.catalogue import read_catalogue
+    from gpuknn.laion.catalogue import SHIPPED, read_catalogue
     from gpuknn.laion.subsets import find_subset, gold_name
 
     check_subset(chosen, chosen.database or chosen.queries_file)
     if chosen.self_join or chosen.self_first:
         raise InputError(f"--subset {chosen.subset} has its own queries; name the database instead for --self")
     metric, output = DEFAULT_METRIC, Path("sample-gold-standard.h5")
-    if chosen.subset != SAMPLE:
+    if chosen.subset != SHIPPED:
         catalogue = read_catalogue(chosen.catalogue, chosen.base_url)
         subset = find_subset(catalogue, chosen.subset, chosen.bundle, chosen.queries)
         metric, output = subset.metric, Path(gold_name(subset, chosen.k))
     if chosen.metric is not None and metric_named(chosen.metric) != metric:
         raise InputError(f"--metric {chosen.metric}: this subset is searched under {metric}; name the files instead")
     output = chosen.output or output
-    if chosen.subset != SAMPLE and chosen.download:
-        _check_before(chosen, subset.database.rows, output)
+    if chosen.subset != SHIPPED and chosen.download:
+        check_before(subset.database.rows, output, vars(chosen))
         if not fetch_subset(chosen, [subset.database, subset.queries]):
             return None
     where = {"bundle": chosen.bundle, "data_dir": chosen.data_dir, "catalogue": chosen.catalogue}
     return Asked(subset_files(chosen.subset, queries=chosen.queries, **where), output, metric)
-
-
-def _check_before(chosen: argparse.Namespace, rows: int | None, output: Path) -> None:
-    """Raise InputError for what would be found out only after the download."""
-    from gpuknn.gold.formats import gold_format
-    from gpuknn.storage.destination import check_destination
-    from gpuknn.storage.record import Record
-
-    whole_number("k", chosen.k)
-    if rows is not None and chosen.k > rows:
-        raise InputError(f"-k {chosen.k}: the database has only {rows:,} rows")
-    gold_format(output)
-    record = Record(chosen.run_dir) if chosen.run_dir else Record.beside(output)
-    begun = record.exists and not chosen.fresh  # then the output may be its own
-    check_destination(str(output), [], chosen.force or begun, stores=False)
 
 
 def _of_files(chosen: argparse.Namespace) -> Asked:

@@ -9,6 +9,8 @@ from typing import Any
 
 from gpuknn.cli.log import write_event
 
+DEFAULT_METRIC = "cosine"
+
 
 def add_missing(group: argparse._ActionsContainer) -> None:
     """Describe the option `--missing`: what becomes of rows that nobody wrote."""
@@ -43,7 +45,11 @@ def add_catalogue(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--catalogue", type=Path, metavar="FILE.toml", help="another dataset's (see configs/catalogues/)"
     )
-    group.add_argument("--base-url", metavar="URL", help="a mirror: it has all files under their names")
+
+
+def add_mirror(group: argparse._ActionsContainer) -> None:
+    """Describe the option `--base-url`."""
+    group.add_argument("--base-url", metavar="URL", help="fetch from a mirror, which has all files under their names")
 
 
 def add_changes(group: argparse._ActionsContainer, dtype: str) -> None:

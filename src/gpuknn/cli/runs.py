@@ -76,11 +76,12 @@ def _resume(found: "RunFound", again: Callable[[list[str]], int]) -> int:
 
 
 def _describe(found: "RunFound") -> str:
+    total = f" of {found.rows_in_all:,}" if found.rows_in_all >= max(2, found.rows) else ""
     state = "at work" if found.at_work else "waiting"
     title = "".join(letter if letter.isprintable() else "?" for letter in found.title)
     command = f"cd {shlex.quote(found.folder)} && gpuknn {shlex.join(found.command)}"
     return (
-        f"{found.path}: {state}; {found.rows:,} of {found.rows_in_all:,} {found.unit} done, "
+        f"{found.path}: {state}; {found.rows:,}{total} {found.unit} done, "
         f"{found.bytes / 2**20:,.1f} MiB\n"
         f"  {title}\n"
         f"  {command}\n"

@@ -4,13 +4,11 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gpuknn.cli.options import add_catalogue, write_outcome
+from gpuknn.cli.options import add_catalogue, add_mirror, write_outcome
 from gpuknn.errors import InputError, refuse_given
 
 if TYPE_CHECKING:
     from gpuknn.laion.catalogue import RemoteFile
-
-SAMPLE = "sample"
 
 
 def add_subset(group: argparse._ActionsContainer, what: str) -> None:
@@ -22,15 +20,23 @@ def add_subset(group: argparse._ActionsContainer, what: str) -> None:
     )
     group.add_argument("--download", action="store_true", help="first fetch what is missing of the subset")
     add_catalogue(group)
+    add_mirror(group)
 
 
 def check_subset(chosen: argparse.Namespace, named: str | None) -> None:
     """Raise InputError if a subset is named beside a file (`named`), or its options without it."""
     if chosen.subset and named:
         raise InputError(f"--subset {chosen.subset} names the files; leave out {named}")
+    from gpuknn.laion.catalogue import SHIPPED
+
+    if chosen.subset == SHIPPED:
+        names = ("bundle", "catalogue", "data_dir", "base_url", "download")
+        refuse_given({name: getattr(chosen, name) for name in names}, "the sample is shipped")
     if not chosen.subset:
         names = ("bundle", "download", "data_dir", "catalogue", "base_url")
         refuse_given({name: getattr(chosen, name) for name in names}, "goes with --subset")
+    if chosen.base_url and not chosen.download:
+        raise InputError("--base-url: says where --download fetches from; add that, or leave it out")
 
 
 def fetch_subset(chosen: argparse.Namespace, files: Sequence["RemoteFile"]) -> bool:
@@ -40,8 +46,8 @@ def fetch_subset(chosen: argparse.Namespace, files: Sequence["RemoteFile"]) -> b
     from gpuknn.jobs.download.run import run_download
     from gpuknn.laion.held import data_folder
 
-    plan = plan_download(files, data_folder(chosen.data_dir), chosen.fresh, chosen.words)
-    if plan.to_do and getattr(chosen, "dry_run", False):
+    plan = plan_download(files, data_folder(chosen.data_dir), False, chosen.words)
+    if plan.to_fetch and getattr(chosen, "dry_run", False):
         write_outcome(chosen, plan.facts, f"{plan.title}\n")
         return False
     if plan.to_do:

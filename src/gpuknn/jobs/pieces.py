@@ -14,7 +14,12 @@ RECEIPT = re.compile(r"(\d+)-(\d+)\.json")
 
 def write_receipt(folder: Path, rows: range, said: dict[str, Any]) -> None:
     """Keep in a job's folder that a piece is on disk, and what is known of it."""
-    write_sealed(folder / f"{rows.start:012d}-{rows.stop:012d}.json", said)
+    write_sealed(_receipt(folder, rows), said)
+
+
+def remove_receipt(folder: Path, rows: range) -> None:
+    """Remove what was kept of a piece."""
+    _receipt(folder, rows).unlink()
 
 
 def read_receipts(folder: Path) -> dict[range, dict[str, Any]]:
@@ -59,3 +64,7 @@ def work_through(
         raise interrupt
     if failed:
         result_of(failed[min(failed)])
+
+
+def _receipt(folder: Path, rows: range) -> Path:
+    return folder / f"{rows.start:012d}-{rows.stop:012d}.json"

@@ -16,7 +16,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +24,8 @@ from urllib.parse import urlsplit
 from gpuknn.errors import InputError
 
 LAION = Path(__file__).parent / "catalogue.toml"
+SHIPPED = "sample"
+"""The subset that comes with gpuknn, and is in no catalogue."""
 KINDS = ("database", "queries", "gold", "meta", "model", "part")
 METRICS = ("cosine", "ip", "l2", "hamming")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,199}")
@@ -92,6 +94,11 @@ class RemoteFile:
         return (steps - 1) * step, (steps + 1) * step
 
     @property
+    def size_told(self) -> str:
+        """Its size as the catalogue tells it."""
+        return f"{self.bytes:,}" if self.bytes is not None else self.size or "any number"
+
+    @property
     def expected(self) -> int:
         """Its size in bytes, as far as it is known: at least that of its array."""
         array = (self.rows or 0) * (self.dims or 0) * ITEM_BYTES.get(self.dtype or "", 0)
@@ -134,14 +141,15 @@ def read_catalogue(path: str | Path | None = None, base_url: str | None = None) 
         bundle.name: bundle
         for bundle in (_bundle(row, f"{place}: bundle {n}") for n, row in _rows(said, "bundles", place))
     }
-    base = said.get("base_url", "")
-    files = tuple(
-        file for n, row in _rows(said, "files", place) for file in _files(row, base, bundles, f"{place}: file {n}")
-    )
-    if not 0 < len(files) <= MOST_FILES:
-        raise InputError(f"{place}: has {len(files):,} files; a catalogue has at least one and at most {MOST_FILES:,}")
     if base_url is not None:
         _check_url(base_url, "the mirror")
+    base = said.get("base_url") or base_url or ""
+    rows = (file for n, row in _rows(said, "files", place) for file in _files(row, base, bundles, f"{place}: file {n}"))
+    files = tuple(islice(rows, MOST_FILES + 1))
+    if not 0 < len(files) <= MOST_FILES:
+        many = "no files" if not files else f"more than {MOST_FILES:,} files"
+        raise InputError(f"{place}: has {many}; a catalogue has at least one and at most {MOST_FILES:,}")
+    if base_url is not None:
         files = tuple(replace(file, url=_joined(base_url, file.name)) for file in files)
     _check_same(files, place)
     return Catalogue(said.get("title", place.name), bundles, files)
@@ -170,6 +178,8 @@ def _files(row: dict[str, Any], base: str, bundles: Mapping[str, Bundle], where:
     _check(row, texts | numbers | {"url": str, "md5": str, "note": str, "parts": list, "part_subsets": dict}, where)
     _check_fields(row, bundles, where)
     plain = {field: value for field, value in row.items() if field not in ("subset", "parts", "part_subsets")}
+    if "part_subsets" in row and "parts" not in row:
+        raise InputError(f"{where}: part_subsets goes with parts, the first and the last number")
     if "parts" not in row:
         subsets = (row["subset"],) if "subset" in row else ()
         yield _file(plain, base, subsets, False, where)
@@ -189,6 +199,8 @@ def _files(row: dict[str, Any], base: str, bundles: Mapping[str, Bundle], where:
 
 def _file(row: Mapping[str, Any], base: str, subsets: tuple[str, ...], numbered: bool, where: str) -> RemoteFile:
     _check_name(row["name"], where)
+    if "url" not in row and not base:
+        raise InputError(f"{where}: has no url, and the catalogue has no base_url")
     url = row.get("url") or _joined(base, row["name"])
     _check_url(url, where)
     return RemoteFile(**(dict(row) | {"url": url, "subsets": subsets, "numbered": numbered}))
@@ -203,6 +215,8 @@ def _check_fields(row: Mapping[str, Any], bundles: Mapping[str, Bundle], where: 
         *row.get("part_subsets", {}),
     ):
         _check_name(name, where)
+    if SHIPPED in (row.get("subset"), *row.get("part_subsets", {})):
+        raise InputError(f"{where}: subset {SHIPPED} is the one that is shipped; give this one another name")
     if row["bundle"] not in bundles:
         raise InputError(f"{where}: there is no bundle {row['bundle']!r} in this catalogue")
     if row["kind"] not in KINDS:
@@ -244,15 +258,17 @@ def _check_name(name: str, where: str) -> None:
 def _check_url(url: str, where: str) -> None:
     try:
         parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        sound = (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and "@" not in parts.netloc
+        )
     except ValueError:
         sound = False
     if not sound or not url.isascii() or not url.isprintable() or " " in url:
-        raise InputError(f"{where}: {url!r} is refused: an address begins with http:// or https://")
+        raise InputError(f"{where}: {url!r} is refused: an address begins with http:// or https:// and has no password")
 
 
 def _joined(base: str, name: str) -> str:
-    return f"{base.rstrip('/')}/{name.replace('+', '%2B')}" if base else ""
+    return f"{base.rstrip('/')}/{name.replace('+', '%2B')}"
 
 
 def _check_same(files: tuple[RemoteFile, ...], place: Path) -> None:

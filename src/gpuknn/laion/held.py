@@ -40,6 +40,13 @@ class Held:
     md5: str | None = None
     """As it was computed from these bytes."""
 
+    @property
+    def wrong(self) -> str:
+        """What is wrong with it."""
+        if self.md5 is not None and self.file.md5 not in (None, self.md5):
+            return f"its md5 sum is {self.md5}, and {self.file.md5} in the catalogue"
+        return f"it has {self.bytes:,} bytes, and {self.file.size_told} in the catalogue"
+
 
 def data_folder(data_dir: str | Path | None) -> Path:
     """Where a dataset's files lie, by default: the user's data folder."""

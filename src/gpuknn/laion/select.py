@@ -1,8 +1,9 @@
 """Which files of a catalogue are meant: by subset, by bundle, or by the pattern of their names."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 
 from gpuknn.errors import InputError, check_known, option
 from gpuknn.laion.catalogue import Catalogue, RemoteFile
@@ -78,7 +79,7 @@ def of_subset(catalogue: Catalogue, subset: str, kind: str, bundle: str | None, 
 def _of_subset(catalogue: Catalogue, subset: str, wanted: Wanted) -> list[RemoteFile]:
     """A subset's database, and what is asked for beside it."""
     bundle = wanted.bundle or catalogue.first_bundle
-    find: Callable[..., list[RemoteFile]] = lambda kind, **same: of_subset(catalogue, subset, kind, bundle, **same)  # noqa: E731
+    find = partial(of_subset, catalogue, subset, bundle=bundle)
     files = find("database") + [file for file in find("part") if file.subsets]
     if not files:
         has = dict.fromkeys(f.bundle for f in catalogue.files if subset in f.subsets and f.kind in ("database", "part"))
@@ -92,19 +93,22 @@ def _of_subset(catalogue: Catalogue, subset: str, wanted: Wanted) -> list[Remote
     for name, value in asked.items():
         if value is not None and not found[name]:
             raise InputError(
-                f"{option(name, value)}: there is none for {subset}{_others(catalogue, subset, name, bundle)}"
+                f"{option(name, value)}: there is none for {subset}{_others(catalogue, subset, name, bundle, wanted)}"
             )
         files += found[name] if value is not None else []
     return files
 
 
-def _others(catalogue: Catalogue, subset: str, kind: str, bundle: str) -> str:
+def _others(catalogue: Catalogue, subset: str, kind: str, bundle: str, wanted: Wanted) -> str:
     """Those that there are instead."""
     if kind == "meta":
         have = dict.fromkeys(name for file in catalogue.files if file.kind == kind for name in file.subsets)
         return f"; subsets that have captions are {', '.join(have)}" if have else ""
-    names = dict.fromkeys(name for file in of_subset(catalogue, subset, kind, bundle) if (name := getattr(file, kind)))
-    return f" in bundle {bundle}; there are {', '.join(names)}" if names else f" in bundle {bundle}"
+    queries = wanted.queries if kind == "gold" else None
+    where = f" in bundle {bundle}" if queries is None else f" and {option('queries', queries)} in bundle {bundle}"
+    found = of_subset(catalogue, subset, kind, bundle, queries=queries)
+    names = dict.fromkeys(name for file in found if (name := getattr(file, kind)))
+    return f"{where}; there are {', '.join(names)}" if names else where
 
 
 def _named(catalogue: Catalogue, word: str, bundle: str | None) -> list[RemoteFile]:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpuknn.errors import InputError, check_known, dashed, given, option
-from gpuknn.laion.catalogue import Catalogue, RemoteFile, read_catalogue
-from gpuknn.laion.held import data_folder
+from gpuknn.errors import InputError, check_known, dashed, given, option, refuse_given
+from gpuknn.laion.catalogue import SHIPPED, Catalogue, RemoteFile, read_catalogue
+from gpuknn.laion.held import data_folder, held
 from gpuknn.laion.select import of_subset
 
 SAMPLE = Path(__file__).parent / "sample"
@@ -39,7 +39,8 @@ def subset_files(
 
     `subset`: sample, or one of the catalogue, which by default is LAION2B's: 100K, 300K, 10M, 30M or 100M.  `bundle`:
     clip768 (default), pca32, pca96 or hamming.  `queries`: public or private.  `data_dir`: where the files lie; by
-    default the user's data folder.  A path ends in `:KEY` if the file holds several arrays.  Raises InputError if there
+    default the user's data folder.  A path ends in `:KEY` if the
+    catalogue says what the array is called.  Raises InputError if there
     is no such subset, bundle or set of queries, or if a file is missing: the message tells what fetches it.
 
     >>> import gpuknn
@@ -47,26 +48,26 @@ def subset_files(
     >>> gpuknn.open_vectors(database).shape
     (10000, 384)
     """
-    if subset == "sample":
-        if queries != PUBLIC or bundle is not None:
-            wrong = option("queries", queries) if bundle is None else option("bundle", bundle)
-            raise InputError(f"{wrong}: the sample has public queries only, and no bundles")
+    if subset == SHIPPED:
+        refuse_given({"bundle": bundle, "catalogue": catalogue}, "the sample is shipped, and in no catalogue")
+        if queries != PUBLIC:
+            raise InputError(f"{option('queries', queries)}: the sample has public queries only")
         return SAMPLE / "database.h5", SAMPLE / "queries.h5"
     known = read_catalogue(catalogue)
     chosen = find_subset(known, subset, bundle, queries)
     asked: dict[str, Any] = {"bundle": bundle, "queries": queries, "data_dir": data_dir, "catalogue": catalogue}
-    return _place(known, chosen.database, subset, asked), _place(known, chosen.queries, subset, asked)
+    return _place(chosen.database, subset, asked), _place(chosen.queries, subset, asked)
 
 
 def database_path(
     subset: str, bundle: str | None, data_dir: str | Path | None, catalogue: str | Path | None
 ) -> str | Path:
     """That of a subset's database alone, as `subset_files` gives it."""
-    if subset == "sample":
-        return subset_files(subset, bundle=bundle)[0]
+    if subset == SHIPPED:
+        return subset_files(subset, bundle=bundle, catalogue=catalogue)[0]
     known = read_catalogue(catalogue)
     asked = {"bundle": bundle, "data_dir": data_dir, "catalogue": catalogue}
-    return _place(known, find_database(known, subset, bundle), subset, asked)
+    return _place(find_database(known, subset, bundle), subset, asked)
 
 
 def find_subset(catalogue: Catalogue, subset: str, bundle: str | None, queries: str) -> Subset:
@@ -82,7 +83,7 @@ def find_subset(catalogue: Catalogue, subset: str, bundle: str | None, queries: 
 
 def find_database(catalogue: Catalogue, subset: str, bundle: str | None) -> RemoteFile:
     """A subset's database.  Raises InputError if the catalogue has no such subset or bundle."""
-    check_known("subset", subset, ["sample", *catalogue.subsets])
+    check_known("subset", subset, [SHIPPED, *catalogue.subsets])
     bundle = bundle or catalogue.first_bundle
     check_known("bundle", bundle, [name for name, each in catalogue.bundles.items() if each.metric])
     databases = of_subset(catalogue, subset, "database", bundle)
@@ -102,15 +103,16 @@ def _stem(name: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-def _place(catalogue: Catalogue, file: RemoteFile, subset: str, asked: dict[str, Any]) -> str | Path:
-    """Where a file is; InputError says what fetches it if it is missing."""
-    path = data_folder(asked["data_dir"]) / file.name
-    if not path.exists():
+def _place(file: RemoteFile, subset: str, asked: dict[str, Any]) -> str | Path:
+    """Where an array is.  Raises InputError if its file is missing or wrong: the message says what to do."""
+    found = held(data_folder(asked["data_dir"]), file)
+    if found.state == "wrong":
+        raise InputError(f"{found.path}: {found.wrong}; move it away, and fetch it again")
+    if found.state in ("missing", "begun"):
         options = given(asked)
         size, md5 = f"{file.size}, " if file.size else "", f"md5 {file.md5}" if file.md5 else "md5 unknown"
         call = ", ".join([repr(subset), *(f"{name}={str(value)!r}" for name, value in options.items())])
         words = shlex.join([subset, *(word for name, value in options.items() for word in (dashed(name), str(value)))])
         fetch = f"{option('download', True, python=f'gpuknn.download({call})')}, or in a shell: gpuknn data get {words}"
-        raise InputError(f"{path}: is missing ({size}{md5}, {file.url}); fetch it with {fetch}")
-    several = len([row for row in catalogue.files if row.name == file.name]) > 1
-    return f"{path}:{file.key}" if several else path
+        raise InputError(f"{found.path}: is missing ({size}{md5}, {file.url}); fetch it with {fetch}")
+    return f"{found.path}:{file.key}" if file.key else found.path

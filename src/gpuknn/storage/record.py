@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpuknn.errors import InputError, RunError, option
+from gpuknn.errors import InputError, RunError, option, same_again
 from gpuknn.storage.durable import read_sealed, remove, sync, write_sealed
 from gpuknn.storage.lock import LOCK, Held, is_held, lock
 
@@ -127,8 +127,7 @@ class Record:
     def publish(self, claim: Claim, said: Mapping[str, Any], replace: bool = True) -> None:
         """Give the finished target the name that the record is named after; what had the name before goes.
 
-        Raises RunError if another client has taken the record over, InputError if the name is taken and must not be
-        (`replace`).
+        Raises RunError if another client has taken the record over, or if the name is taken and must not be replaced.
         """
         target, destination = claim.folder / TARGET, self._destination
         aside = target.with_name(REPLACED)
@@ -317,17 +316,21 @@ def _found(path: Path, manifest: dict[str, Any]) -> RunFound:
 
 
 def _rename(path: Path, name: Path) -> None:
-    """Give a file a name that no file has; raises InputError if one has it."""
+    """Give a file a name that no file has; raises RunError if one has it."""
     try:
         os.link(path, name)
     except FileExistsError as error:
-        raise InputError(f"{name}: somebody has written a file of this name meanwhile; move it away") from error
+        raise _taken(name) from error
     except OSError:  # no links on such a disk
         if os.path.lexists(name):
-            raise InputError(f"{name}: somebody has written a file of this name meanwhile; move it away") from None
+            raise _taken(name) from None
         os.rename(path, name)
     else:
         path.unlink()
+
+
+def _taken(name: Path) -> RunError:
+    return RunError(f"{name}: somebody has written a file of this name meanwhile; move it away, {same_again()} goes on")
 
 
 def _look(path: Path) -> list[int]:

@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 
 from gpuknn.errors import InputError, RunError, same_again
-from gpuknn.jobs.download.server import Changed, Version, shown
+from gpuknn.jobs.download.server import Changed, Version
 from gpuknn.jobs.download.transfer import Anew, Extents, Transfer
-from gpuknn.jobs.pieces import read_receipts, write_receipt
+from gpuknn.jobs.pieces import read_receipts, remove_receipt, write_receipt
 from gpuknn.laion.catalogue import RemoteFile
 from gpuknn.laion.held import keep_md5
 from gpuknn.storage.destination import lacking
@@ -43,18 +43,19 @@ def fetch(
     """Have a file in the folder under its name; its md5 sum.
 
     Goes on from what an earlier call has fetched, unless that is to be thrown away (`fresh`).  `on_bytes` is told how
-    many bytes are there.  Raises InputError if the file cannot be had or is not the catalogue's, RunError or OSError
-    if the same call goes on later.
+    many bytes are there.  Raises InputError if the file cannot be had or is not the catalogue's, RunError if the same
+    call goes on later.
     """
     path = folder / file.name
-    record, url = Record.beside(path), shown(file.url)
+    record = Record.beside(path)
     identity = Identity(
         fingerprint=digest(repr((VERSION, file.name, file.md5 or file.url)).encode()),
-        description={"file": file.name, "md5": file.md5 or "", "from": "" if file.md5 else url},
-        title=f"{url} to {path}",
+        description={"file": file.name, "md5": file.md5 or "", "from": "" if file.md5 else file.url},
+        title=f"{file.url} to {path}",
         rows=max(1, file.expected),
         settings={},
         command=command,
+        elsewhere=" (of gpuknn data get)",
         unit="bytes",
     )
     with record.held(identity, fresh, say) as claim:
@@ -63,8 +64,11 @@ def fetch(
             keep_md5(path, md5, claim.folder / TARGET)
             record.publish(claim, {}, replace=False)
         except BaseException as error:
-            if isinstance(error, InputError) or not record.has_results():
+            if not record.has_results():
                 record.give_up(claim)
+            if isinstance(error, OSError):
+                said = f"{path}: cannot be written ({error.strerror or error})"
+                raise RunError(f"{said}; set that right, {same_again()} goes on") from error
             raise
         record.remove()
     return md5
@@ -79,7 +83,7 @@ def _fetched(
     say: Callable[[str], None],
 ) -> str:
     """All bytes of a file, in the claim's folder; their md5 sum."""
-    part, url = claim.folder / TARGET, shown(file.url)
+    part = claim.folder / TARGET
     whole, said = False, ""
     sums: set[str] = set()
     """Of files that came whole and are not the catalogue's."""
@@ -113,7 +117,8 @@ def _fetched(
         record.forget(claim)
         say(f"{file.name}: {said}; it is fetched from the beginning")
     record.forget(claim)
-    raise RunError(f"{url}: {said}; it was fetched again in vain, and nothing of it is kept")
+    failed = InputError if sums else RunError
+    raise failed(f"{file.url}: {said}; it was fetched again in vain, and nothing of it is kept")
 
 
 def _check(version: Version, file: RemoteFile, part: Path) -> None:
@@ -122,9 +127,8 @@ def _check(version: Version, file: RemoteFile, part: Path) -> None:
     if size is None:
         return
     if size < fewest or (most is not None and size > most):
-        told = f"{file.bytes:,}" if file.bytes is not None else file.size
         raise InputError(
-            f"{shown(file.url)}: has {size:,} bytes there, and {told} in the catalogue; it is another file"
+            f"{file.url}: has {size:,} bytes there, and {file.size_told} in the catalogue; it is another file"
         )
     if said := lacking(part.parents[2], size - 512 * part.stat().st_blocks):
         raise RunError(f"{said} for {file.name}; make room, {same_again()} goes on")
@@ -137,7 +141,7 @@ def _keep(claim: Claim, file: RemoteFile, version: Version, extents: Extents) ->
     earlier = [rows for rows in read_receipts(claim.folder) if rows != there]
     write_receipt(claim.folder, there, {"url": file.url, "version": asdict(version), "extents": extents})
     for rows in earlier:
-        (claim.folder / f"{rows.start:012d}-{rows.stop:012d}.json").unlink()
+        remove_receipt(claim.folder, rows)
 
 
 def _kept(folder: Path, file: RemoteFile) -> Kept | None:

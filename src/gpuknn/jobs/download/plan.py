@@ -38,7 +38,7 @@ class Plan:
     def bytes(self) -> int:
         """To be fetched or read, as far as it is known."""
         return sum(
-            each.bytes if each.state == "here" else each.file.expected - (0 if self.fresh else each.bytes)
+            each.bytes if each.state == "here" else max(0, each.file.expected - (0 if self.fresh else each.bytes))
             for each in self.to_do
         )
 
@@ -68,23 +68,15 @@ def plan_download(files: Sequence[RemoteFile], folder: Path, fresh: bool, comman
     found = tuple(held(folder, file) for file in files)
     for each in found:
         if each.state == "wrong":
-            raise InputError(f"{each.path}: {wrong(each)}; move it away, gpuknn replaces no file")
+            raise InputError(f"{each.path}: {each.wrong}; move it away, gpuknn replaces no file")
     plan = Plan(folder, found, fresh, command)
-    need = sum(file.expected for file in plan.to_fetch) - sum(_on_disk(folder, file) for file in plan.to_fetch)
+    need = sum(max(0, file.expected - _on_disk(folder, file)) for file in plan.to_fetch)
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if plan.to_fetch and not (there.is_dir() and os.access(there, os.W_OK)):
         raise InputError(f"{there}: is no folder that can be written to; name another one for the files")
     if said := lacking(there, need):
         raise InputError(f"{said} for {len(plan.to_fetch)} files; make room, or name another folder")
     return plan
-
-
-def wrong(each: Held) -> str:
-    """What is wrong with a file."""
-    if each.md5 is not None and each.file.md5 not in (None, each.md5):
-        return f"its md5 sum is {each.md5}, and {each.file.md5} in the catalogue"
-    told = f"{each.file.bytes:,}" if each.file.bytes is not None else each.file.size
-    return f"it has {each.bytes:,} bytes, and {told} in the catalogue"
 
 
 def _on_disk(folder: Path, file: RemoteFile) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gpuknn.errors import InputError, RunError
 from gpuknn.interrupts import interrupts_told, kept_and_goes_on, nothing_changed
 from gpuknn.jobs.download.file import fetch
-from gpuknn.jobs.download.plan import Plan, wrong
+from gpuknn.jobs.download.plan import Plan
 from gpuknn.jobs.download.server import web
 from gpuknn.jobs.download.transfer import CONNECTIONS
 from gpuknn.jobs.download.verify import verified
@@ -41,8 +41,8 @@ def run_download(plan: Plan, on_event: Listener = lambda _: None) -> Outcome:
         fetched     bytes: of all files, those there were before left out
         file        name, state, md5: of a file that is done
 
-    Raises InputError if a file cannot be had or is not the catalogue's; RunError or OSError if the same plan goes on
-    later; Interrupted, which says what is kept.
+    Raises InputError if a file cannot be had or is not the catalogue's, RunError if the same plan goes on later,
+    OSError if a file that is there cannot be read, and Interrupted, which says what is kept.
     """
     standing = Standing(plan)
     with interrupts_told(standing.__str__):
@@ -113,7 +113,7 @@ def _work(plan: Plan, client: "httpx.Client", on_event: Listener) -> dict[str, I
                 fetch(client, file, plan.folder, plan.fresh, plan.command, tell, say)
                 now = held(plan.folder, file)
             if now.state == "wrong":
-                raise InputError(f"{each.path}: {wrong(now)}; move it away, gpuknn replaces no file")
+                raise InputError(f"{each.path}: {now.wrong}; move it away, gpuknn replaces no file")
             on_event({"event": "file", "name": file.name, "state": now.state, "md5": now.md5, "bytes": now.bytes})
             before += now.bytes - there
         except (InputError, RunError) as error:
@@ -127,5 +127,5 @@ def _raise(failures: dict[str, InputError | RunError]) -> None:
     """Raise what went wrong with the first file that may go better the next time, or else with the first."""
     ordered = sorted(failures.values(), key=lambda error: isinstance(error, InputError))
     if ordered:
-        others = f"; {len(failures)} files are missing: {', '.join(failures)}" if len(failures) > 1 else ""
+        others = f"; {len(failures)} files could not be had: {', '.join(failures)}" if len(failures) > 1 else ""
         raise type(ordered[0])(f"{ordered[0]}{others}")

@@ -27,6 +27,8 @@ SILENT_SECONDS = 30.0
 SLOW_SECONDS, SLOW_BYTES = 30.0, 30 * 2**10
 """So few bytes in so long: a connection that crawls is given up, too."""
 MOST_REDIRECTS = 10
+ENDLESS = 2**63 - 1
+"""Where a file of unknown size ends."""
 BUSY = (408, 425, 429, 500, 502, 503, 504)
 """Answers that may be others the next time."""
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -80,6 +82,8 @@ class Answer:
     version: Version
     first: int
     """Where in the file they begin."""
+    stop: int
+    """Where they end, as far as that is announced."""
     whole: bool
     """The server does not send ranges: this is the file from its beginning."""
     chunks: Iterator[bytes]
@@ -97,9 +101,6 @@ def web(connections: int) -> Iterator[httpx.Client]:
             headers=headers,
             timeout=timeout,
             limits=limits,
-            follow_redirects=True,
-            max_redirects=MOST_REDIRECTS,
-            event_hooks={"response": [_check_redirect]},
         )
     except Exception as error:  # a proxy's address or a file of certificates that cannot be used
         raise InputError(f"the environment's proxies or certificates cannot be used ({one_line(error)})") from error
@@ -113,26 +114,29 @@ def asked(client: httpx.Client, url: str, first: int, stop: int | None, begun: V
 
     `begun`: the version that they must be of.  Raises Passing, Changed or InputError.
     """
-    if stop is None and first == 0:
-        headers = {}
-    else:
+    headers = {}
+    if first or stop is not None:
         headers = {"Range": f"bytes={first}-{'' if stop is None else stop - 1}"} | (begun.condition if begun else {})
     try:
-        with client.stream("GET", url, headers=headers) as response:
-            yield _answer(response, shown(url), first, stop, begun)
-    except httpx.TooManyRedirects as error:
-        raise InputError(f"{shown(url)}: is redirected more than {MOST_REDIRECTS} times") from error
+        request: httpx.Request | None = client.build_request("GET", url, headers=headers)
+        for _ in range(MOST_REDIRECTS + 1):
+            assert request
+            response = client.send(request, stream=True)
+            try:
+                if response.next_request is None:
+                    yield _answer(response, url, first, stop, begun)
+                    return
+                _check_redirect(response)
+                request = response.next_request
+            finally:
+                response.close()  # the body of a redirect may be endless: it is not read
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise InputError(f"{shown(url)}: is redirected to what is no address ({one_line(error)})") from error
+        raise InputError(f"{url}: is redirected to what is no address ({one_line(error)})") from error
     except httpx.TransportError as error:
         if _is_untrusted(error):
-            raise InputError(f"{shown(url)}: the server's certificate is not trusted ({one_line(error)})") from error
+            raise InputError(f"{url}: the server's certificate is not trusted ({one_line(error)})") from error
         raise Passing(_in_words(error)) from error
-
-
-def shown(url: str) -> str:
-    """An address without a password in it, for messages."""
-    return re.sub(r"//[^/@]*@", "//", url)
+    raise InputError(f"{url}: is redirected more than {MOST_REDIRECTS} times")
 
 
 def _answer(response: httpx.Response, url: str, first: int, stop: int | None, begun: Version | None) -> Answer:
@@ -147,14 +151,14 @@ def _answer(response: httpx.Response, url: str, first: int, stop: int | None, be
         raise InputError(f"{url}: the server sends it packed ({headers['Content-Encoding']}), which nobody asked for")
     if headers.get("Content-Type", "").startswith("text/html") and not url.endswith((".html", ".htm")):
         raise InputError(f"{url}: the server answers with a page for people (text/html), not with the file")
-    start, size = 0, None
+    start, end, size = 0, ENDLESS, None
     if code == 206:
         said = CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-        if not said or int(said[1]) != first or (stop is not None and int(said[2]) >= stop):
+        if not said or int(said[1]) != first or int(said[2]) < first or (stop is not None and int(said[2]) >= stop):
             raise Passing(
                 f"the server sends other bytes than those that were asked for ({headers.get('Content-Range')})"
             )
-        start, size = first, None if said[3] == "*" else int(said[3])
+        start, end, size = first, int(said[2]) + 1, None if said[3] == "*" else int(said[3])
     elif "Content-Length" in headers:
         size = int(headers["Content-Length"])
     elif response.http_version == "HTTP/1.0" or "Transfer-Encoding" not in headers:
@@ -162,7 +166,7 @@ def _answer(response: httpx.Response, url: str, first: int, stop: int | None, be
     version = Version(size, headers.get("ETag", ""), headers.get("Last-Modified", ""))
     if begun and not begun.same(version):
         raise Changed("the server has another version of it now")
-    return Answer(version, start, code == 200, _chunks(response))
+    return Answer(version, start, end, code == 200, _chunks(response))
 
 
 def _chunks(response: httpx.Response) -> Iterator[bytes]:
@@ -180,15 +184,11 @@ def _chunks(response: httpx.Response) -> Iterator[bytes]:
 
 def _check_redirect(response: httpx.Response) -> None:
     """Raise InputError if a server sends us to something that is not of the web, or from https to http."""
-    if not response.has_redirect_location:
-        return
     to = response.url.join(response.headers["Location"])
     if to.scheme not in ("http", "https") or not to.host:
-        raise InputError(
-            f"{shown(str(response.url))}: is redirected to {str(to)[:200]!r}, which is no address of the web"
-        )
+        raise InputError(f"{response.url}: is redirected to {str(to)[:200]!r}, which is no address of the web")
     if response.url.scheme == "https" and to.scheme == "http":
-        raise InputError(f"{shown(str(response.url))}: is redirected from https to http, where anybody could change it")
+        raise InputError(f"{response.url}: is redirected from https to http, where anybody could change it")
 
 
 def _status(response: httpx.Response) -> str:

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import httpx
 
-from gpuknn.errors import InputError, RunError
+from gpuknn.errors import RunError
 from gpuknn.jobs.download.digest import md5_of
-from gpuknn.jobs.download.server import Answer, Changed, Passing, Version, asked, shown
+from gpuknn.jobs.download.server import ENDLESS, Answer, Changed, Passing, Version, asked
 
 CONNECTIONS = 4
 BLOCK_BYTES = 64 * 2**20
@@ -40,7 +40,6 @@ SECONDS_BETWEEN_KEEPING = 1.0
 SECONDS_BETWEEN_TELLING = 0.1
 HASH_SECONDS = 0.02
 """How often the md5 sum looks for further bytes."""
-ENDLESS = 2**63 - 1
 
 Extents = list[tuple[int, int]]
 """Bytes [first, stop) of a file, in order, with gaps between them."""
@@ -112,8 +111,9 @@ class Transfer:
             if self._failure is not None:
                 raise self._failure
             assert self._md5 is not None
+            self._keep(keep)
             return self._md5
-        except (Anew, Changed, InputError):
+        except (Anew, Changed):
             raise
         except BaseException:
             with suppress(OSError):  # the disk may be full: what was kept before stays
@@ -174,17 +174,18 @@ class Transfer:
                 self._fetch(block)
                 failures = 0
             except Passing as error:
-                with self._turn:
-                    block.busy = False
                 failures = 1 if block.position - before > enough else failures + 1
                 if failures >= ATTEMPTS:
                     with self._turn:
                         self._workers -= 1
                         if self._workers:  # a server may serve fewer connections than that
                             return
-                    raise RunError(f"{shown(self._url)}: {error}; it was tried {failures} times") from error
+                    raise RunError(f"{self._url}: {error}; it was tried {failures} times") from error
                 pause = PAUSE * 2 ** (failures - 1) * random.uniform(0.5, 1)
                 self._stopped.wait(min(max(pause, error.pause), LONGEST_PAUSE))
+            finally:
+                with self._turn:
+                    block.busy = False
 
     def _take(self) -> Block | None:
         """A block for this connection; None if there is nothing more to fetch."""
@@ -229,7 +230,7 @@ class Transfer:
                         break  # another connection has the rest of what was asked for
             else:
                 self._learn_end(block)
-        if block.position < block.stop and not self._stopped.is_set():
+        if block.position < min(block.stop, answer.stop) and not self._stopped.is_set():
             raise Passing("the server ended the answer too early")
 
     def _learn(self, answer: Answer, block: Block) -> None:

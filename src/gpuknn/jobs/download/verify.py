@@ -39,8 +39,9 @@ def verified(each: Held, on_bytes: Callable[[int], None]) -> Held:
         return replace(each, state="wrong", md5=md5)
     with suppress(OSError):  # somebody else's folder: the file will be read again the next time
         keep_md5(each.path, md5)
-    now = held(each.path.parent, each.file)
-    return replace(now, md5=md5, state=now.state if each.file.md5 in (None, md5) else "wrong")
+    if each.file.md5 is None:
+        return replace(held(each.path.parent, each.file), md5=md5)
+    return replace(each, md5=md5, state="verified" if md5 == each.file.md5 else "wrong")
 
 
 def _md5(path: Path, on_bytes: Callable[[int], None]) -> str:

@@ -1,21 +1,23 @@
 """`gpuknn.exact`: the job in one call, as the command does it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gpuknn.errors import whole_number
+from gpuknn.errors import InputError, option, whole_number
+from gpuknn.gold.formats import gold_format
 from gpuknn.interrupts import interrupts_told
 from gpuknn.jobs.command import command_line
 from gpuknn.jobs.exact.job import SelfJoin, ask
-from gpuknn.jobs.exact.plan import Plan, Wishes, planned
+from gpuknn.jobs.exact.plan import Plan, Wishes, check_output, planned
 from gpuknn.progress import Listener, listening
 from gpuknn.storage.location import absolute
 from gpuknn.vectors import Rows, Vectors
 from gpuknn.vectors.written import Missing
 from gpuknn.workers.crew import hire
+from gpuknn.workers.memory import memory_budget
 from gpuknn.workers.workers import LOCAL
 
 if TYPE_CHECKING:
@@ -240,6 +242,23 @@ def plan_exact(
     if wishes.performance_report:  # which is Dask's
         crew = replace(crew, threads=0)
     return ExactPlan(**vars(planned(job, Path(output), crew, wishes)))
+
+
+def check_before(rows: int | None, output: Path, options: Mapping[str, Any]) -> None:
+    """Raise InputError for what can be told before the database is there: it may have to be fetched first.
+
+    `rows`: how many it has, if that is known.  `options`: those of `plan_exact`, by their names.
+    """
+    k = whole_number("k", options["k"])
+    if rows is not None and k > rows:
+        raise InputError(f"{option('k', k)}: the database has only {rows:,} rows")
+    if options["shard_rows"] is not None:
+        whole_number("shard_rows", options["shard_rows"])
+    if options["memory"] is not None:
+        memory_budget(options["memory"])
+    hire(*(options[name] for name in ("cluster", "device", "workers", "threads")))
+    gold_format(output)
+    check_output(output, [], Wishes(run_dir=options["run_dir"], fresh=options["fresh"], force=options["force"]))
 
 
 def _absolute(rows: Rows | None) -> Rows | None:

@@ -167,10 +167,15 @@ def planned(job: Job, output: Path, crew: Crew, wishes: Wishes) -> Plan:
 
     Raises InputError if it cannot fit, the output cannot be written or hold the answer, or a file of rates is none.
     """
-    resumes = _record(output, wishes).exists and not wishes.fresh  # then the output may be that run's own
-    check_destination(str(output), [job.database.path, job.queries.path], wishes.force or resumes, stores=False)
+    check_output(output, [job.database.path, job.queries.path], wishes)
     check_outline(output, WRITERS[gold_format(output)], outline(job))
     return _cut_for(crew, job, output, wishes)
+
+
+def check_output(output: Path, sources: Sequence[str], wishes: Wishes) -> None:
+    """Raise InputError if the output cannot be written, or must not be; `sources` are read meanwhile."""
+    resumes = _record(output, wishes).exists and not wishes.fresh  # then the output may be that run's own
+    check_destination(str(output), sources, wishes.force or resumes, stores=False)
 
 
 def replanned(plan: Plan, crew: Crew) -> Plan:
