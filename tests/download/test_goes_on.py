@@ -173,11 +173,13 @@ def test_a_disk_that_fills_keeps_what_was_fetched(web: Web, tmp_path: Path, monk
 
 
 def test_an_interrupt_tells_what_is_kept(web: Web, tmp_path: Path) -> None:
+    web.faults[NAME] = Fault(slow=500_000)
+
     def interrupt(event: Event) -> None:
         if event.get("bytes", 0) > SIZE // 2:
             raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match=r"0 of 1 files, and \d+ KiB in all, are kept, the same call goes on"):
+    with pytest.raises(Interrupted, match=r"0 of 1 files, and \d+ KiB in all, are kept in /.*, the same call goes on"):
         get(tmp_path, published(web), told=interrupt)
     there = held(tmp_path, published(web)).bytes
     assert there > SIZE // 2
@@ -309,7 +311,7 @@ def test_late_bytes_reach_no_other_file(web: Web, tmp_path: Path, monkeypatch: p
             Transfer(client, f"{web.url}/{NAME}", part, lambda _: None).run(stop, lambda *_: None)
         part.unlink()
         part.touch()
-        others = [open(tmp_path / f"other{n}", "w+b") for n in range(20)]
+        others = [open(tmp_path / f"other{n}", "w+b") for n in range(20)]  # noqa: SIM115 - closed below
         goes_on.set()
         for thread in [thread for thread in threading.enumerate() if thread.name == "gpuknn-download"]:
             thread.join(10)

@@ -74,7 +74,7 @@ WRONG: dict[str, tuple[Fault | list[Fault], type[Exception], str]] = {
     "no such file": (Fault(status=404), InputError, "404 Not Found"),
     "gone": (Fault(status=410), InputError, "410 Gone"),
     "not allowed": (Fault(status=403), InputError, "403 Forbidden"),
-    "no range ever": (Fault(status=416), RunError, "no bytes from 0 on"),
+    "no range ever": (Fault(status=416), RunError, "sends no parts of it"),
     "always busy": (Fault(status=503), RunError, "503 Service Unavailable; it was tried 6 times"),
     "always too many": (Fault(status=429, retry_after=1), RunError, "429 Too Many Requests"),
     "to a file": (Fault(redirect="file:///etc/passwd"), InputError, "redirected to 'file:/etc/passwd'"),

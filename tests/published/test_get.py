@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.published.files import FILES, HERE, content, lay, md5_of, refused, run, there, told
+from tests.published.files import FILES, HERE, content, lay, md5_of, refused, run, states, there, told
 from tests.web import Fault, Web, serving
 
 
@@ -84,7 +84,7 @@ def test_dry_run(web: Web, capsys: pytest.CaptureFixture[str]) -> None:
     assert plan["bytes"] == sum(len(FILES[name]) for name in plan["files"])
     assert run("data", "get", "S", "T", *HERE, "--dry-run") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "gpuknn data: 2 files in data, 2 of them to fetch or to verify, 16.7 KiB"
+    assert lines[0] == "gpuknn data: 2 files in data, 2 of them to fetch or to verify: 16.7 KiB"
     assert [(line.split()[0], line.split()[-1]) for line in lines[2:]] == [
         ("db-S.bin", "here"),
         ("db-T.bin", "missing"),
@@ -213,7 +213,7 @@ def test_a_folder_that_takes_no_receipts(
 
     lay(**{"db-S.bin": FILES["db-S.bin"], "db-T.bin": FILES["db-T.bin"][::-1]})
     monkeypatch.setattr("gpuknn.jobs.download.verify.keep_md5", fail)
-    assert told(capsys, "data", "verify", "S", *HERE)["right"]
+    assert told(capsys, "data", "verify", "S", *HERE)["files"][0]["state"] == "verified"
     assert run("data", "verify", "T", *HERE) == 1
     assert told(capsys, "data", "get", "S", *HERE)["files"][0]["name"] == "db-S.bin"
     assert not Path("data/.gpuknn").exists()
@@ -268,9 +268,11 @@ def test_what_is_no_file_is_in_the_way(
 ) -> None:
     Path("data").mkdir()
     make(Path("data/db-S.bin"))
-    for words in (["get", "S"], ["list"], ["verify"]):
-        said = refused(capsys, "data", *words, *HERE)
-        assert "data/db-S.bin: is in the way and no file; move it away" in said
+    said = refused(capsys, "data", "get", "S", *HERE)
+    assert "data/db-S.bin: is in the way and no file; move it away" in said
+    assert states(capsys)["db-S.bin"] == "wrong"
+    assert run("data", "verify", *HERE) == 1
+    assert "data/db-S.bin: is in the way and no file; move it away" in capsys.readouterr().out
     assert web.asked == []
     assert os.listdir("data") == ["db-S.bin"]
 

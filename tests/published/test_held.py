@@ -117,11 +117,15 @@ def test_verify(web: Web, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert run("data", "verify", *HERE) == 1
     shown = capsys.readouterr()
-    assert [(line.split()[0], line.split()[-1]) for line in shown.out.splitlines()[1:]] == [
+    assert [(line.split()[0], line.split()[-1]) for line in shown.out.splitlines()[1:4]] == [
         ("db-S.bin", "verified"),
         ("db-T.bin", "wrong"),
         ("loose.bin", "here"),
     ]
+    why = (
+        f"its md5 sum is {md5_of(Path('data/db-T.bin').read_bytes())}, and {md5_of(FILES['db-T.bin'])} in the catalogue"
+    )
+    assert shown.out.splitlines()[4:] == [f"data/db-T.bin: {why}; move it away, and get it again"]
     assert states(capsys)["db-T.bin"] == "wrong"
     assert run("data", "verify", "S", *HERE, "--quiet") == 0
     assert run("data", "verify", *HERE, "--json") == 1
@@ -151,7 +155,22 @@ def test_verify_a_file_whose_md5_sum_nobody_has_published(web: Web, capsys: pyte
     damage("loose.bin")
     for _ in range(2):  # and it is not believed because it was seen once
         assert run("data", "verify", "loose", *HERE) == 1
-        assert capsys.readouterr().out.split()[-1] == "wrong"
+        shown = capsys.readouterr().out.splitlines()
+        assert shown[1].split()[-1] == "wrong"
+        assert "it is not what it was when it was fetched or read before" in shown[2]
     os.utime("data/loose.bin", ns=(1, 1))  # somebody has written to it, and nobody knows what it should be
     assert run("data", "verify", "loose", *HERE) == 0
     assert run("data", "verify", "loose", *HERE) == 0
+
+
+def test_a_file_that_has_lost_its_end_is_wrong_though_nobody_has_published_its_size(
+    web: Web, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = Path("c.toml").read_text().replace(f"bytes = {len(FILES['loose.bin'])}", 'note = "no size"')
+    Path("c.toml").write_text(lines)
+    assert run("data", "get", "loose", *HERE, "--quiet") == 0
+    with open("data/loose.bin", "r+b") as file:
+        file.truncate(5)
+    assert states(capsys)["loose.bin"] == "wrong"
+    assert run("data", "verify", "loose", *HERE, "--quiet") == 1
+    assert "it is not what it was" in refused(capsys, "data", "get", "loose", *HERE)

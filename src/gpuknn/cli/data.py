@@ -111,12 +111,12 @@ def _get(chosen: argparse.Namespace) -> int:
         raise InputError("name what to fetch: a subset, a bundle, or a pattern of names (see gpuknn data get --help)")
     plan = plan_download(files, data_folder(chosen.data_dir), chosen.fresh, chosen.words)
     if chosen.dry_run:
-        write_outcome(chosen, plan.facts, f"{plan.title}, {readable(plan.bytes)}\n{_table(_lines(plan.files, True))}")
+        write_outcome(chosen, plan.facts, f"{plan.title}: {plan.size}\n{table_of(plan.files)}")
         return 0
     with shown(chosen) as told:
         done = run_download(plan, told)
     facts = {"seconds": done.seconds, "fetched": done.fetched, "files": [_facts(each) for each in done.files]}
-    words = f"{_table(_lines(done.files, True))}{readable(done.fetched)} fetched in {done.seconds:,.1f} s\n"
+    words = f"{table_of(done.files)}{readable(done.fetched)} fetched in {done.seconds:,.1f} s\n"
     write_outcome(chosen, facts, "" if chosen.quiet else words)
     return 0
 
@@ -135,7 +135,10 @@ def _verify(chosen: argparse.Namespace) -> int:
     with shown(chosen) as told:
         found = verify(files, told)
     bad = [each for each in found if each.state not in ("verified", "here")]
-    words = _table(_lines(found, True)) if found else f"no file of this dataset is in {folder}\n"
+    words = table_of(found) if found else f"no file of this dataset is in {folder}\n"
+    words += "".join(
+        f"{each.path}: {each.wrong}; move it away, and get it again\n" for each in found if each.state == "wrong"
+    )
     write_outcome(chosen, {"right": not bad, "files": [_facts(each) for each in found]}, "" if chosen.quiet else words)
     return 1 if bad else 0
 
@@ -144,6 +147,11 @@ def _wanted(chosen: argparse.Namespace) -> "Wanted":
     from gpuknn.laion.select import Wanted
 
     return Wanted(tuple(chosen.what), chosen.bundle, chosen.queries, chosen.gold, chosen.meta)
+
+
+def table_of(files: Sequence["Held"]) -> str:
+    """Files and their states, for a person."""
+    return _table(_lines(files, True))
 
 
 def _facts(each: "Held") -> dict[str, Any]:

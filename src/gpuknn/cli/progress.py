@@ -37,7 +37,7 @@ class _Lines:
                 self._moved(step, event[step["fact"]])
         if event["event"] == "step":
             self._steps.append(event)
-        elif event["event"] not in ("progress", "checked", "compiled", "resumed"):
+        elif event["event"] not in ("progress", "checked", "compiled", "resumed", "fetched", "verified"):
             write_event(event)
 
     def _moved(self, step: Event, rows: int) -> None:

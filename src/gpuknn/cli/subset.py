@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from gpuknn.cli.data import table_of
 from gpuknn.cli.options import add_catalogue, add_mirror, write_outcome
 from gpuknn.errors import InputError, refuse_given
 
@@ -48,7 +49,8 @@ def fetch_subset(chosen: argparse.Namespace, files: Sequence["RemoteFile"]) -> b
 
     plan = plan_download(files, data_folder(chosen.data_dir), False, chosen.words)
     if plan.to_fetch and getattr(chosen, "dry_run", False):
-        write_outcome(chosen, plan.facts, f"{plan.title}\n")
+        words = f"{plan.title}: {plan.size}\n{table_of(plan.files)}the plan of the work comes once they are here\n"
+        write_outcome(chosen, plan.facts, words)
         return False
     if plan.to_do:
         with shown(chosen) as told:

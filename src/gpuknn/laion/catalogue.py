@@ -5,11 +5,18 @@
     title = "..."                       of the dataset
     base_url = "https://..."            a file's address is this and its name, unless its row has a `url`
     bundles = [{name = ..., metric = ..., title = ...}]
-    files = [{name = ..., bundle = ..., kind = ...}]    a row for each array in a file; the fields of `RemoteFile`
+    files = [{name = ..., bundle = ..., kind = ...}]    a row for each array in a file
 
-Numbered files are one row: `{part}` in `name` and `url` stands for each number from the first of `parts` to the last,
-and `part_subsets` says which of them make up a subset.  A catalogue may be anybody's: a name that could lead out of
-the data folder is refused, and so is an address that is neither http nor https.
+A row must have `name`, `bundle` and `kind` (one of KINDS).  It may have these, which `RemoteFile` describes: as text
+`url`, `subset`, `queries`, `gold`, `dtype`, `key`, `size` ("147G", "7.7M"), `md5` and `note`; as numbers `rows`, `dims`
+and `bytes`.  `--subset` finds databases that name their `subset`.
+
+Numbered files are one row, with `parts = ["0000", "0111"]`: the first and the last number.  `{part}` in `name` and
+`url` stands for each of them.  `part_subsets = {"10M" = ["0001", "0011"]}` says from where to where they make up a
+subset.
+
+A catalogue may be anybody's: a name that could lead out of the data folder is refused, and so is an address that is
+neither http nor https.
 """
 
 import re

@@ -6,9 +6,9 @@ the size and the time of change that it had then.
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import platformdirs
 
@@ -39,13 +39,25 @@ class Held:
     """Of it, on disk."""
     md5: str | None = None
     """As it was computed from these bytes."""
+    was: int | None = None
+    """How many bytes it had when its md5 sum was computed."""
 
     @property
     def wrong(self) -> str:
         """What is wrong with it."""
+        if not self.path.is_file():
+            return "is in the way and no file"
         if self.md5 is not None and self.file.md5 not in (None, self.md5):
             return f"its md5 sum is {self.md5}, and {self.file.md5} in the catalogue"
-        return f"it has {self.bytes:,} bytes, and {self.file.size_told} in the catalogue"
+        if not self.sized:
+            return f"it has {self.bytes:,} bytes, and {self.file.size_told} in the catalogue"
+        return "it is not what it was when it was fetched or read before"
+
+    @property
+    def sized(self) -> bool:
+        """Whether its size is one that the catalogue allows."""
+        fewest, most = self.file.sizes
+        return fewest <= self.bytes and (most is None or self.bytes <= most)
 
 
 def data_folder(data_dir: str | Path | None) -> Path:
@@ -57,35 +69,40 @@ def held(folder: Path, file: RemoteFile) -> Held:
     """What is there of a file.  Raises InputError if the folder or the file cannot be looked at."""
     path = folder / file.name
     try:
-        status = path.stat() if path.is_file() else None
-        if status is None and os.path.lexists(path):
-            raise InputError(f"{path}: is in the way and no file; move it away")
-        if status is None:
+        if not os.path.lexists(path):
             begun = _begun(path)
             return Held(file, path, "begun" if begun else "missing", begun)
+        status = path.stat() if path.is_file() else None
     except OSError as error:
         raise InputError(f"{path}: cannot be looked at ({error.strerror})") from error
-    md5, (fewest, most) = md5_known(path), file.sizes
-    sized = fewest <= status.st_size and (most is None or status.st_size <= most)
-    state: State = "here" if md5 is None or file.md5 is None else "verified" if md5 == file.md5 else "wrong"
-    return Held(file, path, state if sized else "wrong", status.st_size, md5)
-
-
-def md5_known(path: Path) -> str | None:
-    """The md5 sum of a file, if it was computed and nobody has written to the file since."""
-    with suppress(OSError):
-        said, status = read_sealed(_receipt(path)), path.stat()
-        if (said.get("bytes"), said.get("changed")) == (status.st_size, status.st_mtime_ns):
-            md5 = said.get("md5")
-            return md5 if isinstance(md5, str) else None
-    return None
+    if status is None:
+        return Held(file, path, "wrong")
+    said = _said(path)
+    md5 = said["md5"] if said and said["changed"] == status.st_mtime_ns and said["bytes"] == status.st_size else None
+    found = Held(file, path, "here", status.st_size, md5, said["bytes"] if said else None)
+    if not found.sized or md5 not in (None, file.md5 or md5):
+        return replace(found, state="wrong")
+    if file.md5 is None:
+        return found if found.was in (None, found.bytes) else replace(found, state="wrong")
+    return replace(found, state="verified") if md5 else found
 
 
 def keep_md5(path: Path, md5: str, part: Path | None = None) -> None:
     """Write down a file's md5 sum; `part`: where it is now, if it gets its name next.  Raises OSError if that fails."""
     status = (part or path).stat()
+    if _receipt(path).parent.is_symlink():
+        raise OSError(f"{path.parent / RECEIPTS} is a link")
     _receipt(path).parent.mkdir(exist_ok=True)
     write_sealed(_receipt(path), {"md5": md5, "bytes": status.st_size, "changed": status.st_mtime_ns})
+
+
+def _said(path: Path) -> dict[str, Any] | None:
+    """The receipt of a file, if there is one that is whole."""
+    said: dict[str, Any] = {}
+    with suppress(OSError):
+        said = read_sealed(_receipt(path))
+    sound = isinstance(said.get("md5"), str) and all(isinstance(said.get(name), int) for name in ("bytes", "changed"))
+    return said if sound else None
 
 
 def _receipt(path: Path) -> Path:

@@ -63,13 +63,16 @@ def once(files: Iterable[RemoteFile]) -> list[RemoteFile]:
 
 
 def of_subset(catalogue: Catalogue, subset: str, kind: str, bundle: str | None, **same: str | None) -> list[RemoteFile]:
-    """The rows of a kind that belong to a subset, or to all; `same`: fields that must have these values."""
+    """The rows of a kind that belong to a subset; `same`: fields that must have these values.
+
+    What belongs to no subset in particular, such as queries, belongs to all; but a database must be named.
+    """
 
     def fits(file: RemoteFile) -> bool:
         return (
             file.kind == kind
             and bundle in (None, file.bundle)
-            and (not file.subsets or subset in file.subsets)
+            and (subset in file.subsets or (not file.subsets and kind != "database"))
             and all(value in (None, getattr(file, name)) for name, value in same.items())
         )
 
@@ -81,8 +84,10 @@ def _of_subset(catalogue: Catalogue, subset: str, wanted: Wanted) -> list[Remote
     bundle = wanted.bundle or catalogue.first_bundle
     find = partial(of_subset, catalogue, subset, bundle=bundle)
     files = find("database") + [file for file in find("part") if file.subsets]
+    if wanted.bundle and not files:  # a bundle that is not of vectors, such as captions
+        files = [file for file in catalogue.files if file.bundle == bundle and subset in file.subsets]
     if not files:
-        has = dict.fromkeys(f.bundle for f in catalogue.files if subset in f.subsets and f.kind in ("database", "part"))
+        has = dict.fromkeys(file.bundle for file in catalogue.files if subset in file.subsets)
         raise InputError(f"{option('bundle', bundle)}: has no subset {subset}; those that have it are {', '.join(has)}")
     asked = {"queries": wanted.queries, "gold": wanted.gold, "meta": wanted.meta or None}
     found = {
@@ -108,7 +113,10 @@ def _others(catalogue: Catalogue, subset: str, kind: str, bundle: str, wanted: W
     where = f" in bundle {bundle}" if queries is None else f" and {option('queries', queries)} in bundle {bundle}"
     found = of_subset(catalogue, subset, kind, bundle, queries=queries)
     names = dict.fromkeys(name for file in found if (name := getattr(file, kind)))
-    return f"{where}; there are {', '.join(names)}" if names else where
+    if names:
+        return f"{where}; there are {', '.join(names)}"
+    bundles = dict.fromkeys(file.bundle for file in of_subset(catalogue, subset, kind, None, queries=queries))
+    return f"{where}; bundle {', '.join(bundles)} has some" if bundles else where
 
 
 def _named(catalogue: Catalogue, word: str, bundle: str | None) -> list[RemoteFile]:

@@ -53,6 +53,8 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
     Raises OSError if it cannot be read: that may pass, and is no reason to throw anything away.
     """
+    if path.exists() and not path.is_file():  # a pipe would keep us waiting
+        return {}
     content = path.read_bytes()
     try:
         said: dict[str, Any] = json.loads(content)

@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 
 from gpuknn.errors import InputError, RunError, same_again
-from gpuknn.jobs.download.server import Changed, Version
-from gpuknn.jobs.download.transfer import Anew, Extents, Transfer
+from gpuknn.jobs.download.server import Anew, Changed, Version
+from gpuknn.jobs.download.transfer import Extents, Transfer
 from gpuknn.jobs.pieces import read_receipts, remove_receipt, write_receipt
 from gpuknn.laion.catalogue import RemoteFile
 from gpuknn.laion.held import keep_md5
@@ -100,6 +100,7 @@ def _fetched(
             kept.version if kept else None,
             kept.extents if kept else (),
             whole or beginning == BEGINNINGS - 1,
+            file.sizes[1],
         )
         try:
             md5 = transfer.run(on_bytes, lambda version, extents: _keep(claim, file, version, extents))
@@ -150,16 +151,21 @@ def _kept(folder: Path, file: RemoteFile) -> Kept | None:
     A file whose md5 sum is known may come from another address than before: the sum tells in the end.
     """
     part = folder / TARGET
-    receipts = list(read_receipts(folder).values()) if part.is_file() else []
+    receipts = read_receipts(folder) if part.is_file() and not part.is_symlink() else {}
     try:
-        said = receipts[-1]
+        said = receipts[max(receipts, key=lambda there: there.stop)]
         version, extents = Version(**said["version"]), [(int(a), int(b)) for a, b in said["extents"]]
-        url = str(said["url"])
-    except (IndexError, KeyError, TypeError, ValueError):
+        url, told = str(said["url"]), [version.etag, version.modified]
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     size = version.size
     ends = [0, *(end for extent in extents for end in extent)]
-    if not isinstance(size, int) or ends != sorted(ends) or not ends[-1] <= min(size, part.stat().st_size):
+    if (
+        not isinstance(size, int)
+        or not all(isinstance(each, str) for each in told)
+        or ends != sorted(ends)
+        or not ends[-1] <= min(size, part.stat().st_size)
+    ):
         return None
     if url != file.url:
         return Kept(file.url, Version(size), extents) if file.md5 else None

@@ -9,7 +9,8 @@ from typing import Any
 
 from gpuknn.errors import InputError
 from gpuknn.laion.catalogue import RemoteFile
-from gpuknn.laion.held import Held, held
+from gpuknn.laion.held import RECEIPTS, Held, held
+from gpuknn.progress import readable
 from gpuknn.storage.destination import lacking
 
 
@@ -43,6 +44,17 @@ class Plan:
         )
 
     @property
+    def unknown(self) -> int:
+        """Of how many files to be fetched nobody has published the size."""
+        return sum(not file.expected for file in self.to_fetch)
+
+    @property
+    def size(self) -> str:
+        """The bytes in words."""
+        more = f"{self.unknown} files of unknown size" if self.unknown else ""
+        return " and ".join(filter(None, (readable(self.bytes) if self.bytes or not more else "", more)))
+
+    @property
     def title(self) -> str:
         """The plan in a line."""
         return f"gpuknn data: {len(self.files)} files in {self.folder}, {len(self.to_do)} of them to fetch or to verify"
@@ -56,6 +68,7 @@ class Plan:
             "to_fetch": [file.name for file in self.to_fetch],
             "to_verify": [each.file.name for each in self.to_do if each.state == "here"],
             "bytes": self.bytes,
+            "of_unknown_size": self.unknown,
         }
 
 
@@ -71,6 +84,9 @@ def plan_download(files: Sequence[RemoteFile], folder: Path, fresh: bool, comman
             raise InputError(f"{each.path}: {each.wrong}; move it away, gpuknn replaces no file")
     plan = Plan(folder, found, fresh, command)
     need = sum(max(0, file.expected - _on_disk(folder, file)) for file in plan.to_fetch)
+    receipts = folder / RECEIPTS
+    if os.path.lexists(receipts) and (receipts.is_symlink() or not receipts.is_dir()):
+        raise InputError(f"{receipts}: is in the way and no folder; move it away, md5 sums are kept there")
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if plan.to_fetch and not (there.is_dir() and os.access(there, os.W_OK)):
         raise InputError(f"{there}: is no folder that can be written to; name another one for the files")

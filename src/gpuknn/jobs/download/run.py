@@ -63,7 +63,8 @@ class Standing:
         left = [held(self.plan.folder, each.file) for each in self.plan.to_do]
         whole = sum(each.state not in ("missing", "begun") for each in left)
         size = readable(sum(each.bytes for each in left))
-        return kept_and_goes_on(f"{whole} of {len(left)} files, and {size} in all, are kept", self.plan.fresh)
+        kept = f"{whole} of {len(left)} files, and {size} in all, are kept in {self.plan.folder}"
+        return kept_and_goes_on(kept, self.plan.fresh)
 
 
 def _run(standing: Standing, on_event: Listener) -> Outcome:
@@ -100,15 +101,19 @@ def _work(plan: Plan, client: "httpx.Client", on_event: Listener) -> dict[str, I
     def say(line: str) -> None:
         on_event({"event": "said", "line": line})
 
-    for each in plan.to_do:
-        file, there = each.file, each.bytes if each.state == "begun" and not plan.fresh else 0
+    for planned in plan.to_do:
+        file = planned.file
+        each = held(plan.folder, file)  # another gpuknn may have fetched it meanwhile
+        there = each.bytes if each.state == "begun" and not plan.fresh else 0
 
         def tell(done: int, offset: int = before - there) -> None:
             on_event({"event": "fetched", "bytes": max(0, offset + done)})
 
         try:
-            if each.state == "here":
+            if each.state == "here" and file.md5:
                 now = verified(each, tell)
+            elif each.state not in ("missing", "begun"):
+                now = each
             else:
                 fetch(client, file, plan.folder, plan.fresh, plan.command, tell, say)
                 now = held(plan.folder, file)

@@ -5,6 +5,7 @@ size; or else an error says whether asking again may help:
 
     Passing         the connection broke, the server is busy: it may pass
     Changed         what it has is another version than the one that was begun
+    Anew            it sends no parts of a file
     InputError      it will be the same the next time
 """
 
@@ -31,7 +32,9 @@ ENDLESS = 2**63 - 1
 """Where a file of unknown size ends."""
 BUSY = (408, 425, 429, 500, 502, 503, 504)
 """Answers that may be others the next time."""
-CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
+STRONG = re.compile(r'"[!#-~]*"')
+"""An ETag that a range can be asked of; a weak one begins with W/."""
 
 
 class Passing(Exception):
@@ -43,7 +46,11 @@ class Passing(Exception):
 
 
 class Changed(Exception):
-    """The server has another version of the file than the one that was begun, or none at all of that range."""
+    """The server has another version of the file than the one that was begun, or nothing of that range."""
+
+
+class Anew(Exception):
+    """The server sends no ranges: the file is to be fetched in one piece."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +77,8 @@ class Version:
 
     @property
     def condition(self) -> dict[str, str]:
-        """The header that asks for a range of this very version; a weak tag (W/...) cannot."""
-        strong = "" if self.etag.startswith("W/") else self.etag
-        return {"If-Range": strong} if strong else {}
+        """The header that asks for a range of this very version."""
+        return {"If-Range": self.etag} if STRONG.fullmatch(self.etag) else {}
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ def web(connections: int) -> Iterator[httpx.Client]:
 def asked(client: httpx.Client, url: str, first: int, stop: int | None, begun: Version | None) -> Iterator[Answer]:
     """Ask for bytes [first, stop) of a file, all of them from `first` on if `stop` is None.
 
-    `begun`: the version that they must be of.  Raises Passing, Changed or InputError.
+    `begun`: the version that they must be of.  Raises Passing, Changed, Anew or InputError.
     """
     headers = {}
     if first or stop is not None:
@@ -130,8 +136,8 @@ def asked(client: httpx.Client, url: str, first: int, stop: int | None, begun: V
                 request = response.next_request
             finally:
                 response.close()  # the body of a redirect may be endless: it is not read
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise InputError(f"{url}: is redirected to what is no address ({one_line(error)})") from error
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:  # idna's are UnicodeErrors
+        raise InputError(f"{url}: is no address, or leads or is sent by a proxy to none ({one_line(error)})") from error
     except httpx.TransportError as error:
         if _is_untrusted(error):
             raise InputError(f"{url}: the server's certificate is not trusted ({one_line(error)})") from error
@@ -143,12 +149,15 @@ def _answer(response: httpx.Response, url: str, first: int, stop: int | None, be
     code, headers = response.status_code, response.headers
     if code in BUSY:
         raise Passing(f"the server answers {_status(response)}", _seconds(headers.get("Retry-After", "")))
+    if code == 416 and first == 0:  # of an empty file there are no parts
+        raise Anew("the server sends no parts of it")
     if code == 416:
         raise Changed(f"the server has no bytes from {first:,} on")
     if code not in (200, 206):
         raise InputError(f"{url}: the server answers {_status(response)}; look at the address, or name a mirror")
     if headers.get("Content-Encoding", "identity") != "identity":
-        raise InputError(f"{url}: the server sends it packed ({headers['Content-Encoding']}), which nobody asked for")
+        packed = _plain(headers["Content-Encoding"])
+        raise InputError(f"{url}: the server sends it packed ({packed}), which nobody asked for")
     if headers.get("Content-Type", "").startswith("text/html") and not url.endswith((".html", ".htm")):
         raise InputError(f"{url}: the server answers with a page for people (text/html), not with the file")
     start, end, size = 0, ENDLESS, None
@@ -159,7 +168,7 @@ def _answer(response: httpx.Response, url: str, first: int, stop: int | None, be
                 f"the server sends other bytes than those that were asked for ({headers.get('Content-Range')})"
             )
         start, end, size = first, int(said[2]) + 1, None if said[3] == "*" else int(said[3])
-    elif "Content-Length" in headers:
+    elif "Content-Length" in headers and "Transfer-Encoding" not in headers:
         size = int(headers["Content-Length"])
     elif response.http_version == "HTTP/1.0" or "Transfer-Encoding" not in headers:
         raise InputError(f"{url}: the server does not tell how long it is, so nobody can know whether all has come")
@@ -192,7 +201,12 @@ def _check_redirect(response: httpx.Response) -> None:
 
 
 def _status(response: httpx.Response) -> str:
-    return f"{response.status_code} {response.reason_phrase}".strip()
+    return f"{response.status_code} {_plain(response.reason_phrase)}".strip()
+
+
+def _plain(said: str) -> str:
+    """What a server says, as a terminal may show it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in said[:100])
 
 
 def _seconds(retry_after: str) -> float:

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import httpx
 
-from gpuknn.errors import RunError
+from gpuknn.errors import InputError, RunError
 from gpuknn.jobs.download.digest import md5_of
-from gpuknn.jobs.download.server import ENDLESS, Answer, Changed, Passing, Version, asked
+from gpuknn.jobs.download.server import ENDLESS, Anew, Answer, Changed, Passing, Version, asked
 
 CONNECTIONS = 4
 BLOCK_BYTES = 64 * 2**20
@@ -36,6 +36,10 @@ GETTING_ON = 2**20
 PAUSE = 1.0
 """Seconds before the second attempt, at most; each further pause may be twice as long."""
 LONGEST_PAUSE = 120.0
+STUCK_SECONDS = 300.0
+"""After so long without a byte, but for pauses, all is given up: a server may drip heads or answers to nothing."""
+DOUBTS = 3
+"""So often the server must say that it has another version, or no parts, before it is believed."""
 SECONDS_BETWEEN_KEEPING = 1.0
 SECONDS_BETWEEN_TELLING = 0.1
 HASH_SECONDS = 0.02
@@ -43,10 +47,6 @@ HASH_SECONDS = 0.02
 
 Extents = list[tuple[int, int]]
 """Bytes [first, stop) of a file, in order, with gaps between them."""
-
-
-class Anew(Exception):
-    """The server sends no ranges: what was fetched cannot be gone on with."""
 
 
 @dataclass
@@ -64,7 +64,8 @@ class Transfer:
     """A file's bytes on their way to `part`, which exists.
 
     `begun`: the version of which `extents` are there already.  `check` is told the version before its first byte is
-    written, and raises an error if it is not wanted.  `whole`: ask for the file in one piece.
+    written, and raises an error if it is not wanted.  `whole`: ask for the file in one piece.  `most`: how many bytes
+    it may have.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Transfer:
         begun: Version | None = None,
         extents: Iterable[tuple[int, int]] = (),
         whole: bool = False,
+        most: int | None = None,
     ) -> None:
         self._client, self._url, self._check, self._whole = client, url, check, whole
         self.version = begun
@@ -84,11 +86,12 @@ class Transfer:
         self._blocks = self._blocks or [Block(0, 0, ENDLESS if whole else BLOCK_BYTES)]
         self._sized, self._met = bool(begun and begun.size), False
         """Whether it is known how long the file is, and whether the server has answered."""
-        self._workers = 0
+        self._most = most
+        self._workers = self._pausing = self._doubts = 0
         self._failure: BaseException | None = None
         self._stopped = threading.Event()
         self._md5: str | None = None
-        self._handle, self._users = os.open(part, os.O_RDWR), 1
+        self._handle, self._users = os.open(part, os.O_RDWR | os.O_NOFOLLOW), 1
 
     def run(self, on_bytes: Callable[[int], None], keep: Callable[[Version, Extents], None]) -> str:
         """Fetch what is missing; the md5 sum of all.
@@ -97,15 +100,21 @@ class Transfer:
         Raises Anew or Changed if all has to be fetched again, InputError or RunError if that is of no use, OSError if
         nothing can be written.
         """
-        kept = time.monotonic()
+        kept = moved = time.monotonic()
+        before = -1
         self._start(self._hash)
         self._start(self._fetch_blocks)
         try:
             while self._md5 is None and self._failure is None:
                 with self._turn:
                     self._turn.wait_for(lambda: self._md5 or self._failure, SECONDS_BETWEEN_TELLING)
-                on_bytes(self.bytes)
-                if time.monotonic() - kept > SECONDS_BETWEEN_KEEPING:
+                there, now = self.bytes, time.monotonic()
+                on_bytes(there)
+                if there != before or self._pausing or self._fetched:
+                    before, moved = there, now
+                if now - moved > STUCK_SECONDS:
+                    raise RunError(f"{self._url}: nothing has come for {STUCK_SECONDS:.0f} s")
+                if now - kept > SECONDS_BETWEEN_KEEPING:
                     self._keep(keep)
                     kept = time.monotonic()
             if self._failure is not None:
@@ -129,10 +138,16 @@ class Transfer:
         with self._turn:
             return sum(block.position - block.start for block in self._blocks)
 
+    @property
+    def _fetched(self) -> bool:
+        with self._turn:
+            return all(block.position == block.stop for block in self._blocks)
+
     def _keep(self, keep: Callable[[Version, Extents], None]) -> None:
+        """Have written down what is on disk; of a file that comes in one piece nothing can be gone on with."""
         with self._turn:
             version, extents = self.version, _merged(self._blocks)
-        if version and extents:
+        if version and extents and (not self._whole or self._fetched):
             os.fdatasync(self._handle)
             keep(version, extents)
 
@@ -173,7 +188,9 @@ class Transfer:
             try:
                 self._fetch(block)
                 failures = 0
-            except Passing as error:
+            except (Passing, Changed, Anew) as error:
+                if not isinstance(error, Passing) and not self._doubtful():
+                    raise
                 failures = 1 if block.position - before > enough else failures + 1
                 if failures >= ATTEMPTS:
                     with self._turn:
@@ -181,11 +198,24 @@ class Transfer:
                         if self._workers:  # a server may serve fewer connections than that
                             return
                     raise RunError(f"{self._url}: {error}; it was tried {failures} times") from error
-                pause = PAUSE * 2 ** (failures - 1) * random.uniform(0.5, 1)
-                self._stopped.wait(min(max(pause, error.pause), LONGEST_PAUSE))
+                asked_for = error.pause if isinstance(error, Passing) else 0.0
+                self._pause(max(PAUSE * 2 ** (failures - 1) * random.uniform(0.5, 1), asked_for))
             finally:
                 with self._turn:
                     block.busy = False
+
+    def _doubtful(self) -> bool:
+        """Whether what was fetched is not given up yet, though the server says that it cannot be gone on with."""
+        with self._turn:
+            self._doubts += 1
+            return self._met and self._doubts < DOUBTS
+
+    def _pause(self, seconds: float) -> None:
+        with self._turn:
+            self._pausing += 1
+        self._stopped.wait(min(seconds, LONGEST_PAUSE))
+        with self._turn:
+            self._pausing -= 1
 
     def _take(self) -> Block | None:
         """A block for this connection; None if there is nothing more to fetch."""
@@ -220,12 +250,14 @@ class Transfer:
         with asked(self._client, self._url, first, None if stop == ENDLESS else stop, begun) as answer:
             self._learn(answer, block)
             for chunk in answer.chunks:
-                piece = chunk[: block.stop - block.position]
+                piece = chunk[: min(block.stop, answer.stop) - block.position]
                 if self._stopped.is_set() or not piece:
                     break
                 _write(self._handle, piece, block.position)
                 with self._turn:
                     block.position = min(block.position + len(piece), block.stop)
+                    if self._most is not None and block.position > self._most:
+                        raise InputError(f"{self._url}: is longer than in the catalogue; it is another file")
                     if block.position == block.stop != stop:
                         break  # another connection has the rest of what was asked for
             else:

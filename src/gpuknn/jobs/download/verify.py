@@ -21,7 +21,7 @@ def verify(files: Sequence[Held], on_event: Listener = lambda _: None) -> list[H
     A file is wrong, too, if nobody has published its md5 sum, and it is not what it was when it was read before.
     `on_event` is told a `step` (`gpuknn.progress`) and what it names.  Raises OSError if a file cannot be read.
     """
-    there = [each for each in files if each.state not in ("missing", "begun")]
+    there = [each for each in files if each.path.is_file()]
     if there:
         on_event(step("verifying", sum(each.bytes for each in there), "verified", "bytes", row_bytes=1))
     before, found = 0, {}
@@ -35,7 +35,7 @@ def verify(files: Sequence[Held], on_event: Listener = lambda _: None) -> list[H
 def verified(each: Held, on_bytes: Callable[[int], None]) -> Held:
     """The same for one file; `on_bytes` is told how many of its bytes are read."""
     md5 = _md5(each.path, on_bytes)
-    if each.file.md5 is None and each.md5 not in (None, md5):
+    if each.file.md5 is None and (each.state == "wrong" or each.md5 not in (None, md5)):
         return replace(each, state="wrong", md5=md5)
     with suppress(OSError):  # somebody else's folder: the file will be read again the next time
         keep_md5(each.path, md5)
