@@ -208,7 +208,7 @@ class Transfer:
         """Whether what was fetched is not given up yet, though the server says that it cannot be gone on with."""
         with self._turn:
             self._doubts += 1
-            return self._met and self._doubts < DOUBTS
+            return self._doubts < DOUBTS and any(block.position > block.start for block in self._blocks)
 
     def _pause(self, seconds: float) -> None:
         with self._turn:
