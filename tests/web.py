@@ -268,6 +268,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             first = min(max(0, asks[0] + fault.range_off), body.size - 1)
             stop = min(max(first + 1, asks[1] + fault.range_off), body.size)
+            stop = stop if fault.short is None else min(stop, first + fault.short)
             said = f"bytes {first + fault.label_off}-{stop - 1 + fault.label_off}/{body.size + fault.total_off}"
             self._send(206, headers | {"Content-Range": said}, body, first, stop)
 

@@ -71,16 +71,6 @@ def test_another_address_without_md5_is_another_file(web: Web, tmp_path: Path) -
     assert (tmp_path / NAME).read_bytes() == OTHER
 
 
-def test_without_md5_and_version_nothing_is_gone_on_with(web: Web, tmp_path: Path) -> None:
-    web.faults[NAME] = [Fault(no_validators=True), Fault(status=503, after=4)]
-    with pytest.raises(RunError):
-        get(tmp_path, published(web, content=None))
-    web.files[NAME], web.faults[NAME] = OTHER, Fault(no_validators=True)
-    web.asked.clear()
-    get(tmp_path, published(web, content=None))
-    assert (tmp_path / NAME).read_bytes() == OTHER
-
-
 def receipt(folder: Path) -> Path:
     return next((folder / f"{NAME}.run").glob("*/*-*.json"))
 

@@ -10,11 +10,12 @@ import pytest
 from gpuknn.errors import InputError, RunError
 from gpuknn.jobs.download import server, transfer
 from gpuknn.jobs.download.server import Version
+from gpuknn.jobs.download.verify import verify
 from gpuknn.laion.held import RECEIPTS, held
 from gpuknn.progress import Event
 from gpuknn.storage.durable import write_sealed
 from gpuknn.storage.record import Record
-from tests.download.one import BLOCK, CONTENT, NAME, OTHER, SIZE, broken, get, left, published
+from tests.download.one import BLOCK, CONTENT, NAME, OTHER, SIZE, body_bytes, broken, get, left, published
 from tests.web import Fault, Web
 
 PART = b"HTTP/1.1 206 Partial Content\r\nContent-Length: 10\r\nContent-Range: bytes "
@@ -41,11 +42,11 @@ def test_odd_answers(web: Web, tmp_path: Path, answer: bytes) -> None:
 
 
 def test_no_more_bytes_than_an_answer_has_announced(web: Web, tmp_path: Path) -> None:
-    """Nobody knows the md5 sum: what is beyond the announced range is nobody's word."""
+    """What is beyond the announced range is nobody's word."""
     long = b"HTTP/1.1 206 x\r\nContent-Length: 50\r\nContent-Range: bytes 0-9/1000000\r\n\r\n" + b"!" * 50
     web.faults[NAME] = Fault(garbage=long, times=1)
-    get(tmp_path, published(web, content=None))
-    assert (tmp_path / NAME).read_bytes() == b"!" * 10 + CONTENT[10:]
+    get(tmp_path, published(web, content=b"!" * 10 + CONTENT[10:]))
+    assert body_bytes(web) < 1.3 * SIZE  # right at once
 
 
 def test_a_length_beside_chunks_says_nothing(web: Web, tmp_path: Path) -> None:
@@ -143,6 +144,61 @@ def test_forged_receipts(said: dict[str, object], web: Web, tmp_path: Path) -> N
     forge(tmp_path, **said)
     get(tmp_path, published(web))
     assert (tmp_path / NAME).read_bytes() == CONTENT
+
+
+def test_a_file_of_unknown_length_that_breaks_ends_where_the_server_says(web: Web, tmp_path: Path) -> None:
+    """The first answer has no length and breaks; the next is a part, and not the last one."""
+    web.faults[NAME] = [
+        Fault(ignores_range=True, times=1),
+        Fault(no_length=True, times=1),
+        Fault(drops=1, drops_within=300_000, times=1),
+        Fault(short=200_000),
+    ]
+    get(tmp_path, published(web, content=None))
+    assert (tmp_path / NAME).read_bytes() == CONTENT
+
+
+def test_without_md5_and_version_two_versions_are_not_mixed(web: Web, tmp_path: Path) -> None:
+    web.faults[NAME] = Fault(no_validators=True, changes_to=OTHER, changes_after=SIZE // 2)
+    get(tmp_path, published(web, content=None))
+    assert (tmp_path / NAME).read_bytes() in (CONTENT, OTHER)
+
+
+def test_odd_answers_now_and_then_cost_nothing(web: Web, tmp_path: Path) -> None:
+    web.faults[NAME] = [Fault(status=416, after=n, times=1) for n in (3, 6, 9, 12)]
+    get(tmp_path, published(web))
+    assert (tmp_path / NAME).read_bytes() == CONTENT
+    assert body_bytes(web) < 1.3 * SIZE
+
+
+def test_a_file_that_changes_while_it_is_verified_is_not_called_verified(web: Web, tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(CONTENT)
+
+    def change(event: Event) -> None:
+        if event["event"] == "verified":
+            os.utime(tmp_path / NAME, ns=(5, 5))
+
+    with pytest.raises(RunError, match="was changed while it was read"):
+        verify([held(tmp_path, published(web))], change)
+    assert held(tmp_path, published(web)).state == "here"
+
+
+def test_what_an_unfinished_download_has_left_goes_once_the_file_is_there(web: Web, tmp_path: Path) -> None:
+    broken(web, tmp_path, published(web))
+    (tmp_path / NAME).write_bytes(CONTENT)
+    get(tmp_path, published(web))
+    assert left(tmp_path) == [NAME]
+    assert not web.asked
+
+
+def test_a_file_that_another_is_at_may_be_there_in_the_end(web: Web, tmp_path: Path) -> None:
+    def told(event: Event) -> None:
+        if event["event"] == "said" and "left out" in event["line"]:
+            (tmp_path / NAME).write_bytes(CONTENT)
+
+    web.files["second"], web.faults[NAME] = OTHER, Fault(status=404)
+    done = get(tmp_path, published(web), published(web, "second", OTHER), told=told)
+    assert [each.state for each in done.files] == ["verified", "verified"]
 
 
 def test_a_part_that_is_a_link_is_not_written_through(web: Web, tmp_path: Path) -> None:

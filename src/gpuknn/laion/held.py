@@ -47,6 +47,8 @@ class Held:
         """What is wrong with it."""
         if not self.path.is_file():
             return "is in the way and no file"
+        if not os.access(self.path, os.R_OK):
+            return "cannot be read"
         if self.md5 is not None and self.file.md5 not in (None, self.md5):
             return f"its md5 sum is {self.md5}, and {self.file.md5} in the catalogue"
         if not self.sized:

@@ -1,5 +1,6 @@
 """One published file into a data folder: fetched, compared with its md5 sum, and only then given its name."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from gpuknn.storage.record import TARGET, Claim, Identity, Record
 
 VERSION = 1
 """Raised when what an unfinished download has left means something else."""
+BYTES = "bytes"
+"""What the record of a download counts."""
 BEGINNINGS = 6
 """So often a file may be begun."""
 
@@ -39,8 +42,8 @@ def fetch(
     command: Sequence[str],
     on_bytes: Callable[[int], None],
     say: Callable[[str], None],
-) -> str:
-    """Have a file in the folder under its name; its md5 sum.
+) -> None:
+    """Have a file in the folder under its name, unless one has that name already.
 
     Goes on from what an earlier call has fetched, unless that is to be thrown away (`fresh`).  `on_bytes` is told how
     many bytes are there.  Raises InputError if the file cannot be had or is not the catalogue's, RunError if the same
@@ -56,9 +59,13 @@ def fetch(
         settings={},
         command=command,
         elsewhere=" (of gpuknn data get)",
-        unit="bytes",
+        unit=BYTES,
     )
     with record.held(identity, fresh, say) as claim:
+        if os.path.lexists(path):  # another gpuknn has just finished it
+            if not record.has_results():
+                record.give_up(claim)
+            return
         try:
             md5 = _fetched(client, file, claim, record, on_bytes, say)
             keep_md5(path, md5, claim.folder / TARGET)
@@ -71,7 +78,6 @@ def fetch(
                 raise RunError(f"{said}; set that right, {same_again()} goes on") from error
             raise
         record.remove()
-    return md5
 
 
 def _fetched(
@@ -101,6 +107,7 @@ def _fetched(
             kept.extents if kept else (),
             whole or beginning == BEGINNINGS - 1,
             file.sizes[1],
+            file.md5 is None,
         )
         try:
             md5 = transfer.run(on_bytes, lambda version, extents: _keep(claim, file, version, extents))

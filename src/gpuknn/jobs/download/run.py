@@ -1,20 +1,21 @@
 """A planned download at work: one file after the other."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuknn.errors import InputError, RunError
 from gpuknn.interrupts import interrupts_told, kept_and_goes_on, nothing_changed
-from gpuknn.jobs.download.file import fetch
+from gpuknn.jobs.download.file import BYTES, fetch
 from gpuknn.jobs.download.plan import Plan
 from gpuknn.jobs.download.server import web
 from gpuknn.jobs.download.transfer import CONNECTIONS
 from gpuknn.jobs.download.verify import verified
 from gpuknn.laion.held import Held, held
 from gpuknn.progress import Listener, readable, step
-from gpuknn.storage.record import Record
+from gpuknn.storage.record import Record, find_runs
 
 if TYPE_CHECKING:
     import httpx
@@ -41,8 +42,8 @@ def run_download(plan: Plan, on_event: Listener = lambda _: None) -> Outcome:
         fetched     bytes: of all files, those there were before left out
         file        name, state, md5: of a file that is done
 
-    Raises InputError if a file cannot be had or is not the catalogue's, RunError if the same plan goes on later,
-    OSError if a file that is there cannot be read, and Interrupted, which says what is kept.
+    Raises InputError if a file cannot be had or is not the catalogue's, RunError if the same plan goes on later, and
+    Interrupted, which says what is kept.
     """
     standing = Standing(plan)
     with interrupts_told(standing.__str__):
@@ -70,20 +71,36 @@ class Standing:
 def _run(standing: Standing, on_event: Listener) -> Outcome:
     plan, started = standing.plan, time.monotonic()
     on_event({"event": "plan", "title": plan.title, **plan.facts})
-    for each in plan.files:
-        record = Record.beside(each.path)
-        if record.exists and record.noted(each.path):  # of a call that was killed when only that was left to do
-            record.discard()
     if plan.to_do:
         _make(plan.folder)
         on_event(step("fetching", plan.bytes, "fetched", "bytes", row_bytes=1))
         with web(CONNECTIONS) as client:
             standing.begun = True
-            _raise(_work(plan, client, on_event))
+            failures = _work(plan, client, on_event)
+        _raise({name: error for name, error in failures.items() if not _right(plan, name)})
     files = tuple(held(plan.folder, each.file) for each in plan.files)
+    for each in files:
+        _clear(each)
     before = {each.path: each.bytes if each.state != "begun" or not plan.fresh else 0 for each in plan.files}
     fetched = sum(each.bytes - before[each.path] for each in files)
     return Outcome(files, fetched, time.monotonic() - started)
+
+
+def _right(plan: Plan, name: str) -> bool:
+    """Whether a file is there after all: another gpuknn may have fetched it."""
+    found = next(held(plan.folder, each.file) for each in plan.to_do if each.file.name == name)
+    if found.state == "here" and found.file.md5:
+        found = verified(found, lambda _: None)
+    return found.state in ("here", "verified")
+
+
+def _clear(each: Held) -> None:
+    """Remove what an unfinished download has left of a file that is there, by whomever."""
+    record = Record.beside(each.path)
+    ours = record.exists and (record.noted(each.path) or each.state == "verified")
+    if ours and any(found.unit == BYTES for found in find_runs(record.path)):
+        with suppress(RunError):  # another gpuknn is at work there
+            record.discard()
 
 
 def _make(folder: Path) -> None:

@@ -65,7 +65,8 @@ class Transfer:
 
     `begun`: the version of which `extents` are there already.  `check` is told the version before its first byte is
     written, and raises an error if it is not wanted.  `whole`: ask for the file in one piece.  `most`: how many bytes
-    it may have.
+    it may have.  `md5_unknown`: nobody will notice if parts of two versions are mixed, so their server must tell them
+    apart.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Transfer:
         extents: Iterable[tuple[int, int]] = (),
         whole: bool = False,
         most: int | None = None,
+        md5_unknown: bool = False,
     ) -> None:
         self._client, self._url, self._check, self._whole = client, url, check, whole
         self.version = begun
@@ -86,7 +88,7 @@ class Transfer:
         self._blocks = self._blocks or [Block(0, 0, ENDLESS if whole else BLOCK_BYTES)]
         self._sized, self._met = bool(begun and begun.size), False
         """Whether it is known how long the file is, and whether the server has answered."""
-        self._most = most
+        self._most, self._md5_unknown = most, md5_unknown
         self._workers = self._pausing = self._doubts = 0
         self._failure: BaseException | None = None
         self._stopped = threading.Event()
@@ -187,7 +189,7 @@ class Transfer:
             before, enough = block.position, min(GETTING_ON, (block.stop - block.position) // 8)
             try:
                 self._fetch(block)
-                failures = 0
+                failures = self._doubts = 0
             except (Passing, Changed, Anew) as error:
                 if not isinstance(error, Passing) and not self._doubtful():
                     raise
@@ -198,6 +200,8 @@ class Transfer:
                         if self._workers:  # a server may serve fewer connections than that
                             return
                     raise RunError(f"{self._url}: {error}; it was tried {failures} times") from error
+                with self._turn:
+                    block.busy = False  # others need not wait for the pause
                 asked_for = error.pause if isinstance(error, Passing) else 0.0
                 self._pause(max(PAUSE * 2 ** (failures - 1) * random.uniform(0.5, 1), asked_for))
             finally:
@@ -261,7 +265,8 @@ class Transfer:
                     if block.position == block.stop != stop:
                         break  # another connection has the rest of what was asked for
             else:
-                self._learn_end(block)
+                if answer.whole:
+                    self._learn_end(block)
         if block.position < min(block.stop, answer.stop) and not self._stopped.is_set():
             raise Passing("the server ended the answer too early")
 
@@ -270,21 +275,27 @@ class Transfer:
         with self._turn:
             if answer.whole and (block.position or len(self._blocks) > 1):
                 raise Anew("the server sends no parts of it")
-            if self._met:
-                return
             if not answer.whole and answer.version.size is None:
                 raise Anew("the server does not tell how long it is")
+            if not answer.whole and self._md5_unknown and not answer.version.known:
+                raise Anew("nothing tells one version of it from another")
+            self._whole = answer.whole
+            if self._met and self._sized:
+                return
             self._check(answer.version)
-            self._met, self.version, self._whole = True, answer.version, answer.whole
+            again, self._met, self.version = self._met, True, answer.version
             if not self._sized:
                 self._size(answer.version.size, block)
+            if again:
+                return
         for _ in range(0 if answer.whole else CONNECTIONS - 1):
             self._start(self._fetch_blocks)
 
     def _size(self, size: int | None, block: Block) -> None:
         """Cut the file into blocks, the first of which is at hand."""
         self._sized = size is not None
-        block.stop = ENDLESS if size is None else size if self._whole else min(BLOCK_BYTES, size)
+        in_one = self._whole or block.stop == ENDLESS
+        block.stop = ENDLESS if size is None else size if in_one else min(BLOCK_BYTES, size)
         if size is not None:
             self._blocks += _cut([(0, block.stop)], size)[1:]
 
