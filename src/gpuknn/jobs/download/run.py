@@ -86,23 +86,6 @@ def _run(standing: Standing, on_event: Listener) -> Outcome:
     return Outcome(files, fetched, time.monotonic() - started)
 
 
-def _right(plan: Plan, name: str) -> bool:
-    """Whether a file is there after all: another gpuknn may have fetched it."""
-    found = next(held(plan.folder, each.file) for each in plan.to_do if each.file.name == name)
-    if found.state == "here" and found.file.md5:
-        found = verified(found, lambda _: None)
-    return found.state in ("here", "verified")
-
-
-def _clear(each: Held) -> None:
-    """Remove what an unfinished download has left of a file that is there, by whomever."""
-    record = Record.beside(each.path)
-    ours = record.exists and (record.noted(each.path) or each.state == "verified")
-    if ours and any(found.unit == BYTES for found in find_runs(record.path)):
-        with suppress(RunError):  # another gpuknn is at work there
-            record.discard()
-
-
 def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,9 +128,26 @@ def _work(plan: Plan, client: "httpx.Client", on_event: Listener) -> dict[str, I
     return failures
 
 
+def _right(plan: Plan, name: str) -> bool:
+    """Whether a file is there after all: another gpuknn may have fetched it."""
+    found = next(held(plan.folder, each.file) for each in plan.to_do if each.file.name == name)
+    if found.state == "here" and found.file.md5:
+        found = verified(found, lambda _: None)
+    return found.state in ("here", "verified")
+
+
 def _raise(failures: dict[str, InputError | RunError]) -> None:
     """Raise what went wrong with the first file that may go better the next time, or else with the first."""
     ordered = sorted(failures.values(), key=lambda error: isinstance(error, InputError))
     if ordered:
         others = f"; {len(failures)} files could not be had: {', '.join(failures)}" if len(failures) > 1 else ""
         raise type(ordered[0])(f"{ordered[0]}{others}")
+
+
+def _clear(each: Held) -> None:
+    """Remove what an unfinished download has left of a file that is there, by whomever."""
+    record = Record.beside(each.path)
+    ours = record.exists and (record.noted(each.path) or each.state == "verified")
+    if ours and any(found.unit == BYTES for found in find_runs(record.path)):
+        with suppress(RunError):  # another gpuknn is at work there
+            record.discard()
