@@ -41,7 +41,7 @@ def run(call: Callable[..., int], *arguments: object) -> "CompletedProcess[str]"
 def _run(
     folder: str, environment: dict[str, str], printed: list[Path], call: Callable[..., int], arguments: tuple
 ) -> None:
-    sys.dont_write_bytecode = True  # on a disk that is too small Python leaves half of a module's, for all who come next
+    sys.dont_write_bytecode = True  # on a small disk Python would leave half of a module's
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

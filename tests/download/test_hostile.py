@@ -20,6 +20,8 @@ from tests.web import Fault, Web
 
 PART = b"HTTP/1.1 206 Partial Content\r\nContent-Length: 10\r\nContent-Range: bytes "
 RIGHT = {
+    "a last byte behind the end": PART + b"0-9/5\r\n\r\n0123456789",
+    "a range of an empty file": PART + b"0-9/0\r\n\r\n0123456789",
     "a size of 5000 digits": PART + b"0-9/" + b"9" * 5000 + b"\r\n\r\n0123456789",
     "a range of no bytes": PART + b"5-4/10\r\n\r\n0123456789",
     "digits that are not ASCII": PART + "0-٩/10\r\n\r\n0123456789".encode(),
@@ -78,6 +80,36 @@ def test_a_server_that_only_drips_is_given_up(web: Web, tmp_path: Path, monkeypa
     web.faults[NAME] = Fault(stalls=-1)
     with pytest.raises(RunError, match="nothing has come for"):
         get(tmp_path, published(web))
+
+
+def test_a_block_is_one_connections_while_another_pauses(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that wrote at one position would leave out what comes between."""
+    monkeypatch.setattr(transfer, "LONGEST_PAUSE", 0.4)
+    web.faults[NAME] = [Fault(slow=400_000), Fault(status=503, retry_after=9, after=2, times=1)]
+    get(tmp_path, published(web, content=None))
+    assert (tmp_path / NAME).read_bytes() == CONTENT
+    assert body_bytes(web) < 1.4 * SIZE
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        (Version(5, "a"), Version(5, "a"), True),
+        (Version(5, "a"), Version(6, "a"), False),
+        (Version(0), Version(5), False),
+        (Version(None, "a"), Version(5, "a"), True),
+        (Version(5, "a", "x"), Version(5, "a", "y"), True),  # machines that serve the same file
+        (Version(5, "a", "x"), Version(5, "b", "x"), False),
+        (Version(5, "", "x"), Version(5, "a", "x"), True),
+        (Version(5, "", "x"), Version(5, "", "y"), False),
+        (Version(5, "a"), Version(5, "", "x"), False),  # told in ways that cannot be compared
+        (Version(5), Version(5, "a"), True),  # a mirror's; the md5 sum decides
+    ],
+)
+def test_versions(ours: Version, theirs: Version, same: bool) -> None:
+    assert ours.same(theirs) is theirs.same(ours) is same
 
 
 @pytest.mark.parametrize(

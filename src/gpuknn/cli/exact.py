@@ -15,7 +15,7 @@ from gpuknn.cli.options import (
     write_outcome,
 )
 from gpuknn.cli.subset import add_subset, check_subset, fetch_subset
-from gpuknn.errors import InputError
+from gpuknn.errors import InputError, refuse_given
 from gpuknn.interrupts import interrupts_told
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("queries_file", nargs="?", metavar="queries", help="the same formats")
     add_subset(what, "files")
-    what.add_argument("--queries", metavar="SET", default="public", help="the subset's: public (default) or private")
+    what.add_argument("--queries", metavar="SET", help="the subset's: public (default) or private")
     add_missing(what)
     what.add_argument(
         "--ignore-ids",
@@ -178,7 +178,7 @@ def _of_subset(chosen: argparse.Namespace) -> Asked | None:
     from gpuknn.jobs.exact.exact import check_before
     from gpuknn.laion import subset_files
     from gpuknn.laion.catalogue import SHIPPED, read_catalogue
-    from gpuknn.laion.subsets import find_subset, gold_name
+    from gpuknn.laion.subsets import PUBLIC, find_subset, gold_name
 
     check_subset(chosen, chosen.database or chosen.queries_file)
     if chosen.self_join or chosen.self_first:
@@ -186,7 +186,7 @@ def _of_subset(chosen: argparse.Namespace) -> Asked | None:
     metric, output = DEFAULT_METRIC, Path("sample-gold-standard.h5")
     if chosen.subset != SHIPPED:
         catalogue = read_catalogue(chosen.catalogue, chosen.base_url)
-        subset = find_subset(catalogue, chosen.subset, chosen.bundle, chosen.queries)
+        subset = find_subset(catalogue, chosen.subset, chosen.bundle, chosen.queries or PUBLIC)
         metric, output = subset.metric, Path(gold_name(subset, chosen.k))
     if chosen.metric is not None and metric_named(chosen.metric) != metric:
         raise InputError(f"--metric {chosen.metric}: this subset is searched under {metric}; name the files instead")
@@ -196,12 +196,13 @@ def _of_subset(chosen: argparse.Namespace) -> Asked | None:
         if not fetch_subset(chosen, [subset.database, subset.queries]):
             return None
     where = {"bundle": chosen.bundle, "data_dir": chosen.data_dir, "catalogue": chosen.catalogue}
-    return Asked(subset_files(chosen.subset, queries=chosen.queries, **where), output, metric)
+    return Asked(subset_files(chosen.subset, queries=chosen.queries or PUBLIC, **where), output, metric)
 
 
 def _of_files(chosen: argparse.Namespace) -> Asked:
     """The same for files that are named."""
     check_subset(chosen, None)
+    refuse_given({"queries": chosen.queries}, "goes with --subset; the file of queries is named after the database")
     if chosen.database and (chosen.self_join or chosen.self_first):
         if chosen.queries_file:
             raise InputError(f"with --self the rows are the queries; leave out {chosen.queries_file}")

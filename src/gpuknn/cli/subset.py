@@ -48,11 +48,12 @@ def fetch_subset(chosen: argparse.Namespace, files: Sequence["RemoteFile"]) -> b
     from gpuknn.laion.held import data_folder
 
     plan = plan_download(files, data_folder(chosen.data_dir), False, chosen.words)
-    if plan.to_fetch and getattr(chosen, "dry_run", False):
+    dry_run = getattr(chosen, "dry_run", False)
+    if plan.to_fetch and dry_run:
         words = f"{plan.title}: {plan.size}\n{table_of(plan.files)}the plan of the work comes once they are here\n"
         write_outcome(chosen, plan.facts, words)
         return False
-    if plan.to_do:
+    if plan.to_do and not dry_run:
         with shown(chosen) as told:
             run_download(plan, told)
     return True

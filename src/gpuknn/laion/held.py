@@ -45,6 +45,8 @@ class Held:
     @property
     def wrong(self) -> str:
         """What is wrong with it."""
+        if not os.path.lexists(self.path):
+            return "is not there any more"
         if not self.path.is_file():
             return "is in the way and no file"
         if not os.access(self.path, os.R_OK):

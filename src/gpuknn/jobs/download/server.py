@@ -63,12 +63,14 @@ class Version:
     modified: str = ""
 
     def same(self, other: "Version") -> bool:
-        """Whether nothing tells the two apart."""
-        pairs = ((self.size, other.size), (self.etag, other.etag), (self.modified, other.modified))
-        told = [(ours, theirs) for ours, theirs in pairs if ours and theirs]
+        """Whether they are the same, as far as is known; two that are told in different ways are not."""
+        if None not in (self.size, other.size) and self.size != other.size:
+            return False
         if self.etag and other.etag:  # the time may differ between machines that serve the same file
-            told = told[:-1] if self.modified and other.modified else told
-        return all(ours == theirs for ours, theirs in told)
+            return self.etag == other.etag
+        if self.modified and other.modified:
+            return self.modified == other.modified
+        return not (self.known and other.known)
 
     @property
     def known(self) -> bool:
@@ -158,12 +160,17 @@ def _answer(response: httpx.Response, url: str, first: int, stop: int | None, be
     if headers.get("Content-Encoding", "identity") != "identity":
         packed = _plain(headers["Content-Encoding"])
         raise InputError(f"{url}: the server sends it packed ({packed}), which nobody asked for")
-    if headers.get("Content-Type", "").startswith("text/html") and not url.endswith((".html", ".htm")):
+    if headers.get("Content-Type", "").lower().startswith("text/html") and not url.endswith((".html", ".htm")):
         raise InputError(f"{url}: the server answers with a page for people (text/html), not with the file")
     start, end, size = 0, ENDLESS, None
     if code == 206:
         said = CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-        if not said or int(said[1]) != first or int(said[2]) < first or (stop is not None and int(said[2]) >= stop):
+        if (
+            not said
+            or int(said[1]) != first
+            or not first <= int(said[2]) < int(said[3].replace("*", str(ENDLESS)))
+            or (stop is not None and int(said[2]) >= stop)
+        ):
             raise Passing(
                 f"the server sends other bytes than those that were asked for ({headers.get('Content-Range')})"
             )

@@ -187,26 +187,32 @@ class Transfer:
         failures = 0
         while block := self._take():
             before, enough = block.position, min(GETTING_ON, (block.stop - block.position) // 8)
-            try:
-                self._fetch(block)
+            error = self._try(block)
+            if error is None:
                 failures = self._doubts = 0
-            except (Passing, Changed, Anew) as error:
-                if not isinstance(error, Passing) and not self._doubtful():
-                    raise
-                failures = 1 if block.position - before > enough else failures + 1
-                if failures >= ATTEMPTS:
-                    with self._turn:
-                        self._workers -= 1
-                        if self._workers:  # a server may serve fewer connections than that
-                            return
-                    raise RunError(f"{self._url}: {error}; it was tried {failures} times") from error
+                continue
+            if not isinstance(error, Passing) and not self._doubtful():
+                raise error
+            failures = 1 if block.position - before > enough else failures + 1
+            if failures >= ATTEMPTS:
                 with self._turn:
-                    block.busy = False  # others need not wait for the pause
-                asked_for = error.pause if isinstance(error, Passing) else 0.0
-                self._pause(max(PAUSE * 2 ** (failures - 1) * random.uniform(0.5, 1), asked_for))
-            finally:
-                with self._turn:
-                    block.busy = False
+                    self._workers -= 1
+                    if self._workers:  # a server may serve fewer connections than that
+                        return
+                raise RunError(f"{self._url}: {error}; it was tried {failures} times") from error
+            asked_for = error.pause if isinstance(error, Passing) else 0.0
+            self._pause(max(PAUSE * 2 ** (failures - 1) * random.uniform(0.5, 1), asked_for))
+
+    def _try(self, block: Block) -> Passing | Changed | Anew | None:
+        """Fetch a block; what went wrong.  The block is any connection's then, also while this one pauses."""
+        try:
+            self._fetch(block)
+        except (Passing, Changed, Anew) as error:
+            return error
+        finally:
+            with self._turn:
+                block.busy = False
+        return None
 
     def _doubtful(self) -> bool:
         """Whether what was fetched is not given up yet, though the server says that it cannot be gone on with."""
