@@ -26,16 +26,15 @@ def add_subset(group: argparse._ActionsContainer, what: str) -> None:
 
 def check_subset(chosen: argparse.Namespace, named: str | None) -> None:
     """Raise InputError if a subset is named beside a file (`named`), or its options without it."""
-    if chosen.subset and named:
-        raise InputError(f"--subset {chosen.subset} names the files; leave out {named}")
     from gpuknn.laion.catalogue import SHIPPED
 
+    if chosen.subset and named:
+        raise InputError(f"--subset {chosen.subset} names the files; leave out {named}")
+    options = {name: getattr(chosen, name) for name in ("bundle", "download", "data_dir", "catalogue", "base_url")}
     if chosen.subset == SHIPPED:
-        names = ("bundle", "catalogue", "data_dir", "base_url", "download")
-        refuse_given({name: getattr(chosen, name) for name in names}, "the sample is shipped")
+        refuse_given(options, "the sample is shipped")
     if not chosen.subset:
-        names = ("bundle", "download", "data_dir", "catalogue", "base_url")
-        refuse_given({name: getattr(chosen, name) for name in names}, "goes with --subset")
+        refuse_given(options, "goes with --subset")
     if chosen.base_url and not chosen.download:
         raise InputError("--base-url: says where --download fetches from; add that, or leave it out")
 

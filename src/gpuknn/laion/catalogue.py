@@ -100,6 +100,11 @@ class RemoteFile:
         step, steps = 1024 ** (" KMGT".index(unit) if unit in "KMGT" else 0) // parts, round(float(number) * parts)
         return (steps - 1) * step, (steps + 1) * step
 
+    def allows(self, size: int) -> bool:
+        """Whether it may have so many bytes, by what the page tells."""
+        fewest, most = self.sizes
+        return fewest <= size and (most is None or size <= most)
+
     @property
     def size_told(self) -> str:
         """Its size as the catalogue tells it."""

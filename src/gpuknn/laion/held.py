@@ -6,7 +6,7 @@ the size and the time of change that it had then.
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,8 +39,6 @@ class Held:
     """Of it, on disk."""
     md5: str | None = None
     """As it was computed from these bytes."""
-    was: int | None = None
-    """How many bytes it had when its md5 sum was computed."""
 
     @property
     def wrong(self) -> str:
@@ -53,15 +51,9 @@ class Held:
             return "cannot be read"
         if self.md5 is not None and self.file.md5 not in (None, self.md5):
             return f"its md5 sum is {self.md5}, and {self.file.md5} in the catalogue"
-        if not self.sized:
+        if not self.file.allows(self.bytes):
             return f"it has {self.bytes:,} bytes, and {self.file.size_told} in the catalogue"
         return "it is not what it was when it was fetched or read before"
-
-    @property
-    def sized(self) -> bool:
-        """Whether its size is one that the catalogue allows."""
-        fewest, most = self.file.sizes
-        return fewest <= self.bytes and (most is None or self.bytes <= most)
 
 
 def data_folder(data_dir: str | Path | None) -> Path:
@@ -82,13 +74,12 @@ def held(folder: Path, file: RemoteFile) -> Held:
     if status is None:
         return Held(file, path, "wrong")
     said = _said(path)
-    md5 = said["md5"] if said and said["changed"] == status.st_mtime_ns and said["bytes"] == status.st_size else None
-    found = Held(file, path, "here", status.st_size, md5, said["bytes"] if said else None)
-    if not found.sized or md5 not in (None, file.md5 or md5):
-        return replace(found, state="wrong")
-    if file.md5 is None:
-        return found if found.was in (None, found.bytes) else replace(found, state="wrong")
-    return replace(found, state="verified") if md5 else found
+    same_size = said is None or said["bytes"] == status.st_size
+    md5 = said["md5"] if said and same_size and said["changed"] == status.st_mtime_ns else None
+    state: State = "verified" if md5 and file.md5 else "here"
+    if not file.allows(status.st_size) or md5 not in (None, file.md5 or md5) or not (file.md5 or same_size):
+        state = "wrong"
+    return Held(file, path, state, status.st_size, md5)
 
 
 def keep_md5(path: Path, md5: str, part: Path | None = None) -> None:

@@ -131,10 +131,10 @@ def _fetched(
 
 def _check(version: Version, file: RemoteFile, part: Path) -> None:
     """Raise an error if the server's file cannot be the catalogue's, or there is no room for it."""
-    size, (fewest, most) = version.size, file.sizes
+    size = version.size
     if size is None:
         return
-    if size < fewest or (most is not None and size > most):
+    if not file.allows(size):
         raise InputError(
             f"{file.url}: has {size:,} bytes there, and {file.size_told} in the catalogue; it is another file"
         )
