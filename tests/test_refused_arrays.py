@@ -43,7 +43,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "ragged": (lambda p: [[1.0, 2], [3.0]], "row 1 .* has 1 components, row 0 has 2 components"),
     "half flat": (lambda p: [[1.0, 2], 3.0], "row 1 .* has none"),
     "ragged deeper": (lambda p: [[[1.0], [2, 3]]], "does not hold rows of numbers"),
-    "text": (lambda p: ["a", "b"], "holds str"),
+    "text": (lambda p: ["a", "b"], "a: there is no such file"),
     "texts": (lambda p: [["1", "2"]], "holds str"),
     "nothing in it": (lambda p: [[1.0, None]], "holds object, .* must be numbers"),
     "empty": (lambda p: [], "1 dimension"),

@@ -103,7 +103,7 @@ def check_rows(vectors: Vectors, metric: Metric, threads: int, progress: Callabl
             bad = np.flatnonzero(~((norms >= low) & (norms <= high)))
             if len(bad):
                 pool.shutdown(wait=False, cancel_futures=True)
-                raise InputError(f"{vectors.where}: {_describe(bad + done, norms[bad], metric)}")
+                raise InputError(_describe(vectors, bad + done, norms[bad], metric))
             largest, done = max(largest, float(norms.max())), done + len(norms)
             if progress is not None:
                 progress(done)
@@ -121,15 +121,17 @@ def check_range(metric: Metric, dists: str, row_norm: float, query_norm: float) 
         raise InputError(f"distances up to {largest:.3g} do not fit {dists}; {advice}")
 
 
-def _describe(rows: np.ndarray, norms: np.ndarray, metric: Metric) -> str:
-    """One line on the first rows at fault."""
+def _describe(vectors: Vectors, rows: np.ndarray, norms: np.ndarray, metric: Metric) -> str:
+    """One line on the first rows at fault, of the first file that holds some."""
     if not np.isfinite(norms[0]):
         same, fault = ~np.isfinite(norms), "NaN, infinite or too large components"
     elif norms[0] == 0:
         same, fault = norms == 0, f"only zeros, for which {metric.value} is not defined"
     else:
         same, fault = np.isfinite(norms) & (norms > 0), "a norm outside 1e-75 to 1e75"
-    named = rows[same]
+    located = [vectors.locate(int(row)) for row in rows[same][: NAMED + 1]]
+    where = located[0][0]
+    named = [row for file, row in located if file == where]
     more = ", ..." if len(named) > NAMED else ""
     plural = "s" if len(named) > 1 else ""
-    return f"row{plural} {', '.join(map(str, named[:NAMED]))}{more} (counted from 0): {fault}"
+    return f"{where}: row{plural} {', '.join(map(str, named[:NAMED]))}{more} (counted from 0): {fault}"

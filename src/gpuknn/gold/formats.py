@@ -17,9 +17,8 @@ from gpuknn.gold.ivecs import IvecsWriter, read_ivecs
 from gpuknn.gold.npy import is_ids_npy, read_npy, read_npz
 from gpuknn.gold.parquet import ParquetWriter, is_neighbors_parquet, read_neighbors_parquet
 from gpuknn.gold.writer import Attributes, GoldWriter, Outline, written
-from gpuknn.storage.location import is_url, split_key
+from gpuknn.storage.location import is_folder, is_url, split_key
 from gpuknn.vectors.formats import HDF5, PARQUET
-from gpuknn.vectors.opening import is_folder
 
 SUFFIXES = {
     **dict.fromkeys(HDF5, "h5"),

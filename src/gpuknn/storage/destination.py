@@ -1,9 +1,12 @@
 """What may be written to: asked before hours are spent."""
 
+import glob
+import os
 import re
 import shutil
 import tempfile
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePath, PurePosixPath
 
 from gpuknn.errors import InputError, option, what_asked
@@ -72,6 +75,11 @@ def _place(path: str) -> PurePath:
 
 def _refuse_sources(destination: str, place: PurePath, sources: Sequence[str]) -> None:
     for source in sources:
+        if _matches(source, place):
+            raise InputError(
+                f"{destination}: would itself be one of the files that {source} stands for, an input of this very "
+                f"{what_asked()}; name another output"
+            )
         origin = _place(source)
         if place.is_relative_to(origin) or origin.is_relative_to(place):
             near = (
@@ -82,6 +90,16 @@ def _refuse_sources(destination: str, place: PurePath, sources: Sequence[str]) -
                 else f"lies in {source},"
             )
             raise InputError(f"{destination}: {near} an input of this very {what_asked()}; name another output")
+
+
+def _matches(pattern: str, place: PurePath) -> bool:
+    """Whether a file at that place would be one of those that a pattern of names, if it is one, stands for."""
+    if is_url(pattern) or not glob.has_magic(pattern) or os.path.lexists(pattern):
+        return False
+    names = Path(pattern).absolute().parts
+    if "**" in names:
+        return fnmatchcase(str(place), os.sep.join(names))
+    return len(names) == len(place.parts) and all(map(fnmatchcase, place.parts, names))
 
 
 def _refuse_others(destination: str, names: Sequence[str]) -> None:

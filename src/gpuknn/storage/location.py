@@ -1,6 +1,7 @@
 """Where files are: on this machine's disks, or in an object store by URL."""
 
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,19 @@ def split_key(name: str | Path) -> tuple[str | Path, str | None]:
 def absolute(path: str) -> str:
     """The same place where the working folder is another."""
     return path if is_url(path) else str(Path(path).absolute())
+
+
+def is_folder(path: Path) -> bool:
+    """Whether `path` is a folder; raises InputError where there is nothing, or nothing that may be looked at."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        raise InputError(f"{path}: is neither a file nor a folder, but a pipe or device; copy it to a file")
+    return stat.S_ISDIR(mode)
 
 
 def listing(path: str) -> list[Stored]:

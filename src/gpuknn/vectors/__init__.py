@@ -3,8 +3,9 @@
 In: a path or URL (and a key where a file holds several arrays), or an array.  Out: `Vectors`, which tells its shape
 and dtype without reading and reads rows into buffers of the caller's.  `arrays.py` takes what Python programs hold:
 `in_memory.py` arrays and lists, `dask_rows.py` Dask's, `arrow.py` Arrow's, `zarr_held.py` Zarr's.  `opening.py`
-chooses the reader of a file.  Each format has a file that reads and writes it: `npy.py`, `fbin.py`, `vecs.py`,
-`hdf5.py`, `zarr.py`, `parquet.py`.  Readers build on `RawVectors` if rows lie one after another, on `DecodedVectors`
+chooses the reader of a file.  `names.py` tells which files a name stands for, `joined.py` makes one database of many.
+Each format has a file that reads and writes it: `npy.py`, `fbin.py`, `vecs.py`, `hdf5.py`, `zarr.py`, `parquet.py`;
+`npz.py` reads.  Readers build on `RawVectors` if rows lie one after another, on `DecodedVectors`
 if a library unpacks them; writers are each a `Target`.  A `Vectors` of files or a `Target` can be sent to another
 process.  `converted.py` changes rows on their way, `compare.py` and `checksums.py` tell whether rows are still the
 same.  `ids.py` knows what a file calls its rows, `bits.py` packs booleans, `written.py`, `hdf5_chunks.py` and

@@ -11,12 +11,12 @@ import numpy as np
 
 from gpuknn.errors import check_known
 from gpuknn.vectors.in_memory import array_vectors, in_memory
-from gpuknn.vectors.opening import open_vectors
+from gpuknn.vectors.opening import are_paths, open_vectors
 from gpuknn.vectors.vectors import Vectors
 from gpuknn.vectors.written import Missing
 
 Rows = Any
-"""What is taken for rows: `Vectors`, a path or URL, or an array of any kind (`as_vectors`)."""
+"""What is taken for rows: `Vectors`, a path or URL or a list of them, or an array of any kind (`as_vectors`)."""
 
 
 def as_vectors(rows: Rows, name: str, missing: Missing = "refuse", single: bool = False) -> Vectors:
@@ -25,7 +25,7 @@ def as_vectors(rows: Rows, name: str, missing: Missing = "refuse", single: bool 
     `name`: what messages call an array.  `missing`: what becomes of rows that nobody wrote.  `single`: whether one row
     may come alone, as (d,).  Raises InputError if it is no set of vectors.
     """
-    if isinstance(rows, str | os.PathLike):
+    if isinstance(rows, str | os.PathLike) or are_paths(rows):
         return open_vectors(rows, missing=missing)
     check_known("missing", missing, get_args(Missing))
     if isinstance(rows, Vectors):

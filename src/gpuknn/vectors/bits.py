@@ -47,6 +47,10 @@ class PackedBits(Vectors):
         """With a source of its own, which keeps what it decodes."""
         return replace(self, source=copy(self.source))
 
+    def locate(self, row: int) -> tuple[str, int]:
+        """Where the source has it."""
+        return self.source.locate(row)
+
     def held_bytes(self, readers: int) -> int:
         """Those of the source, and the booleans of the rows being read."""
         return self.source.held_bytes(readers)

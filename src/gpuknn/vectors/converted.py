@@ -169,7 +169,8 @@ class Converted(Vectors):
             )
 
     def _row(self, number: int) -> str:
-        return f"{self.where}: row {number} (counted from 0)"
+        where, row = self.source.locate(number) if len(self.source.files) > 1 else (self.where, number)
+        return f"{where}: row {row} (counted from 0)"
 
 
 def type_named(dtype: DTypeLike | None) -> str | None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpuknn.errors import InputError, RunError, same_again
-from gpuknn.storage.location import listing
 from gpuknn.vectors.vectors import Vectors
 
 SAMPLES = 64
@@ -68,7 +67,7 @@ def file_state(vectors: Vectors) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
     try:
-        files = listing(vectors.path)
+        files = vectors.stored()
     except InputError as error:
         raise RunError(str(error)) from error
     for stored in files:

@@ -1,28 +1,38 @@
 """Which reader opens a file, a folder or a URL."""
 
 import os
-import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, TypeGuard, get_args
 
 from gpuknn.errors import InputError, check_known
-from gpuknn.storage.location import is_url, split_key
+from gpuknn.storage.location import is_folder, is_url, split_key
 from gpuknn.vectors.in_memory import type_of
+from gpuknn.vectors.joined import join
+from gpuknn.vectors.names import joined_members, members_of
 from gpuknn.vectors.vectors import Vectors
 from gpuknn.vectors.written import Missing
 
 
-def open_vectors(path: str | os.PathLike[str], *, key: str | None = None, missing: Missing = "refuse") -> Vectors:
+def open_vectors(
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    key: str | None = None,
+    missing: Missing = "refuse",
+) -> Vectors:
     """Open a database or a set of queries; little but its header is read.
 
     Parameters
     ----------
     path
         An HDF5 file (.h5, .hdf5, .jld2), an .npy file, a Parquet file, a file of raw vectors (.fbin, .f16bin, .u8bin,
-        .i8bin, .fvecs, .bvecs; by suffix), or a Zarr array or group (v2 or v3), which may also be given by the URL of
-        an object store (s3://bucket/prefix).  `FILE:KEY` names an array within a file.
+        .i8bin, .fvecs, .bvecs; by suffix), an .npz archive, or a Zarr array or group (v2 or v3), which may also be
+        given by the URL of an object store (s3://bucket/prefix).  `FILE:KEY` names an array within a file.
+
+        Many files are one database: a list of paths, names with commas between them, a folder, a pattern
+        ("parts/*.npy") or a list file (.txt, a name on each line).  Files of a folder or a pattern come in the order of
+        the numbers in their names, `part2` before `part10`; others come in the order given.
     key
         The array within an HDF5 file or Zarr group, or the column, if `path` does not name it.  Without it, the only
         array of vectors there is taken, or the only one of the known names (emb, hamming, pca32, pca96, train, test,
@@ -52,15 +62,34 @@ def open_vectors(path: str | os.PathLike[str], *, key: str | None = None, missin
     (3, 384)
     """
     check_known("missing", missing, get_args(Missing))
+    if are_paths(path):
+        return _joined([os.fspath(name) for name in path], key, missing)
     if not isinstance(path, str | os.PathLike):
         raise InputError(
             f"open_vectors takes a path or a URL, and this is {type_of(path)}; gpuknn.exact_knn takes arrays as they "
             "are"
         )
+    if members_of(os.fspath(path)):
+        return _joined([os.fspath(path)], key, missing)
     place = path if isinstance(path, str) else Path(path)
     if key is None:
         place, key = split_key(place)
     return replace(_opened(place, key, missing), missing=missing)
+
+
+def are_paths(rows: Any) -> TypeGuard[Sequence[str | os.PathLike[str]]]:
+    """Whether this is a list of paths."""
+    return isinstance(rows, list | tuple) and len(rows) > 0 and all(isinstance(x, str | os.PathLike) for x in rows)
+
+
+def _joined(names: list[str], key: str | None, missing: Missing) -> Vectors:
+    """The rows of all files that the names stand for."""
+    members, parts = joined_members(names), []
+    for path, own in members.files:
+        place = path if is_url(path) else Path(path)
+        parts.append(replace(_opened(place, own or key, missing), missing=missing))
+    named = [name if key is None or split_key(name)[1] else f"{name}:{key}" for name in names]
+    return replace(join(named, members, parts), missing=missing)
 
 
 def _opened(path: str | Path, key: str | None, missing: Missing) -> Vectors:
@@ -93,6 +122,10 @@ def _reader(path: Path, head: bytes) -> Callable[[Path, str | None, Missing], Ve
         from gpuknn.vectors.npy import open_npy
 
         return open_npy
+    if head.startswith(b"PK\x03\x04"):
+        from gpuknn.vectors.npz import open_npz
+
+        return open_npz
     if head.startswith(b"PAR1"):
         from gpuknn.vectors.parquet import open_parquet
 
@@ -100,16 +133,3 @@ def _reader(path: Path, head: bytes) -> Callable[[Path, str | None, Missing], Ve
     from gpuknn.vectors.hdf5 import open_hdf5
 
     return open_hdf5
-
-
-def is_folder(path: Path) -> bool:
-    """Whether `path` is a folder; raises InputError where there is nothing, or nothing that may be looked at."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
-    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
-        raise InputError(f"{path}: is neither a file nor a folder, but a pipe or device; copy it to a file")
-    return stat.S_ISDIR(mode)

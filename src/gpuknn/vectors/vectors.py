@@ -11,7 +11,7 @@ from typing import SupportsIndex
 import numpy as np
 
 from gpuknn.errors import InputError
-from gpuknn.storage.location import absolute
+from gpuknn.storage.location import Stored, absolute, listing
 from gpuknn.vectors.ids import RowIds
 from gpuknn.vectors.written import Missing
 
@@ -52,6 +52,39 @@ class Vectors(ABC):
     def in_files(self) -> bool:
         """Whether `path` and `key` tell another process, or a later one, where the rows are."""
         return True
+
+    @property
+    def files(self) -> "tuple[Vectors, ...]":
+        """The rows of each file, if there are several."""
+        return (self,)
+
+    @property
+    def file_edges(self) -> tuple[int, ...]:
+        """The first rows of the files, and the number of rows."""
+        return 0, len(self)
+
+    @property
+    def name(self) -> str:
+        """The file's name without its folder."""
+        return Path(self.path).name
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What is read, and must not be written to: paths, URLs, patterns."""
+        return (self.path,)
+
+    @property
+    def files_told(self) -> str | None:
+        """Which files there are and in which order, in words; None if one file, store or URL was named."""
+        return None
+
+    def stored(self) -> list[Stored]:
+        """The files as they are now.  Raises as `listing` does."""
+        return listing(self.path)
+
+    def locate(self, row: int) -> tuple[str, int]:
+        """Which file holds a row, for messages, and the row's number in it."""
+        return self.where, row
 
     @property
     def bits(self) -> int | None:
@@ -124,6 +157,11 @@ class Vectors(ABC):
     def where(self) -> str:
         """Path and key, for messages."""
         return f"{self.path}:{self.key}" if self.key else self.path
+
+    @property
+    def asked(self) -> str:
+        """The name that opens the same rows again."""
+        return self.where
 
     @property
     def nbytes(self) -> int:

@@ -57,7 +57,7 @@ class Plan:
     @property
     def sources(self) -> list[str]:
         """All that is read, which must not be written to."""
-        return [str(self.rows.source.path), *self.beside]
+        return [*self.rows.source.sources, *self.beside]
 
 
 def plan_convert(
@@ -88,7 +88,7 @@ def plan_convert(
     record = record_of(destination)
     # Then what is there may be its own.
     going_on = record.begun if is_url(destination) else record.exists and not fresh
-    check_destination(destination, [str(source.path), *beside], replace or going_on, stores=True)
+    check_destination(destination, [*source.sources, *beside], replace or going_on, stores=True)
     target = choose_target(kind, job, destination, rows)
     return Plan(job, destination, kind, rows, target, beside, crew, record, fresh, replace, command)
 

@@ -92,6 +92,8 @@ def _run(standing: Standing, on_event: Listener) -> Outcome:
 
     (n, d), itemsize = plan.rows.shape, plan.rows.dtype.itemsize
     on_event({"event": "plan", "title": plan.title, **plan.facts})
+    if source.files_told:
+        say(f"{source.where}: {source.files_told}")
     on_event(step("writing", n, "progress", "done", d * itemsize))
     sample, beside = sampled(source), {path: repr(listing(path)) for path in plan.beside}
     title = f"{source.where} to {plan.destination}"
@@ -237,7 +239,8 @@ def _notes(plan: Plan, sample: Sampled, pieces: list[Piece]) -> dict[str, Any]:
     rows, source = plan.rows, plan.rows.source
     return {
         "version": version("gpuknn"),
-        "source": Path(source.path).name,
+        "source": source.name,
+        **({"source_files": source.files_told} if source.files_told else {}),
         "source_key": source.key or "",
         "source_shape": list(source.shape),
         "source_dtype": source.dtype.name,

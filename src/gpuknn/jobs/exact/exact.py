@@ -13,8 +13,9 @@ from gpuknn.jobs.command import command_line
 from gpuknn.jobs.exact.job import SelfJoin, ask
 from gpuknn.jobs.exact.plan import Plan, Wishes, check_output, planned
 from gpuknn.progress import Listener, listening
-from gpuknn.storage.location import absolute
 from gpuknn.vectors import Rows, Vectors
+from gpuknn.vectors.names import absolute_name
+from gpuknn.vectors.opening import are_paths
 from gpuknn.vectors.written import Missing
 from gpuknn.workers.crew import hire
 from gpuknn.workers.memory import memory_budget
@@ -75,8 +76,9 @@ def exact(
     Parameters
     ----------
     database, queries
-        Paths, `FILE:KEY`, URLs, or what `open_vectors` gives: rows (n, d) and (nq, d).  Queries of None are the rows
-        themselves, each of which is left out of its own answer.  (`exact_knn` takes arrays in memory.)
+        Paths, `FILE:KEY`, URLs, names that stand for many files, lists of these, or what `open_vectors` gives: rows
+        (n, d) and (nq, d).  Queries of None are the rows themselves, each of which is left out of its own answer.
+        (`exact_knn` takes arrays in memory.)
     output
         The file; its suffix tells the format: .h5, .ibin, .ivecs, .parquet.
     k, metric
@@ -216,7 +218,7 @@ def plan_exact(
         options |= {"self": queries is None, "self_first": self_first, "device": device, "workers": workers}
         options |= {"threads": threads, "cluster": cluster, "memory": memory, "shard_rows": shard_rows}
         options |= {"run_dir": run_dir, "force": force, "rates": rates, "performance_report": performance_report}
-        files = [rows.where if isinstance(rows, Vectors) else rows for rows in (database, queries) if rows is not None]
+        files = [rows.asked if isinstance(rows, Vectors) else rows for rows in (database, queries) if rows is not None]
         if any(isinstance(rows, Vectors) and rows.missing == "zeros" for rows in (database, queries)):
             options["missing"] = "zeros"
         usual = plan_exact.__kwdefaults__ or {}
@@ -264,5 +266,7 @@ def check_before(rows: int | None, output: Path, options: Mapping[str, Any]) -> 
 def _absolute(rows: Rows | None) -> Rows | None:
     """The same place, or rows, in any working folder; `FILE:KEY` keeps its key."""
     if isinstance(rows, str | PathLike):
-        return absolute(str(rows))
+        return absolute_name(str(rows))
+    if are_paths(rows):
+        return ",".join(absolute_name(str(name)) for name in rows)
     return rows.absolute() if isinstance(rows, Vectors) and rows.in_files else rows

@@ -1,9 +1,9 @@
 """The question, by file, and what tells it from others."""
 
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 
@@ -136,11 +136,10 @@ def refuse_rows_as_queries(database: Vectors, queries: Vectors, named: bool) -> 
 
     `named`: whether the command line names the array of queries.
     """
-    a, b = database.path, queries.path
-    same = a == b if is_url(a) or is_url(b) else Path(a).samefile(b)
-    same = same and (database.key or "").strip("/") == (queries.key or "").strip("/")
-    others = [] if is_url(b) else [f"{b}:{key}" for key in arrays_of_queries(b) if key != queries.key]
-    if same:
+    b = queries.path
+    alone = len(queries.files) == 1 and not is_url(b) and os.path.isfile(b)
+    others = [f"{b}:{key}" for key in arrays_of_queries(b) if key != queries.key] if alone else []
+    if _places(database) == _places(queries):
         offer = f"name its queries ({', '.join(others)}), or " if others else ""
         itself = option("self", True, "queries=None")
         raise InputError(
@@ -149,3 +148,8 @@ def refuse_rows_as_queries(database: Vectors, queries: Vectors, named: bool) -> 
         )
     if others and not named and queries.key == "train":
         raise InputError(f"{b}: holds rows and queries; name the queries: {', '.join(others)} (or {queries.where})")
+
+
+def _places(rows: Vectors) -> list[tuple[str, str]]:
+    """Where each file of the rows is, and which array of it is meant."""
+    return [(f.path if is_url(f.path) else os.path.realpath(f.path), (f.key or "").strip("/")) for f in rows.files]

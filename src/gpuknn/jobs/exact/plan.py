@@ -1,6 +1,7 @@
 """How a job is cut into blocks of queries and shards of rows, and what it will take."""
 
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -86,9 +87,16 @@ class Plan:
         return -(-len(self.job.queries) // self.block)
 
     @property
+    def edges(self) -> tuple[int, ...]:
+        """Rows at which shards end if they can: where files begin, unless each of several workers has but one shard."""
+        database, workers = self.job.database, self.crew.workers.count
+        few = 1 < -(-len(database) // self.shard_rows) <= workers
+        return (0, len(database)) if few else database.file_edges
+
+    @property
     def shards(self) -> int:
         """Of each pass."""
-        return -(-len(self.job.database) // self.shard_rows)
+        return len(cut(len(self.job.database), [], self.shard_rows, self.edges))
 
     @property
     def memory(self) -> int:
@@ -134,6 +142,7 @@ class Plan:
             "rows": len(job.database),
             "components": job.database.shape[1],
             "dtype": job.database.dtype.name,
+            **({"files": job.database.files_told} if job.database.files_told else {}),
             "queries": len(job.queries),
             "k": job.k,
             "metric": job.metric.value,
@@ -167,7 +176,7 @@ def planned(job: Job, output: Path, crew: Crew, wishes: Wishes) -> Plan:
 
     Raises InputError if it cannot fit, the output cannot be written or hold the answer, or a file of rates is none.
     """
-    check_output(output, [job.database.path, job.queries.path], wishes)
+    check_output(output, [*job.database.sources, *job.queries.sources], wishes)
     check_outline(output, WRITERS[gold_format(output)], outline(job))
     return _cut_for(crew, job, output, wishes)
 
@@ -289,15 +298,32 @@ def blocks(length: int, size: int) -> Iterator[range]:
         yield range(start, min(start + size, length))
 
 
-def cut(rows: int, done: Iterable[range], length: int) -> list[range]:
-    """The shards still to do: what `done` leaves of `rows` rows, in runs of at most `length`."""
+def cut(rows: int, done: Iterable[range], length: int, edges: Sequence[int] = ()) -> list[range]:
+    """The shards still to do: what `done` leaves of `rows` rows, in runs of at most `length`.
+
+    A run is made of whole files, or lies within one; `edges` are the rows with which files begin.
+    """
     shards: list[range] = []
     start = 0
     for part in [*sorted(done, key=lambda part: part.start), range(rows, rows)]:
-        gap = range(start, part.start)
-        if len(gap):
-            pieces = -(-len(gap) // length)
-            edges = [gap.start + len(gap) * i // pieces for i in range(pieces + 1)]
-            shards += [range(a, b) for a, b in pairwise(edges)]
+        if start < part.start:
+            inner = edges[bisect_right(edges, start) : bisect_left(edges, part.start)]
+            shards += _runs([start, *inner, part.start], length)
         start = max(start, part.stop)
     return shards
+
+
+def _runs(edges: Sequence[int], length: int) -> Iterator[range]:
+    """Runs of at most `length` rows: of whole files, or even parts of a file that is longer."""
+    start = edges[0]
+    for begin, end in pairwise(edges):
+        if start < begin and end - start > length:
+            yield range(start, begin)
+            start = begin
+        if end - start > length:
+            pieces = -(-(end - start) // length)
+            inner = [start + (end - start) * i // pieces for i in range(pieces + 1)]
+            yield from (range(a, b) for a, b in pairwise(inner))
+            start = end
+    if start < edges[-1]:
+        yield range(start, edges[-1])

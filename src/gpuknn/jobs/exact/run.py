@@ -92,6 +92,9 @@ def _run_exact(standing: Standing, tell: Listener) -> Outcome:
 
     rows, row_bytes = len(plan.job.database), plan.job.database.nbytes // len(plan.job.database)
     tell({"event": "plan", "title": plan.title, **plan.facts})
+    for files in dict.fromkeys((plan.job.database, plan.job.queries)):
+        if files.files_told:
+            say(f"{files.where}: {files.files_told}")
     _compile(plan, tell)
     started = time.monotonic()  # what is done once on a machine is no part of the work
     tell(step("checking", rows, "checked", "rows", row_bytes))
@@ -218,7 +221,7 @@ def _partials(
         tell({**event, "done": tally.rows // len(found)})
 
     parts = {block: list(done) for block, done in found.items()}
-    shards = [(block, rows) for block, done in parts.items() for rows in cut(n, done, plan.shard_rows)]
+    shards = [(block, rows) for block, done in parts.items() for rows in cut(n, done, plan.shard_rows, plan.edges)]
     if shards:
         device, folder = plan.crew.workers.device, claim.folder.absolute()
         known = {block: Block(_floor(block, done), Tree(plan.shard_rows)) for block, done in found.items()}
@@ -295,7 +298,9 @@ def _attributes(
     if job.metric is Metric.HAMMING:
         said[BITS] = job.queries.bits or 64 * job.queries.shape[1]
     for name, vectors, file in zip(("database", "queries"), (job.database, job.queries), files, strict=True):
-        said[name] = Path(vectors.path).name
+        said[name] = vectors.name
+        if vectors.files_told:
+            said[f"{name}_files"] = vectors.files_told
         said[f"{name}_key"] = vectors.key or ""
         said[f"{name}_shape"] = " x ".join(map(str, vectors.shape))
         said[f"{name}_dtype"] = vectors.dtype.name

@@ -1,0 +1,211 @@
+"""Rows of many files that are one database, one file after another."""
+
+import os
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from threading import Lock, Thread, current_thread
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from gpuknn.errors import InputError
+from gpuknn.storage.location import Stored, is_url, listing
+from gpuknn.vectors.ids import RowIds, id_advice
+from gpuknn.vectors.names import Members, absolute_name, joined_members, shown
+from gpuknn.vectors.vectors import Vectors
+
+
+class Open:
+    """The files that threads read in, each with what its reader keeps decoded; those that all have left are let go."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._files: OrderedDict[int, Vectors] = OrderedDict()
+        self._read_in: WeakKeyDictionary[Thread, int] = WeakKeyDictionary()
+        """Where each thread reads; a thread that has ended is forgotten."""
+
+    def take(self, number: int, part: Vectors) -> Vectors:
+        """The file of that number, for this thread; as many are kept beside those in use as there are threads."""
+        with self._lock:
+            self._read_in[current_thread()] = number
+            if number not in self._files:
+                self._files[number] = copy(part)
+            self._files.move_to_end(number)
+            used = set(self._read_in.values())
+            left = [other for other in self._files if other not in used]
+            for other in left[: max(0, len(left) - len(self._read_in))]:
+                del self._files[other]
+            return self._files[number]
+
+
+@dataclass(frozen=True)
+class JoinedVectors(Vectors):
+    """The rows of several files, in their order."""
+
+    names: tuple[str, ...]
+    """As they were given; each may stand for many files."""
+    members: Members
+    """What they stood for when they were opened."""
+    parts: tuple[Vectors, ...]
+    """The rows of each file."""
+    _open: Open = field(default_factory=Open, init=False, repr=False, compare=False)
+
+    @property
+    def files(self) -> tuple[Vectors, ...]:
+        """The rows of each file."""
+        return self.parts
+
+    @cached_property
+    def file_edges(self) -> tuple[int, ...]:
+        """The first rows of the files, and the number of rows."""
+        return tuple(accumulate(map(len, self.parts), initial=0))
+
+    @property
+    def bits(self) -> int | None:
+        """Those of each file."""
+        return self.parts[0].bits
+
+    @property
+    def name(self) -> str:
+        """The names without their folders."""
+        return shown([Path(name).name for name in self.names])
+
+    @property
+    def where(self) -> str:
+        """The names, for messages."""
+        return shown(self.names)
+
+    @property
+    def asked(self) -> str:
+        """The name that opens the same rows again."""
+        return self.path
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Folders, patterns and lists that were named, and all files."""
+        return (*self.members.asked, *(path for path, _ in self.members.files))
+
+    @property
+    def files_told(self) -> str:
+        """How many files there are, in which order, and the names of some."""
+        order = "by the numbers in their names" if self.members.by_number else "in the order given"
+        names = [Path(path).name for path, _ in self.members.files]
+        return f"{len(names):,} {'files' if len(names) > 1 else 'file'} {order}: {shown(names)}"
+
+    def stored(self) -> list[Stored]:
+        """All files that the names stand for now: one that was added or is missing shows.
+
+        Raises InputError if one cannot be looked at.
+        """
+        now = joined_members(self.names)
+        found = []
+        for number, (path, key) in enumerate(now.files):
+            place = f"{number} {os.path.basename(path)} {key or ''}"
+            found += [replace(stored, name=f"{place} {stored.name}") for stored in listing(path)]
+        return found
+
+    def absolute(self) -> "JoinedVectors":
+        """The same rows, for a process with another working folder."""
+        names = tuple(map(absolute_name, self.names))
+        parts = tuple(part.absolute() for part in self.parts)
+        return replace(self, path=",".join(names), names=names, parts=parts)
+
+    def locate(self, row: int) -> tuple[str, int]:
+        """The file that holds a row, and the row's number in it."""
+        number = self._number_of_file(row)
+        return self.parts[number].locate(row - self.file_edges[number])
+
+    def held_bytes(self, readers: int) -> int:
+        """Twice those of the file that takes most: readers that go on to the next file leave some in the one before."""
+        most = max(part.held_bytes(readers) for part in self.parts)
+        return most if len(self.parts) == 1 else 2 * most
+
+    def read(self, first: int, out: np.ndarray) -> None:
+        """Fill `out` with the rows from `first` on, from as many files as they are in."""
+        end = first + len(out)
+        if not 0 <= first <= end <= len(self):
+            raise IndexError(f"rows {first} to {end} of {len(self)}")
+        here = first
+        while here < end:
+            number = self._number_of_file(here)
+            stop = min(end, self.file_edges[number + 1])
+            part = self._open.take(number, self.parts[number])
+            part.read(here - self.file_edges[number], out[here - first : stop - first])
+            here = stop
+
+    def _number_of_file(self, row: int) -> int:
+        return bisect_right(self.file_edges, row) - 1
+
+    def __copy__(self) -> "JoinedVectors":
+        """With files of its own, which keep what they decode."""
+        return replace(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: nothing that is open."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        anew = {f.name: f.default_factory() for f in fields(self) if f.default_factory is not MISSING and not f.init}
+        self.__dict__.update(state | anew)
+
+
+@dataclass(frozen=True)
+class JoinedIds(RowIds):
+    """The ids that several files give their rows, one file after another."""
+
+    parts: tuple[RowIds | None, ...]
+    names: tuple[str, ...]
+    """Of the files, for messages."""
+
+    def read(self) -> Iterator[np.ndarray]:
+        """Those of each file; raises InputError if one gives none, as others do."""
+        silent = [name for part, name in zip(self.parts, self.names, strict=True) if part is None]
+        if silent:
+            telling = next(part.where for part in self.parts if part is not None)
+            raise InputError(f"{silent[0]}: gives its rows no ids, and {telling} does; {id_advice()}")
+        for part in self.parts:
+            if part is not None:
+                yield from part.batches()
+
+
+def join(names: Sequence[str], members: Members, parts: Sequence[Vectors]) -> JoinedVectors:
+    """One database of files that were opened; raises InputError if they differ in components or type, or one is twice.
+
+    `names`: as they were given.  `members`: what they stand for.
+    """
+    first = parts[0]
+    for part in parts:
+        ours, theirs = _kind(first), _kind(part)
+        if ours != theirs:
+            raise InputError(
+                f"{part.where}: holds rows of {theirs}, and {first.where} rows of {ours}; files that are one database "
+                "hold rows of one kind"
+            )
+    seen: dict[tuple[str, str], str] = {}
+    for part in parts:
+        path = part.path if is_url(part.path) else os.path.realpath(part.path)
+        if (path, part.key or "") in seen:
+            raise InputError(f"{part.where}: is named twice (the other name is {seen[path, part.key or '']})")
+        seen[path, part.key or ""] = part.where
+    n = sum(map(len, parts))
+    keys = {part.key for part in parts}
+    key = keys.pop() if len(keys) == 1 else None
+    path, ids = ",".join(names), None
+    if any(part.ids for part in parts):
+        where = next(part.ids.where for part in parts if part.ids)
+        also = f" and {len(parts) - 1:,} more" if len(parts) > 1 else ""
+        told = tuple(part.where for part in parts)
+        ids = JoinedIds(f"{where}{also}", range(n), n, tuple(part.ids for part in parts), told)
+    shape = n, first.shape[1]
+    return JoinedVectors(path, key, shape, first.dtype, tuple(names), members, tuple(parts), ids=ids)
+
+
+def _kind(rows: Vectors) -> str:
+    return f"{rows.bits} booleans" if rows.bits else f"{rows.shape[1]:,} {rows.dtype}"
