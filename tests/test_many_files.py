@@ -16,8 +16,8 @@ import gpuknn
 from gpuknn.cli.main import main
 from gpuknn.errors import InputError, RunError
 from gpuknn.gold import read_gold
-from gpuknn.jobs.exact import feed
 from gpuknn.jobs.exact.plan import cut
+from gpuknn.jobs.exact.shard import scan_shard
 from gpuknn.vectors import content_fingerprint, file_state, open_vectors
 from gpuknn.vectors.ids import own_ids
 from gpuknn.vectors.joined import JoinedVectors
@@ -125,7 +125,7 @@ def test_ways_to_name_many(tmp_path: Path) -> None:
     Path("sub/list.txt").write_text("# a list\n../a.npy\n\n../b.h5:emb\n" + f"{tmp_path}/c.parquet\n")
     (tmp_path / "x,y.npy").write_bytes((tmp_path / "all.npy").read_bytes())  # a name that is there is that file
     for name in (names, tuple(map(Path, names)), ",".join(names), "a.npy,b.h5:emb,c.parquet:emb", "sub/list.txt"):
-        rows = open_vectors(name)  # type: ignore[arg-type]
+        rows = open_vectors(name)
         assert np.array_equal(rows[:], ROWS)
         assert "3 files in the order given: a.npy, b.h5, c.parquet" in str(rows.files_told)
     assert open_vectors("x,y.npy").files_told is None
@@ -181,6 +181,7 @@ def test_ids_are_honoured_or_refused(capsys: pytest.CaptureFixture[str]) -> None
     assert np.array_equal(found.all(), ids)
     assert exact("p*.parquet", "gold.h5") == 0
     gold = read_gold("gold.h5")
+    assert gold.own_ids is not None
     assert np.array_equal(gold.own_ids, ids[gold.ids])
     for i, rows in enumerate(cuts(3)):  # each file counts from 0
         pq.write_table(
@@ -197,15 +198,15 @@ def test_ids_are_honoured_or_refused(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def interrupted_after(shards: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    scan, done = feed.scan_shard, []
+    done: list[int] = []
 
     def failing(*arguments: Any) -> Any:
         if len(done) == shards:
             raise OSError("the node is gone")
         done.append(1)
-        return scan(*arguments)
+        return scan_shard(*arguments)
 
-    monkeypatch.setattr(feed, "scan_shard", failing)
+    monkeypatch.setattr("gpuknn.jobs.exact.feed.scan_shard", failing)
 
 
 CHANGES: dict[str, tuple[Callable[[], object], str]] = {
@@ -245,16 +246,15 @@ def test_a_change_while_it_runs_is_noticed(
 ) -> None:
     for i, rows in enumerate(cuts(12)):
         write(f"parts/part{i}.npy", rows)
-    scan = feed.scan_shard
 
     def changing(*arguments: Any) -> Any:
-        found = scan(*arguments)
+        found = scan_shard(*arguments)
         if not Path("done").exists():
             Path("done").touch()
             CHANGES[change][0]()
         return found
 
-    monkeypatch.setattr(feed, "scan_shard", changing)
+    monkeypatch.setattr("gpuknn.jobs.exact.feed.scan_shard", changing)
     assert exact("parts", "gold.h5", "--shard-rows", "60") in (2, 3)
     assert not Path("gold.h5").exists()
     capsys.readouterr()

@@ -28,12 +28,13 @@ True
     compare                 two gold standards, or two files of vectors
     open_vectors            rows of a file or URL, read as they are needed
     read_gold, write_gold   gold standard files of all formats
+    build                   a bundle, its captions and queries, from raw parts
     download                files of LAION2B, or of another dataset's catalogue, whole and right; resumable
     subset_files            the database and queries of a LAION2B subset, or of the sample that is shipped
     gpuknn.sklearn          an estimator for scikit-learn, UMAP and scanpy
 
 Errors are `InputError` (a ValueError: something given is wrong) and `RunError` (the same call goes on).  After Ctrl-C
-`exact`, `convert` and `download` raise `Interrupted` (a KeyboardInterrupt that says what is kept).
+`exact`, `convert`, `build` and `download` raise `Interrupted` (a KeyboardInterrupt that says what is kept).
 """
 
 from importlib import import_module
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         recall,
         write_gold,
     )
+    from gpuknn.jobs.build.build import build
     from gpuknn.jobs.convert.convert import Conversion, convert
     from gpuknn.jobs.download.download import download
     from gpuknn.jobs.exact.exact import ExactPlan, exact, plan_exact
@@ -66,6 +68,7 @@ _HOMES = {
     "exact_knn": "engine.scan",
     "exact": "jobs.exact.exact",
     "plan_exact": "jobs.exact.exact",
+    "build": "jobs.build.build",
     "convert": "jobs.convert.convert",
     "download": "jobs.download.download",
     "recall": "gold",
@@ -107,6 +110,7 @@ __all__ = [
     "RowsComparison",
     "RunError",
     "Vectors",
+    "build",
     "compare",
     "convert",
     "download",

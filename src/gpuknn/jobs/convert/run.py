@@ -14,14 +14,14 @@ from gpuknn.engine.choose import usable_cores
 from gpuknn.errors import InputError, RunError, option, same_again
 from gpuknn.interrupts import interrupts_told, kept_and_goes_on, nothing_changed
 from gpuknn.jobs.convert.plan import Plan, check_room
-from gpuknn.jobs.pieces import read_receipts, work_through, write_receipt
+from gpuknn.jobs.writing import pieces_of, pieces_written, write_pieces
 from gpuknn.progress import Event, Listener, step
 from gpuknn.storage.destination import check_destination
 from gpuknn.storage.durable import digest
 from gpuknn.storage.location import absolute, is_url, listing
 from gpuknn.storage.record import TARGET, Claim, Identity, rows_kept
 from gpuknn.vectors import Sampled, file_state, sampled
-from gpuknn.vectors.target import Piece, Target, write_piece
+from gpuknn.vectors.target import Piece, Target
 from gpuknn.workers.crew import THREADS, Crew
 
 JOB = "fingerprint"
@@ -156,10 +156,7 @@ def _finish(
     """The same with the workers that are there."""
     path = plan.destination if is_url(plan.destination) else str(claim.folder / TARGET)
     target = replace(plan.target, path=path)
-    n, size = target.shape[0], target.piece_rows
-    pieces = [range(a, min(a + size, n)) for a in range(0, n, size)]
-    known = set(pieces)
-    done = {rows: piece for rows, piece in _receipts(claim.folder).items() if rows in known}
+    pieces, done = pieces_of(target), pieces_written(target, claim.folder)
     try:
         if not done or not (is_url(path) or os.path.exists(path)):
             done.clear()
@@ -171,10 +168,9 @@ def _finish(
         if todo:
             with (
                 crew.feeder(min(len(todo), _fitting(plan)), claim.held.check) as feeder,
-                closing(work_through(feeder, todo, write_piece, *_everywhere(plan, target))) as written,
+                closing(write_pieces(feeder, todo, *_everywhere(plan, target), claim.folder)) as written,
             ):
                 for piece, receipt in written:
-                    write_receipt(claim.folder, piece, asdict(receipt))
                     done[piece] = receipt
                     rows += len(piece)
                     on_event({"event": "progress", "done": rows})
@@ -189,18 +185,6 @@ def _finish(
             plan.record.give_up(claim)
         raise
     return there, receipts
-
-
-def _receipts(folder: Path) -> dict[range, Piece]:
-    """The pieces that are on disk."""
-    found = {}
-    for rows, said in read_receipts(folder).items():
-        with suppress(TypeError, ValueError):  # of somebody else's making
-            piece = Piece(**said)
-            crc, error = int(piece.crc32c, 16), float(piece.error)
-            if (piece.first, piece.stop, f"{crc:08x}", error) == (rows.start, rows.stop, piece.crc32c, piece.error):
-                found[rows] = piece
-    return found
 
 
 def _check_unchanged(plan: Plan, sample: Sampled, beside: dict[str, str]) -> None:
