@@ -1,5 +1,6 @@
 """Rows that lie in a file one after another, read with `preadv` and written with `pwrite`, past any library."""
 
+import ctypes
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,13 @@ from gpuknn.errors import InputError, RunError, option, same_again
 from gpuknn.vectors.target import Target
 from gpuknn.vectors.vectors import Vectors
 from gpuknn.vectors.written import Missing, check_holes, written_advice
+
+BEGIN_BYTES = 2**25
+"""The system is asked to begin writing after so many bytes.  Without that, the disk waits until a piece is full and
+then the piece waits for the disk: 1.3 to 2 times as long, measured."""
+SYNC_FILE_RANGE_WRITE = 2
+"""Of `linux/fs.h`."""
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
 
 
 @dataclass(frozen=True)
@@ -74,9 +82,13 @@ class RawTarget(Target):
         """Write rows where they belong."""
         place = self._offset() + piece.start * self._row_bytes
         file = os.open(self.path, os.O_WRONLY)
+        begun = place
         try:
             for block in blocks:
                 place += write_all(file, self._prefixed(block), place)
+                if place - begun >= BEGIN_BYTES:
+                    begin_writing(file, begun, place - begun)
+                    begun = place
             os.fsync(file)
         finally:
             os.close(file)
@@ -111,6 +123,12 @@ def reserve(path: str, size: int) -> None:
         raise OSError(error.errno, f"{error.strerror}: {size / 2**20:,.0f} MiB are needed", path) from error
     finally:
         os.close(file)
+
+
+def begin_writing(file: int, place: int, size: int) -> None:
+    """Have the system bring some bytes to disk while others are written; nobody waits.  Linux and glibc only."""
+    if _sync_file_range:
+        _sync_file_range(file, ctypes.c_int64(place), ctypes.c_int64(size), SYNC_FILE_RANGE_WRITE)
 
 
 def write_all(file: int, data: memoryview, place: int) -> int:
