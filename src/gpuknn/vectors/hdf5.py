@@ -186,6 +186,7 @@ class Hdf5Target(RawTarget):
             place.set_layout(h5py.h5d.CONTIGUOUS)
             place.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
             place.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            place.set_obj_track_times(False)  # the same rows, the same bytes
             links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
             links.set_create_intermediate_group(True)
             width, kept = (self.shape[1], self.dtype) if self.bits is None else (self.bits, np.dtype(np.bool_))
@@ -212,9 +213,13 @@ class Hdf5Target(RawTarget):
                 first += len(batch)
 
     def finish(self, notes: Mapping[str, Any]) -> None:
-        """Write what the file says of itself to its root."""
+        """Write what the file says of itself to its root, unless it is there: written twice, it would lie elsewhere."""
+        said = json.dumps(notes)
+        with open_file(self.path) as file:
+            if file.attrs.get("gpuknn") == said:
+                return
         with writing(self.path), h5py.File(self.path, "r+", libver=VERSIONS, locking=False) as file:
-            file.attrs["gpuknn"] = json.dumps(notes)
+            file.attrs["gpuknn"] = said
 
     @property
     def _row_bytes(self) -> int:
