@@ -24,6 +24,7 @@ import pytest
 from gpuknn.cli.main import main
 from gpuknn.engine.choose import usable_cores
 from gpuknn.errors import InputError, RunError
+from gpuknn.jobs import writing
 from gpuknn.jobs.convert import run as conversion
 from gpuknn.jobs.convert.plan import record_of
 from gpuknn.jobs.pieces import write_receipt
@@ -85,7 +86,7 @@ def convert_or_end(words: list[str], left: int, signal_: signal.Signals) -> int:
         replace(old, new)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conversion, "write_receipt", write_or_end)
+        patch.setattr(writing, "write_receipt", write_or_end)
         for name in {-1: ("publish", "remove"), -2: ("remove",)}.get(left, ()):
             patch.setattr(Record, name, end)
         if left == -3:
@@ -187,7 +188,7 @@ def test_a_record_that_another_client_has_taken_over_is_left_to_it(
     def take_over(*_: object) -> None:
         lock.write_text(json.dumps(asdict(Owner("other", 1, "another kernel", "token"))))
 
-    for module, name in ((conversion, "write_receipt"), (conversion, "_check_unchanged")):
+    for module, name in ((writing, "write_receipt"), (conversion, "_check_unchanged")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, take_over)
             assert main(["convert", "source.npy", "a.npy", "--quiet"]) == 3
@@ -284,14 +285,14 @@ def test_worker_processes_whose_client_is_killed(values: np.ndarray) -> None:
 WHERE_A_WORKER_DIES = f"""
 import os, signal, sys
 from gpuknn.cli.main import main
-from gpuknn.jobs.convert import run as convert
-write_piece = convert.write_piece
+from gpuknn.jobs import writing
+write_piece = writing.write_piece
 def write_or_die(rows, target, piece):
     if piece.start == {7 * PIECE} and not os.path.exists("died"):
         os.mkdir("died")
         os.kill(os.getpid(), signal.SIGKILL)
     return write_piece(rows, target, piece)
-convert.write_piece = write_or_die
+writing.write_piece = write_or_die
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -333,7 +334,7 @@ def test_pieces_beside_a_failed_one_have_their_receipts(monkeypatch: pytest.Monk
         ended.release()
         return receipt
 
-    monkeypatch.setattr(conversion, "write_piece", write)
+    monkeypatch.setattr(writing, "write_piece", write)
     for module in (conversion, crew):
         monkeypatch.setattr(module, "usable_cores", lambda: (others + 1) // crew.THREADS)
     cut = ["--shard-rows", str(PIECE), "--chunk-rows", "100", "--rows", f"0:{(others + 1) * PIECE}"]
@@ -397,7 +398,7 @@ def test_parquet_is_on_disk_before_its_receipt(monkeypatch: pytest.MonkeyPatch) 
         write(folder, *receipt)
 
     monkeypatch.setattr(os, "fsync", fsync_and_tell)
-    monkeypatch.setattr(conversion, "write_receipt", check_and_write)
+    monkeypatch.setattr(writing, "write_receipt", check_and_write)
     assert main(["convert", "source.npy", "a.parquet", "--quiet"]) == 0
 
 
@@ -498,7 +499,7 @@ def test_a_source_cut_while_it_is_read(monkeypatch: pytest.MonkeyPatch, capsys: 
         write(*receipt)
         os.truncate("source.npy", 5000)
 
-    monkeypatch.setattr(conversion, "write_receipt", write_and_cut)
+    monkeypatch.setattr(writing, "write_receipt", write_and_cut)
     assert main(["convert", "source.npy", "a.zarr", "--shard-rows", "500", "--chunk-rows", "500"]) == 2
     assert "the file is truncated" in capsys.readouterr().err
     assert [p.name for p in Path().iterdir()] == ["source.npy"]
@@ -511,7 +512,7 @@ def test_a_source_changed_while_it_is_read(monkeypatch: pytest.MonkeyPatch, caps
         write(*receipt)
         os.utime("source.npy", (1, 1))
 
-    monkeypatch.setattr(conversion, "write_receipt", write_and_touch)
+    monkeypatch.setattr(writing, "write_receipt", write_and_touch)
     assert main(["convert", "source.npy", "a.zarr"]) == 3
     assert "was changed while it was converted" in capsys.readouterr().err
     assert not Path("a.zarr").exists()

@@ -21,6 +21,7 @@ from gpuknn.engine.neighbors import Neighbors
 from gpuknn.engine.scan import exact_knn
 from gpuknn.gold import write_gold
 from gpuknn.laion import SAMPLE, catalogue
+from tests.build.parts import made, write_raw
 from tests.web import serving
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -31,7 +32,7 @@ LEFT_OUT = {
 """Words of commands that are not run, and why."""
 STAND_INS = ("10M", "100K")
 """Subsets of LAION2B that are small here, from a web server on this machine."""
-Published = tuple[str, str, str, dict[str, str], bytes]
+Published = tuple[str, str, str, dict[str, str | int], bytes]
 """Name, bundle, kind, further fields and content of a file."""
 SHORT = {"bench": ["--components", "32", "--repeat", "1", "--rows", "1500", "--queries", "20"]}
 """Options that make a command quicker and nothing else."""
@@ -74,6 +75,13 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with h5py.File("sketches.h5", "w") as file:
         file["hamming"] = rng.integers(0, 2**64, (1_500, 16), np.uint64)
     Path("vectors.fbin").write_bytes(np.array(rows.shape, "<u4").tobytes() + rows.tobytes())
+    Path("parts").mkdir()
+    for n, part in enumerate(np.array_split(rows.astype(np.float16), 3), 1):
+        np.save(f"parts/part{n}.npy", part)
+        np.save(f"part{n}.npy", part)
+    Path("parts.txt").write_text("parts/part1.npy\nparts/part2.npy\n")
+    if find_spec("pyarrow"):
+        write_raw(Path("raw"), made(parts=4))
     lengths = np.full((len(rows), 1), rows.shape[1], "<i4").view("<f4")
     Path("vectors.fvecs").write_bytes(np.hstack([lengths, rows]).tobytes())
     shutil.copy(SAMPLE / "gold.h5", "result.h5")
@@ -91,13 +99,14 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: None) -> Iterato
     rows: list[Published] = [("meta-10M.tsv", "meta", "meta", {"subset": "10M"}, b"caption\n")]
     for subset in STAND_INS:
         for bundle, content in (("clip768", vectors), ("hamming", sketches)):
-            row = (f"laion2B-en-{bundle}v2-n={subset}.h5", bundle, "database", {"subset": subset}, content)
+            fields: dict[str, str | int] = {"subset": subset, "rows": 1_500}
+            row = (f"laion2B-en-{bundle}v2-n={subset}.h5", bundle, "database", fields, content)
             rows.insert(0, row)
-        gold = {"subset": subset, "queries": "public", "gold": "f64"}
+        gold: dict[str, str | int] = {"subset": subset, "queries": "public", "gold": "f64"}
         rows.append((f"gold-{subset}.h5", "clip768", "gold", gold, (SAMPLE / "gold.h5").read_bytes()))
     for bundle, content in (("clip768", Path("queries.h5").read_bytes()), ("hamming", sketches)):
         rows.append((f"public-queries-10k-{bundle}v2.h5", bundle, "queries", {"queries": "public"}, content))
-    rows += [(f"img_emb_{n:04}.npy", "raw", "part", {}, b"") for n in range(4)]
+    rows += [(f"img_emb_{n:04}.npy", "raw", "part", {"subset": "10M"} if n else {}, b"") for n in range(4)]
     sift: Published = (
         "sift-128-euclidean.hdf5",
         "sift-128-euclidean",
@@ -116,8 +125,9 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: None) -> Iterato
 
 
 def write_catalogue(path: Path, url: str, metrics: dict[str, str | None], rows: list[Published]) -> None:
-    def row(fields: dict[str, str | None]) -> str:
-        return "{" + ", ".join(f'{name} = "{value}"' for name, value in fields.items() if value) + "}"
+    def row(fields: dict[str, str | int | None]) -> str:
+        said = {name: value if isinstance(value, int) else f'"{value}"' for name, value in fields.items() if value}
+        return "{" + ", ".join(f"{name} = {value}" for name, value in said.items()) + "}"
 
     bundles = [row({"name": name, "metric": metric}) for name, metric in metrics.items()]
     files = [
@@ -148,7 +158,7 @@ def test_readme() -> None:
     run_in_order(commands)
 
 
-@pytest.mark.parametrize("name", ["exact", "eval", "compare", "convert", "data", "bench", "doctor"])
+@pytest.mark.parametrize("name", ["exact", "eval", "compare", "convert", "data", "build", "bench", "doctor"])
 def test_help(name: str) -> None:
     if name == "eval":
         shutil.copy(SAMPLE / "gold.h5", "gold.h5")
@@ -168,7 +178,7 @@ def test_help_of_runs() -> None:
 
 def test_every_command_has_examples_and_no_reason_is_stale() -> None:
     everywhere = help_commands()
-    assert set(everywhere) == {"exact", "runs", "eval", "compare", "convert", "data", "bench", "doctor"}
+    assert set(everywhere) == {"exact", "runs", "eval", "compare", "convert", "data", "build", "bench", "doctor"}
     assert all(everywhere.values())
     for words in LEFT_OUT:
         assert any(words in command for command in readme_commands())

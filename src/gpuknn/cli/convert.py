@@ -31,7 +31,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "source",
         nargs="?",
         metavar="SRC",
-        help="a file of any of the formats, or a Zarr store's folder or URL; SRC:KEY names an array or group in it",
+        help="a file of any of the formats, or a Zarr store's folder or URL; SRC:KEY names an array or group in it; a "
+        "folder, a pattern in quotes, a list file (.txt) or A,B are many files",
     )
     parser.add_argument(
         "destination", nargs="?", metavar="DST", help="a file, or a Zarr store's folder or URL (s3://...)"

@@ -26,6 +26,7 @@ EXAMPLES = """examples:
   gpuknn exact --subset sample
   gpuknn exact --subset 100K --download
   gpuknn exact database.h5 queries.h5 -k 10 --metric l2 -o gold.h5
+  gpuknn exact 'parts/*.npy' queries.h5 -k 10 -o many.h5
   gpuknn exact database.h5 --self -k 32 -o allknn.h5
 """
 OPTIONS = (
@@ -43,7 +44,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "database",
         nargs="?",
-        help="HDF5, .npy, Zarr, Parquet, .fbin, .fvecs ...; (rows, components); FILE:KEY names an array in a file",
+        help="HDF5, .npy, Zarr, Parquet, .fbin, .fvecs ...; (rows, components); FILE:KEY names an array in a file; a "
+        "folder, a pattern in quotes, a list file (.txt) or A,B are many files, as one database",
     )
     what.add_argument("queries_file", nargs="?", metavar="queries", help="the same formats")
     add_subset(what, "files")

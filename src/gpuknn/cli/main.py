@@ -28,6 +28,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Leave with exit code 2."""
+        if "unrecognized arguments" in message and any(map(os.path.exists, message.split())):
+            message += "; put a pattern of names in quotes, or else the shell makes many arguments of it"
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
