@@ -1,0 +1,77 @@
+"""The files that are written beside the rows, and what they and the rows' file say of themselves."""
+
+import filecmp
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuknn.errors import InputError, option
+from gpuknn.jobs.build import metadata
+from gpuknn.jobs.build.job import SEED
+from gpuknn.jobs.build.metadata import Receipt
+from gpuknn.jobs.build.plan import Plan
+from gpuknn.jobs.writing import pieces_of
+from gpuknn.storage.durable import appearing, sweep, sync
+from gpuknn.vectors import ArrayVectors
+from gpuknn.vectors.converted import Converted
+from gpuknn.vectors.hdf5 import hdf5_target
+from gpuknn.vectors.target import Piece, Target, write_piece
+
+
+@contextmanager
+def appearing_once(plan: Plan, path: Path) -> Iterator[Path]:
+    """A name to write a file under; at the end it gets its own.
+
+    Raises InputError if somebody has written another file of that name meanwhile.
+    """
+    sweep(path)
+
+    def whole(part: Path) -> None:
+        if os.path.lexists(path) and not plan.force and not filecmp.cmp(path, part, shallow=False):
+            raise InputError(f"{path}: exists already; {option('force', True)} replaces it")
+
+    with appearing(path, whole) as part:
+        yield part
+
+
+def write_captions(part: Path, plan: Plan, receipts: dict[range, Receipt]) -> None:
+    """One file of all parts' lines."""
+    with open(part, "wb") as file:
+        file.write(metadata.header(plan.parts[0].metadata.columns))
+        for each in plan.parts:
+            with open(receipts[each.metadata.rows].captions, "rb") as lines:
+                shutil.copyfileobj(lines, file, metadata.COPY_BYTES)
+    sync(part)
+
+
+def write_queries(part: Path, plan: Plan, chosen: np.ndarray) -> None:
+    """A file of queries in the bundle's layout."""
+    target = hdf5_target(str(part), (len(chosen), chosen.shape[1]), chosen.dtype, None, None)
+    rows = Converted.of(ArrayVectors.of(chosen, "queries"), range(len(chosen)), chosen.dtype, False, None, False)
+    target.create()
+    pieces = [write_piece(rows, target, piece) for piece in pieces_of(target)]
+    assert plan.asked is not None  # whose rows these are
+    source = {"part": plan.asked.number, "seed": SEED, "rule": str(plan.asked.metadata.rule or "all")}
+    target.finish({"version": version("gpuknn"), **source, "key": target.key, **_checksums(target, pieces)})
+
+
+def notes(plan: Plan, target: Target, pieces: list[Piece]) -> dict[str, Any]:
+    """What the database says of itself."""
+    return {
+        "version": version("gpuknn"),
+        "parts": [part.number for part in plan.parts],
+        "raw_rows": sum(len(part.metadata.rows) for part in plan.parts),
+        "rule": str(plan.parts[0].metadata.rule or "all"),
+        "key": getattr(target, "key", ""),
+        **_checksums(target, pieces),
+    }
+
+
+def _checksums(target: Target, pieces: Iterable[Piece]) -> dict[str, Any]:
+    return {"piece_rows": target.piece_rows, "crc32c": [piece.crc32c for piece in pieces]}

@@ -1,0 +1,315 @@
+"""A planned bundle at work: parts to workers, receipts to the record, finished files to their names."""
+
+import filecmp
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuknn.engine.choose import usable_cores
+from gpuknn.errors import InputError, RunError, option, same_again
+from gpuknn.interrupts import interrupts_told, kept_and_goes_on, nothing_changed
+from gpuknn.jobs.build import metadata, outputs, queries
+from gpuknn.jobs.build.job import SEED
+from gpuknn.jobs.build.metadata import Receipt
+from gpuknn.jobs.build.plan import Part, Plan
+from gpuknn.jobs.pieces import read_receipts, remove_receipt, work_through
+from gpuknn.jobs.writing import pieces_of, pieces_written, write_pieces
+from gpuknn.progress import Listener, step
+from gpuknn.storage.destination import lacking
+from gpuknn.storage.durable import appearing, digest, sweep, sync, write_sealed
+from gpuknn.storage.location import absolute, listing
+from gpuknn.storage.record import TARGET, Claim, Identity, rows_kept
+from gpuknn.vectors import ArrayVectors, Sampled, Vectors, file_state, sampled
+from gpuknn.vectors.converted import Converted
+from gpuknn.vectors.hdf5 import hdf5_target
+from gpuknn.vectors.joined import JoinedVectors
+from gpuknn.vectors.kept import KeptVectors
+from gpuknn.vectors.names import Members
+from gpuknn.vectors.target import Piece, Target, write_piece
+from gpuknn.workers.feed import Feeder
+
+JOB = "fingerprint"
+"""Of what is noted of a finished database: the job's."""
+VERSION = 1
+"""Raised when the same job comes to write other bytes."""
+CANDIDATES = f"{3:010d}-{3:010d}.{0:012d}-{1:012d}.bin"
+"""The file of rows that were drawn, in the record's folder."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was built."""
+
+    database: Path
+    captions: Path
+    queries: Path | None
+    rows: int
+    """Of the database."""
+    raw_rows: int
+    """Of its parts."""
+    public_queries: int
+    seconds: float
+
+
+def run_build(plan: Plan, on_event: Listener = lambda _: None) -> Outcome:
+    """Build the bundle; goes on from what an earlier call has finished.
+
+    `on_event` is told what happens:
+
+        plan        title: in a line, and the plan's facts;  step: of what follows (`gpuknn.progress`)
+        said        line: for a person
+        progress    read, copied, compared: rows
+        written     output, and the outcome
+
+    Raises InputError if a part cannot be read or a file is in the way; RunError or OSError if the same plan goes on
+    later; Interrupted, which says what is kept.
+    """
+    standing = Standing(plan)
+    with interrupts_told(standing.__str__):
+        return _run(standing, on_event)
+
+
+@dataclass
+class Standing:
+    """How far the work has come, for whoever interrupts it."""
+
+    plan: Plan
+    fingerprint: str = ""
+    claim: Claim | None = None
+    finished: bool = False
+
+    def __str__(self) -> str:
+        """What is kept, and what the same command does."""
+        plan = self.plan
+        if self.finished or (self.claim and plan.record.noted(plan.database).get(JOB) == self.fingerprint):
+            return f"{plan.database} is finished"
+        if self.claim is None and not plan.fresh:
+            return nothing_changed()
+        done = rows_kept(self.claim.folder) if self.claim else 0
+        if not done:
+            return f"nothing is done yet, {same_again()} begins anew"
+        return kept_and_goes_on("what was read and written is kept", plan.fresh)
+
+
+def _run(standing: Standing, on_event: Listener) -> Outcome:
+    started, plan = time.monotonic(), standing.plan
+    record = plan.record
+
+    def say(line: str) -> None:
+        on_event({"event": "said", "line": line})
+
+    on_event({"event": "plan", "title": plan.title, **plan.facts})
+    made = not plan.folder.exists()
+    plan.folder.mkdir(exist_ok=True)
+    try:
+        state = _state(plan)
+        fingerprint = digest(repr((VERSION, asdict(plan.job), plan.recipe, state, _cut(plan))).encode())
+        title = f"{plan.job.raw} to {plan.database}"
+        identity = Identity(fingerprint, asdict(plan.job), title, _rows_in_all(plan), {}, plan.command)
+        with record.held(identity, plan.fresh, say) as claim:
+            standing.fingerprint, standing.claim = fingerprint, claim
+            said = record.noted(plan.database)
+            if said.get(JOB) != fingerprint:
+                said = _write(plan, claim, state, on_event, say) | {JOB: fingerprint}
+                record.publish(claim, said, plan.force)
+            standing.finished = True
+            record.remove()  # also if an earlier call was killed when only that was left to do
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                plan.folder.rmdir()
+        raise
+    done = Outcome(
+        plan.database,
+        plan.captions,
+        plan.queries_file,
+        said["rows"],
+        said["raw_rows"],
+        said["public_queries"],
+        time.monotonic() - started,
+    )
+    on_event({"event": "written", "output": str(plan.database), **vars(done)})
+    return done
+
+
+def _rows_in_all(plan: Plan) -> int:
+    """About as many rows as there are to read, to copy and to compare."""
+    of_database = plan.parts[-1].metadata.rows.stop
+    return plan.raw_rows + of_database * (2 if plan.asked else 1)
+
+
+def _cut(plan: Plan) -> list[Any]:
+    """What of the plan decides which rows are read."""
+    return [(part.number, part.metadata.rows, part.metadata.most) for part in plan.every]
+
+
+def _state(plan: Plan) -> list[tuple[Sampled, str]]:
+    """What all files hold."""
+    return [(sampled(part.vectors), repr(listing(part.metadata.path))) for part in plan.every]
+
+
+def _check_unchanged(plan: Plan, state: list[tuple[Sampled, str]]) -> None:
+    """Raise RunError if a part is not as it was when it was looked at first."""
+    for part, (vectors, described) in zip(plan.every, state, strict=True):
+        try:
+            same = file_state(part.vectors) == vectors.state and repr(listing(part.metadata.path)) == described
+        except InputError as error:  # it could be read before: what was written stays
+            raise RunError(str(error)) from error
+        if not same:
+            raise RunError(
+                f"part {part.number} ({part.vectors.where}, {part.metadata.path}): was changed while it was read; run "
+                f"{same_again()} with {option('fresh', True)}"
+            )
+
+
+def _write(
+    plan: Plan,
+    claim: Claim,
+    state: list[tuple[Sampled, str]],
+    on_event: Listener,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Bring all files to disk, and all but the database to their names; what is noted of them."""
+    folder, record = str(claim.folder.absolute()), plan.record
+    try:
+        with plan.crew.started(say) as crew, crew.feeder(len(plan.every) + 16, claim.held.check) as feeder:
+            receipts = _read(plan, feeder, folder, on_event)
+            kept = _kept(plan, receipts, folder)
+            _say_counts(plan, len(kept), say)
+            with outputs.appearing_once(plan, plan.captions) as captions, ThreadPoolExecutor(1) as beside:
+                written = beside.submit(outputs.write_captions, captions, plan, receipts)
+                target, pieces = _copy(plan, feeder, kept, claim, on_event)
+                chosen = _ask(plan, feeder, kept, folder, crew.workers.count, on_event) if plan.asked else None
+                written.result()
+                _check_unchanged(plan, state)
+                target.finish(outputs.notes(plan, target, pieces))
+        if chosen is not None and plan.queries_file:
+            with outputs.appearing_once(plan, plan.queries_file) as part:
+                outputs.write_queries(part, plan, chosen)
+    except BaseException as error:
+        if isinstance(error, InputError) and not plan.captions.exists():
+            record.give_up(claim)
+        elif not record.has_results():
+            record.give_up(claim)
+        raise
+    of_database = sum(len(part.metadata.rows) for part in plan.parts)
+    return {"rows": len(kept), "raw_rows": of_database, "public_queries": 0 if chosen is None else len(chosen)}
+
+
+def _read(plan: Plan, feeder: Feeder, folder: str, on_event: Listener) -> dict[range, Receipt]:
+    """Have all parts' metadata read."""
+    parts = tuple(replace(part.metadata, path=absolute(part.metadata.path)) for part in plan.every)
+    every = [part.rows for part in parts]
+    found = {rows: receipt for rows in every if (receipt := metadata.read_receipt(folder, rows))}
+    row_bytes = max(2, sum(os.path.getsize(part.path) for part in parts) // plan.raw_rows)
+    on_event(step("reading", plan.raw_rows, "progress", "read", row_bytes))
+    done = sum(map(len, found))
+    on_event({"event": "progress", "read": done, "copied": 0, "compared": 0})
+    todo = [rows for rows in every if rows not in found]
+    with closing(work_through(feeder, todo, metadata.read_metadata, parts, folder)) as read:
+        for rows, _ in read:
+            done += len(rows)
+            on_event({"event": "progress", "read": done, "copied": 0, "compared": 0})
+    for rows in todo:
+        receipt = metadata.read_receipt(folder, rows)
+        if receipt is None:
+            raise RunError(f"{metadata.receipt_of(folder, rows)}: was damaged meanwhile; {same_again()} goes on")
+        found[rows] = receipt
+    return found
+
+
+def _kept(plan: Plan, receipts: dict[range, Receipt], folder: str) -> JoinedVectors:
+    """The rows of the database.  Raises InputError if there are none."""
+    parts = []
+    for part in plan.parts:
+        rows = part.metadata.rows
+        kept_in = str(metadata.receipt_of(folder, rows))
+        parts.append(KeptVectors.of(part.vectors, receipts[rows].kept, kept_in, metadata.read_kept))
+    n, first = sum(map(len, parts)), parts[0]
+    if not n:
+        raise InputError(f"{plan.job.raw}: the rule {plan.parts[0].metadata.rule} keeps no row")
+    names = tuple(part.vectors.path for part in plan.parts)
+    members = Members(tuple((name, None) for name in names), True)
+    return JoinedVectors(plan.job.raw, None, (n, first.shape[1]), first.dtype, names, members, tuple(parts))
+
+
+def _say_counts(plan: Plan, rows: int, say: Callable[[str], None]) -> None:
+    of_database = sum(len(part.metadata.rows) for part in plan.parts)
+    say(f"{rows:,} of {of_database:,} rows are kept, {of_database - rows:,} are left out")
+    published = plan.recipe.rows
+    if published is not None and rows != published:
+        say(f"the published {plan.recipe.database} has {published:,} rows; these parts or this rule are others")
+
+
+def _copy(
+    plan: Plan, feeder: Feeder, kept: JoinedVectors, claim: Claim, on_event: Listener
+) -> tuple[Target, list[Piece]]:
+    """Have the rows written."""
+    (n, d), folder = kept.shape, claim.folder
+    target = hdf5_target(str(folder.absolute() / TARGET), (n, d), kept.dtype, None, None)
+    rows = Converted.of(kept, range(n), kept.dtype, False, None, False)
+    pieces, done = pieces_of(target), pieces_written(target, folder)
+    if not done or not os.path.exists(target.path):
+        done.clear()
+        for stale in read_receipts(folder):
+            remove_receipt(folder, stale)
+        if said := lacking(folder, target.nbytes):
+            raise RunError(f"{said}; make room and run {same_again()} again")
+        target.create()
+    on_event(step("copying", n, "progress", "copied", kept.nbytes // n))
+    copied = sum(map(len, done))
+    on_event({"event": "progress", "read": plan.raw_rows, "copied": copied, "compared": 0})
+    todo = [piece for piece in pieces if piece not in done]
+    with closing(write_pieces(feeder, todo, rows.absolute(), target, folder)) as written:
+        for piece, receipt in written:
+            done[piece] = receipt
+            copied += len(piece)
+            on_event({"event": "progress", "read": plan.raw_rows, "copied": copied, "compared": 0})
+    return target, [done[piece] for piece in pieces]
+
+
+def _ask(
+    plan: Plan, feeder: Feeder, kept: JoinedVectors, folder: str, workers: int, on_event: Listener
+) -> np.ndarray:
+    """(m, d) float32: the public queries."""
+    assert plan.asked is not None  # or nobody asks
+    drawn = _candidates(plan.asked, plan.queries, folder)
+    d, asked = kept.shape[1], Path(folder) / CANDIDATES
+    places = [range(a, b) for a, b in pairwise(kept.file_edges)]
+    parts = {rows: part.absolute() for rows, part in zip(places, kept.parts, strict=True) if len(rows)}
+    found = [rows for rows in parts if queries.read_receipt(folder, rows) is not None]
+    on_event(step("comparing", len(kept), "progress", "compared", kept.nbytes // len(kept)))
+    done = {"read": plan.raw_rows, "copied": len(kept)}
+    compared = sum(map(len, found))
+    on_event({"event": "progress", **done, "compared": compared})
+    todo = [rows for rows in parts if rows not in found]
+    cores = max(1, usable_cores() // max(1, workers))
+    with closing(work_through(feeder, todo, queries.compare, parts, asked, d, folder, cores)) as judged:
+        for rows, _ in judged:
+            compared += len(rows)
+            on_event({"event": "progress", **done, "compared": compared})
+    asked_for: np.ndarray = drawn[queries.chosen(folder, list(parts), plan.queries)]
+    return asked_for
+
+
+def _candidates(part: Part, count: int, folder: str) -> np.ndarray:
+    """(m, d) float32: rows that are drawn from a part; workers find them in the record's folder."""
+    kept = metadata.read_kept(str(metadata.receipt_of(folder, part.metadata.rows)))
+    if not len(kept):
+        raise InputError(f"{part.metadata.path}: the rule keeps no row to draw queries from")
+    drawn = queries.candidates(part.vectors, queries.draw(kept, count))
+    path = Path(folder) / CANDIDATES
+    with appearing(path) as file:
+        drawn.tofile(file)
+    write_sealed(path.with_suffix(".json"), {})
+    return drawn

@@ -1,0 +1,200 @@
+"""Raw parts of which no bundle can be made: a clear line, exit code 2, and nothing is written."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpuknn.cli.main import main
+from gpuknn.jobs.build import metadata, run
+from tests.build.parts import D, DATABASE, Part
+from tests.oracle import SHARED
+
+BUILD = ["build", "raw", "--subset", "10M", "--public-queries", "20", "--quiet", "-o", "out"]
+VECTORS, METADATA = Path("raw/img_emb_0004.npy"), Path("raw/metadata_0004.parquet")
+
+
+def rewrite(change: Callable[["dict[str, object]"], "dict[str, object]"]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(METADATA)
+    columns = change({name: table[name] for name in table.column_names})
+    pq.write_table(pa.table(columns), METADATA, row_group_size=70)
+
+
+def spoil_row_group() -> None:
+    """Damage the captions of one row group, and nothing of the file's footer."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(METADATA) as file:
+        group = file.metadata.row_group(2)
+        chunk = next(c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == "caption")
+        start, size = chunk.dictionary_page_offset or chunk.data_page_offset, chunk.total_compressed_size
+    content = bytearray(METADATA.read_bytes())
+    content[start : start + size] = b"\xff" * size
+    METADATA.write_bytes(content)
+
+
+def shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+FAULTS: dict[str, tuple[Callable[[], object], str]] = {
+    "no part": (lambda: list(map(os.remove, (VECTORS, METADATA))), "part 4 is missing .*img_emb_0004.npy"),
+    "no vectors": (VECTORS.unlink, "metadata_0004.parquet: the vectors of part 4 are missing"),
+    "no metadata": (METADATA.unlink, "img_emb_0004.npy: the metadata of part 4 are missing"),
+    "short vectors": (lambda: shorten(VECTORS), "img_emb_0004.npy: .* bytes are promised"),
+    "short metadata": (lambda: shorten(METADATA), "metadata_0004.parquet: is a damaged Parquet file"),
+    "fewer vectors": (
+        lambda: np.save(VECTORS, np.load(VECTORS)[:-1]),
+        "metadata_0004.parquet: describes 340 rows, and .*img_emb_0004.npy holds 339",
+    ),
+    "fewer rows of metadata": (
+        lambda: rewrite(lambda c: {name: column[:300] for name, column in c.items()}),  # type: ignore[index]
+        "describes 300 rows, and .* holds 340",
+    ),
+    "no column": (
+        lambda: rewrite(lambda c: {name: column for name, column in c.items() if name != "url"}),
+        "has no column url; it holds .*; --columns",
+    ),
+    "no NSFW": (
+        lambda: rewrite(lambda c: {name: column for name, column in c.items() if name != "NSFW"}),
+        "has no column NSFW; .*--rule COLUMN=VALUES keeps rows by another column, --rule all all",
+    ),
+    "an odd column": (
+        lambda: rewrite(lambda c: c | {"url": [[1, 2]] * 340}),
+        "column url holds list<.*>, which is no text",
+    ),
+    "a row group": (spoil_row_group, r"metadata_0004.parquet: row group 2 \(counted from 0\) cannot be read"),
+    "other width": (lambda: np.save(VECTORS, np.zeros((340, D + 1), "f2")), f"rows of {D + 1} float16, and .* {D} "),
+    "other type": (lambda: np.save(VECTORS, np.zeros((340, D))), "rows of 12 float64, and .*rows of 12 float16"),
+    "two of one part": (lambda: shutil.copy(VECTORS, "raw/img_emb_4.npy"), "is part 4, and so is"),
+    "an unreadable file": (lambda: METADATA.write_bytes(b"PAR1"), "is a damaged Parquet file"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_found_before_anything_is_written(
+    fault: str, raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    act, words = FAULTS[fault]
+    act()
+    assert main(BUILD) == 2
+    assert re.search(words, capsys.readouterr().err)
+    assert not Path("out").exists()
+
+
+def test_parts_that_are_not_of_the_subset_are_left_alone(raw: Path) -> None:
+    (raw / "img_emb_0040.npy").write_text("not looked at")
+    (raw / "metadata_0040.parquet").write_text("not looked at")
+    (raw / "notes.txt").write_text("of somebody's")
+    assert main(BUILD) == 0
+
+
+def test_no_part_0(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (raw / "img_emb_0000.npy").unlink()
+    (raw / "metadata_0000.parquet").unlink()
+    assert main(BUILD) == 2
+    assert "part 0 is missing" in (said := capsys.readouterr().err)
+    assert "--public-queries 0 draws no queries" in said
+    assert main([*BUILD, "--public-queries", "0"]) == 0
+
+
+def test_a_folder_without_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("raw").mkdir()
+    assert main(BUILD) == main(["build", "nowhere", "-o", "out"]) == 2
+
+
+def test_a_rule_that_keeps_nothing(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*BUILD, "--rule", "NSFW=never"]) == 2
+    assert "the rule NSFW=never keeps no row" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_queries_that_all_have_near_duplicates(raw: Path, parts: list[Part], capsys: pytest.CaptureFixture[str]) -> None:
+    rows = np.tile(parts[0].rows, (2, 1))
+    for number in range(1, 12):
+        n = len(parts[number].rows)
+        np.save(f"raw/img_emb_{number:04d}.npy", rows[:n])
+    assert main(BUILD) == 2
+    assert "all have near duplicates in the database; --public-queries 0" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_rows_without_a_cosine_are_named(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = np.load(VECTORS)
+    kept = int(np.flatnonzero([nsfw == "UNLIKELY" for nsfw in _nsfw(METADATA)])[7])
+    rows[kept] = 0
+    np.save(VECTORS, rows)
+    assert main(BUILD) == 2
+    assert f"img_emb_0004.npy: row {kept} (counted from 0): only zeros" in capsys.readouterr().err
+    assert main([*BUILD, "--public-queries", "0"]) == 0  # what is only copied need have no length
+
+
+def _nsfw(path: Path) -> list[str | None]:
+    import pyarrow.parquet as pq
+
+    found: list[str | None] = pq.read_table(path)["NSFW"].to_pylist()
+    return found
+
+
+def test_a_part_that_changes_meanwhile(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read = metadata.read_metadata
+
+    def changing(*arguments: object) -> int:
+        if not Path("changed").exists():
+            Path("changed").touch()
+            os.utime(VECTORS, ns=(1, 1))
+        return read(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metadata, "read_metadata", changing)
+        assert main(BUILD) == 3
+    assert "part 4 (raw/img_emb_0004.npy, raw/metadata_0004.parquet): was changed" in capsys.readouterr().err
+    assert not (Path("out") / DATABASE).exists()
+    assert main(BUILD) == 2  # the parts are others than those that were read
+    assert "--fresh discards it" in capsys.readouterr().err
+    assert main([*BUILD, "--fresh"]) == 0
+
+
+def test_two_at_once(raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked, codes = run._ask, list[int]()
+
+    def second(*arguments: object) -> object:
+        if not codes:
+            codes.append(0)
+            codes.append(main(BUILD))
+        return asked(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(run, "_ask", second)
+    assert main(BUILD) == 0
+    assert codes == [0, 3]
+    capsys.readouterr()
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs shared/")
+def test_a_part_of_clip_retrieval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pyarrow")
+    monkeypatch.chdir(tmp_path)
+    clip = SHARED / "data" / "clip"
+    for folder, name, file in (
+        ("img_emb", "img_emb_0.npy", "clip_retrieval_img_emb_0_9x512_fp16.npy"),
+        ("metadata", "metadata_0.parquet", "clip_retrieval_metadata_0.parquet"),
+    ):
+        (Path("raw") / folder).mkdir(parents=True)
+        shutil.copy(clip / file, Path("raw") / folder / name)
+    assert main(["build", "raw", "-o", "out"]) == 2
+    said = capsys.readouterr().err
+    assert "has no column caption, NSFW" not in said
+    assert "has no column NSFW, LICENSE, url; it holds image_path, caption; --rule COLUMN=VALUES" in said
+    assert "--columns image_path,caption says which ones to write" in said
+    assert main(["build", "raw", "-o", "out", "--rule", "all", "--columns", "image_path,caption", "--quiet"]) == 0
+    assert main(["compare", "out/database.h5", "raw/img_emb/img_emb_0.npy"]) == 0
