@@ -16,6 +16,7 @@ import gpuknn
 from gpuknn.cli.main import main
 from gpuknn.errors import InputError, RunError
 from gpuknn.gold import read_gold
+from gpuknn.jobs.exact import run as exact_run
 from gpuknn.jobs.exact.plan import cut
 from gpuknn.jobs.exact.shard import scan_shard
 from gpuknn.vectors import content_fingerprint, file_state, open_vectors
@@ -122,7 +123,7 @@ def test_ways_to_name_many(tmp_path: Path) -> None:
     write("c.parquet", range(700, N))
     names = ["a.npy", "b.h5", "c.parquet"]
     Path("sub").mkdir()
-    Path("sub/list.txt").write_text("# a list\n../a.npy\n\n../b.h5:emb\n" + f"{tmp_path}/c.parquet\n")
+    Path("sub/list.txt").write_text("\ufeff# a list\n  # more\n../a.npy\n\n../b.h5:emb\n" + f"{tmp_path}/c.parquet\n")
     (tmp_path / "x,y.npy").write_bytes((tmp_path / "all.npy").read_bytes())  # a name that is there is that file
     for name in (names, tuple(map(Path, names)), ",".join(names), "a.npy,b.h5:emb,c.parquet:emb", "sub/list.txt"):
         rows = open_vectors(name)
@@ -138,15 +139,75 @@ def test_ways_to_name_many(tmp_path: Path) -> None:
         gpuknn.exact(["all.npy"], "all.npy", "g.h5")
 
 
+def test_keys_in_names_with_commas() -> None:
+    for name, rows in (("a.h5", ROWS[:400]), ("b.h5", ROWS[400:])):
+        with h5py.File(name, "w") as file:
+            file["x"], file["emb"] = rows, rows[::-1]
+    np.save("c,d.npy", ROWS[:5])
+    assert np.array_equal(open_vectors("a.h5:x,b.h5:x")[:], ROWS)
+    assert np.array_equal(open_vectors("a.h5:x, b.h5:x")[:], ROWS)
+    assert np.array_equal(open_vectors(["a.h5:x", "b.h5:x"])[:], ROWS)
+    named = open_vectors("a.h5,b.h5", key="x")
+    assert np.array_equal(named[:], ROWS)
+    assert np.array_equal(open_vectors(named.asked)[:], ROWS)
+    assert np.array_equal(open_vectors(named.absolute().asked)[:], ROWS)
+    assert np.array_equal(open_vectors(["c,d.npy", "a.h5:x"])[:5], ROWS[:5])
+    gold = read_gold(gpuknn.exact(["c,d.npy", "a.h5:x"], "q.npy", "gold.h5", k=K).output)
+    assert np.array_equal(gold.ids, gpuknn.exact_knn(np.concatenate([ROWS[:5], ROWS[:400]]), ASKED, k=K).ids)
+    assert gpuknn.convert(["a.h5:x", "b.h5:x"], "joined.npy").error == 0
+    assert gpuknn.compare(["a.h5:x", "b.h5:x"], "joined.npy").equal
+    with h5py.File("gold.h5") as file:
+        assert file.attrs["database"] == "c,d.npy, a.h5:x"
+
+
+def test_a_missing_number_is_told() -> None:
+    for i in (0, 1, 2, 4, 5):
+        write(f"parts/img_emb_{i}.npy", range(9))
+    assert str(open_vectors("parts").files_told).endswith("img_emb_5.npy; there is no number 3")
+    write("parts/img_emb_3.npy", range(9))
+    assert str(open_vectors("parts").files_told).endswith("..., img_emb_5.npy")
+
+
+def test_a_file_added_before_it_is_looked_at_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(3):
+        write(f"parts/part{i}.npy", range(i * 300, i * 300 + 300))
+    planned = exact_run._compile
+
+    def adding(*arguments: Any) -> None:
+        write("parts/part3.npy", range(5))
+        planned(*arguments)
+
+    monkeypatch.setattr(exact_run, "_compile", adding)
+    assert exact("parts", "gold.h5") == 3
+    assert "parts: stands for other files than when it was opened (part3.npy)" in capsys.readouterr().err
+    assert not Path("gold.h5").exists()
+
+
+def test_files_that_all_have_left_are_let_go() -> None:
+    for i, rows in enumerate(cuts(40)):
+        write(f"t/{i}.parquet", rows)
+    joined = open_vectors("t")
+    assert isinstance(joined, JoinedVectors)
+    out = np.empty((1, D), "f2")
+    for row in range(0, N, 3):  # which leaves row groups decoded in part
+        joined.read(row, out)
+        assert len(joined._open._files) <= 2
+    assert joined.held_bytes(3) == 2 * max(part.held_bytes(3) for part in joined.parts) > 0
+
+
 REFUSED = {
     "nothing": ("none/*.npy", "no file has such a name"),
     "an empty folder": ("empty", r"is not a readable Zarr array or group, and holds no files of vectors \(\.h5"),
     "other columns": ("a.npy,wide.npy", "wide.npy: holds rows of 9 float16, and a.npy rows of 8 float16"),
     "another type": ("a.npy,double.npy", "double.npy: holds rows of 8 float64, and a.npy rows of 8 float16"),
     "twice": ("a.npy,./a.npy", "a.npy: is named twice"),
-    "two kinds in a folder": ("two", r"2 kinds of names \(test.npy, train-0.npy\); say .* 'two/test.npy'"),
+    "twice by a link": ("a.npy,hard.npy", "hard.npy: is named twice"),
+    "an array twice": ("keyed.h5:emb,keyed.h5:/emb", "is named twice"),
+    "two kinds in a folder": ("two", r"2 kinds of names \(test.npy, train-0.npy\); say .* 'two/train-\*.npy'"),
     "a part is missing": ("holes", r"its name tells of 3 parts, and part 1 is not there \(.*train-\.\.\.\)"),
-    "an empty name": ("a.npy,,all.npy", "a name is empty"),
+    "an empty name": ("a.npy,,all.npy", "there is nothing beside a comma"),
     "no list": ("empty.txt", "names no files"),
     "one is not there": ("a.npy,b.npy", "b.npy: there is no such file"),
 }
@@ -161,7 +222,10 @@ def test_what_is_no_database(kind: str, capsys: pytest.CaptureFixture[str]) -> N
     Path("empty.txt").write_text("\n")
     Path("empty").mkdir()
     write("two/train-0.npy", range(10))
+    write("two/train-1.npy", range(10))
     write("two/test.npy", range(10))
+    os.link("a.npy", "hard.npy")
+    write("keyed.h5", range(10))
     for i in (0, 2):
         write(f"holes/train-{i}-of-3.npy", range(10))
     with pytest.raises(InputError, match=words):
@@ -255,27 +319,33 @@ def test_a_change_while_it_runs_is_noticed(
         return found
 
     monkeypatch.setattr("gpuknn.jobs.exact.feed.scan_shard", changing)
-    assert exact("parts", "gold.h5", "--shard-rows", "60") in (2, 3)
+    assert exact("parts", "gold.h5", "--shard-rows", "60") == 3
+    assert re.search("was changed while|stands for other files|holds rows of 9", capsys.readouterr().err)
     assert not Path("gold.h5").exists()
-    capsys.readouterr()
 
 
-def test_a_state_is_that_of_all_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["parts", "parts/*.npy", "list.txt"])
+def test_a_state_is_that_of_all_files(name: str) -> None:
     for i, rows in enumerate(cuts(7)):
         write(f"parts/part{i}.npy", rows)
     Path("list.txt").write_text("".join(f"parts/part{i}.npy\n" for i in range(7)))
-    for name in ("parts", "parts/*.npy", "list.txt"):
-        rows_now = open_vectors(name)
-        state = file_state(rows_now)
-        assert file_state(rows_now.absolute()) == state  # as workers elsewhere see it
-        shutil.copy("parts/part6.npy", "parts/part7.npy")
-        assert (file_state(rows_now) == state) is (name == "list.txt")
-        os.remove("parts/part7.npy")
-        assert file_state(rows_now) == state
-        os.rename("parts/part6.npy", "aside")
-        with pytest.raises(RunError) if name == "list.txt" else pytest.raises(AssertionError):
-            assert file_state(rows_now) == state
-        os.rename("aside", "parts/part6.npy")
+    opened = open_vectors(name)
+    state = file_state(opened)
+    assert file_state(opened.absolute()) == state  # as workers elsewhere see it
+    shutil.copy("parts/part6.npy", "parts/part7.npy")
+    if name == "list.txt":
+        assert file_state(opened) == state
+    else:
+        with pytest.raises(RunError, match=r"stands for other files than when it was opened \(part7\.npy\)"):
+            file_state(opened)
+    os.remove("parts/part7.npy")
+    assert file_state(opened) == state
+    os.rename("parts/part6.npy", "aside")
+    with pytest.raises(RunError, match=r"part6\.npy"):
+        file_state(opened)
+    os.rename("aside", "parts/part6.npy")
+    os.utime("parts/part6.npy", ns=(1, 1))
+    assert file_state(opened) != state
 
 
 def test_shards_are_whole_files_or_lie_within_one() -> None:

@@ -101,7 +101,7 @@ class _Bar:
             self._say(line)
 
     def _say(self, line: str) -> None:
-        self._shown.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._shown.console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def step(

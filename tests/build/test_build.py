@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,11 @@ import pytest
 import gpuknn
 from gpuknn.cli.main import main
 from gpuknn.errors import InputError
+from gpuknn.jobs import writing
 from gpuknn.jobs.build import metadata, outputs, queries
 from gpuknn.vectors import target
+from tests import forks
 from tests.build.parts import (
-    COLUMNS,
     DATABASE,
     META,
     QUERIES,
@@ -64,7 +68,7 @@ def test_public_queries(raw: Path, parts: list[Part]) -> None:
     assert found.shape == (40, rows.shape[1])
     assert found.dtype == np.float32
     kept = [i for i, nsfw in enumerate(parts[0].columns["NSFW"]) if is_kept(nsfw)]
-    order = np.random.RandomState(2023).permutation(len(kept))  # noqa: NPY002
+    order = np.random.RandomState(2023).permutation(len(kept))
     drawn = np.sort(np.array(kept)[order[:80]])
     unit = parts[0].rows[drawn].astype("f8")
     unit = (unit / np.sqrt((unit**2).sum(axis=1))[:, None]).astype("f4")
@@ -118,6 +122,7 @@ def test_small_subsets_are_the_first_rows(most: int, raw: Path, parts: list[Part
 
 
 RULES: dict[str, Callable[[Part, int], bool]] = {
+    "NSFW!=NSFW or missing": lambda part, i: part.columns["NSFW"][i] != "NSFW",
     "NSFW=UNLIKELY,UNSURE": lambda part, i: part.columns["NSFW"][i] in ("UNLIKELY", "UNSURE"),
     "NSFW!=UNLIKELY": lambda part, i: part.columns["NSFW"][i] not in ("UNLIKELY", None),
     "LICENSE=CC": lambda part, i: part.columns["LICENSE"][i] == "CC",
@@ -160,7 +165,7 @@ def test_in_python(raw: Path) -> None:
 def test_by_processes_and_in_small_pieces(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main([*BUILD, "out"]) == 0
     monkeypatch.setattr(metadata, "BATCH_ROWS", 17)
-    monkeypatch.setattr("gpuknn.vectors.kept.BLOCK_BYTES", 100)
+    monkeypatch.setattr("gpuknn.jobs.build.kept.BLOCK_BYTES", 100)
     monkeypatch.setattr("gpuknn.vectors.target.BLOCK_BYTES", 333)
     assert main([*BUILD, "same"]) == 0
     assert digests("out") == digests("same")
@@ -168,25 +173,26 @@ def test_by_processes_and_in_small_pieces(raw: Path, monkeypatch: pytest.MonkeyP
     assert digests("out") == digests("workers")
 
 
-STEPS = {
-    "reading": (metadata, "read_metadata", 4),
-    "copying": (target, "write_piece", 2),
-    "comparing": (queries, "compare", 3),
-    "captions": (outputs, "write_captions", 0),
-    "queries": (outputs, "write_queries", 0),
-    "the end": (outputs, "notes", 0),
+STEPS: dict[str, tuple[Any, str, int, tuple[range, range, range]]] = {
+    "reading": (metadata, "read_metadata", 4, (range(1, 9), range(12, 13), range(11, 12))),
+    "copying": (writing, "write_piece", 2, (range(1), range(1, 11), range(11, 12))),
+    "comparing": (queries, "compare", 3, (range(1), range(1), range(1, 9))),
+    "captions": (outputs, "write_captions", 0, (range(1), range(13), range(12))),
+    "queries": (outputs, "write_queries", 0, (range(1), range(1), range(1))),
+    "the end": (outputs, "notes", 0, (range(1), range(1), range(1))),
 }
+"""What fails, after how many calls; and how many parts are read, pieces written and parts compared after that."""
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_failed_build_goes_on(
     step: str, raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(target, "PIECE_BYTES", 10_000)
+    monkeypatch.setattr(target, "PIECE_BYTES", 1)
     monkeypatch.setattr(target, "MOST_PIECES", 12)
     assert main([*BUILD, "same"]) == 0
-    module, name, after = STEPS[step]
-    act, calls = getattr(module, name), []
+    module, name, after, expected = STEPS[step]
+    act, calls = getattr(module, name), list[int]()
 
     def failing(*arguments: Any) -> Any:
         calls.append(1)
@@ -196,18 +202,54 @@ def test_a_failed_build_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(module, name, failing)
-        if name == "write_piece":
-            patch.setattr("gpuknn.jobs.writing.write_piece", failing)
         assert main([*BUILD, "out"]) == 3
     assert not (Path("out") / DATABASE).exists()
     assert "No space left" in capsys.readouterr().err
-    if step != "reading":
-        again: list[int] = []
-        monkeypatch.setattr(metadata, "read_metadata", lambda *_: again.append(1))
-        assert main([*BUILD, "out"]) == 0
-        assert not again  # what was read is kept
-    else:
-        assert main([*BUILD, "out"]) == 0
+    again = Counter[str]()
+    for place, counted in ((metadata, "batches"), (writing, "write_piece"), (queries, "compare")):
+        monkeypatch.setattr(place, counted, counting(getattr(place, counted), again, counted))
+    assert main([*BUILD, "out"]) == 0
+    found = again["batches"], again["write_piece"], again["compare"]
+    assert all(number in some for number, some in zip(found, expected, strict=True)), found
+    assert digests("out") == digests("same")
+
+
+def counting(act: Callable[..., Any], counts: "Counter[str]", name: str) -> Callable[..., Any]:
+    def counted(*arguments: Any) -> Any:
+        counts[name] += 1
+        return act(*arguments)
+
+    return counted
+
+
+def build_or_die(left: int) -> int:
+    """Runs in a process of its own, which is killed as the receipt of that number is to be written."""
+
+    def write_or_die(act: Callable[..., None]) -> Callable[..., None]:
+        def write(*receipt: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            act(*receipt)
+
+        return write
+
+    target.PIECE_BYTES, target.MOST_PIECES = 1, 12
+    for module, name in ((metadata, "write_sealed"), (writing, "write_receipt"), (queries, "write_sealed")):
+        setattr(module, name, write_or_die(getattr(module, name)))
+    return main([*BUILD, "out"])
+
+
+@pytest.mark.parametrize("receipts", [(1, 3), (7, 9, 2), (14, 3), (20, 5), (27, 4), (34, 1)])
+def test_killed(receipts: tuple[int, ...], raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "PIECE_BYTES", 1)
+    monkeypatch.setattr(target, "MOST_PIECES", 12)
+    assert main([*BUILD, "same"]) == 0
+    for number in receipts:
+        assert forks.run(build_or_die, number).returncode == -signal.SIGKILL
+        assert not (Path("out") / DATABASE).exists()
+    assert main([*BUILD, "out"]) == 0
     assert digests("out") == digests("same")
 
 
@@ -262,8 +304,19 @@ def test_a_dry_run_writes_nothing(raw: Path, capsys: pytest.CaptureFixture[str])
     assert not Path("out").exists()
 
 
+def test_a_folder_may_be_spelled_otherwise(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main([*BUILD, "same"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "notes", lambda *_: (_ for _ in ()).throw(OSError(5, "no")))
+        assert main([*BUILD, "out"]) == 3
+    again = Counter[str]()
+    monkeypatch.setattr(metadata, "batches", counting(metadata.batches, again, "batches"))
+    gpuknn.build("./raw/", "out", subset="10M", public_queries=40)
+    assert not again
+    assert digests("out") == digests("same")
+
+
 @pytest.mark.parametrize("words", ["NSFW", "=NSFW", "NSFW=", "NSFW=a,,b", "!=a"])
 def test_rules_that_say_nothing(words: str, raw: Path) -> None:
     with pytest.raises(InputError, match=r"must be COLUMN=A,B"):
         gpuknn.build("raw", "out", rule=words)
-    assert COLUMNS[0] == "caption"

@@ -3,15 +3,18 @@
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
 from gpuknn.cli.main import main
-from gpuknn.jobs.build import metadata, run
-from tests.build.parts import D, DATABASE, Part
+from gpuknn.jobs.build import metadata, outputs, queries, run
+from tests.build.parts import DATABASE, D, Part
 from tests.oracle import SHARED
 
 BUILD = ["build", "raw", "--subset", "10M", "--public-queries", "20", "--quiet", "-o", "out"]
@@ -40,6 +43,13 @@ def spoil_row_group() -> None:
     METADATA.write_bytes(content)
 
 
+def with_ids(path: Path) -> None:
+    rows = np.load(path)
+    path.unlink()
+    with h5py.File(path.with_suffix(".h5"), "w") as file:
+        file["emb"], file["ids"] = rows, np.arange(len(rows)) + 5
+
+
 def shorten(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
@@ -64,12 +74,13 @@ FAULTS: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "no NSFW": (
         lambda: rewrite(lambda c: {name: column for name, column in c.items() if name != "NSFW"}),
-        "has no column NSFW; .*--rule COLUMN=VALUES keeps rows by another column, --rule all all",
+        "has no column NSFW; .*--rule COLUMN=VALUES keeps rows by another column, --rule all keeps all rows",
     ),
     "an odd column": (
         lambda: rewrite(lambda c: c | {"url": [[1, 2]] * 340}),
-        "column url holds list<.*>, which is no text",
+        "column url holds list<.*>; captions and rules are of text",
     ),
+    "ids of the rows": (lambda: with_ids(VECTORS), "img_emb_0004.h5:emb: gives its rows ids of their own"),
     "a row group": (spoil_row_group, r"metadata_0004.parquet: row group 2 \(counted from 0\) cannot be read"),
     "other width": (lambda: np.save(VECTORS, np.zeros((340, D + 1), "f2")), f"rows of {D + 1} float16, and .* {D} "),
     "other type": (lambda: np.save(VECTORS, np.zeros((340, D))), "rows of 12 float64, and .*rows of 12 float16"),
@@ -79,9 +90,7 @@ FAULTS: dict[str, tuple[Callable[[], object], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_found_before_anything_is_written(
-    fault: str, raw: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fault_is_found_before_anything_is_written(fault: str, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     act, words = FAULTS[fault]
     act()
     assert main(BUILD) == 2
@@ -105,6 +114,67 @@ def test_no_part_0(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*BUILD, "--public-queries", "0"]) == 0
 
 
+@pytest.mark.parametrize("options", [[], ["--subset", "100K", "--public-queries", "0"]])
+def test_a_gap_among_parts(options: list[str], raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    VECTORS.unlink()
+    METADATA.unlink()
+    assert main(["build", "raw", *options, "--quiet", "-o", "out"]) == 2
+    assert "part 4 is missing" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_a_disk_that_fails_for_a_while_costs_nothing(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept_rows, calls = metadata.kept_rows, []
+
+    def failing(*arguments: Any) -> np.ndarray:
+        calls.append(1)
+        if len(calls) == 20:
+            raise OSError(116, "Stale file handle")
+        return kept_rows(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metadata, "kept_rows", failing)
+        assert main(BUILD) == 3
+    assert "Stale file handle" in capsys.readouterr().err
+    calls.clear()
+    monkeypatch.setattr(metadata, "kept_rows", lambda *a: calls.append(1) or kept_rows(*a))
+    assert main(BUILD) == 0
+    assert 0 < len(calls) < 12
+
+
+def test_an_error_of_the_captions_is_told_at_once(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    compared: list[int] = []
+    monkeypatch.setattr(queries, "compare", lambda *_: compared.append(1))
+    monkeypatch.setattr(outputs, "write_captions", full)
+    monkeypatch.setattr(run, "_copy", waiting(run._copy))
+    assert main(BUILD) == 3
+    assert "No space left" in capsys.readouterr().err
+    assert not compared
+
+
+def waiting(act: Callable[..., Any]) -> Callable[..., Any]:
+    def later(*arguments: Any) -> Any:
+        time.sleep(0.3)
+        return act(*arguments)
+
+    return later
+
+
+def test_an_interrupt_does_not_wait_for_the_captions() -> None:
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), run._beside(lambda ending: ending.wait(60) and None) as written:
+        assert not written.done()
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 30
+
+
 def test_a_folder_without_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("raw").mkdir()
@@ -117,7 +187,9 @@ def test_a_rule_that_keeps_nothing(raw: Path, capsys: pytest.CaptureFixture[str]
     assert not Path("out").exists()
 
 
-def test_queries_that_all_have_near_duplicates(raw: Path, parts: list[Part], capsys: pytest.CaptureFixture[str]) -> None:
+def test_queries_that_all_have_near_duplicates(
+    raw: Path, parts: list[Part], capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = np.tile(parts[0].rows, (2, 1))
     for number in range(1, 12):
         n = len(parts[number].rows)
@@ -181,7 +253,9 @@ def test_two_at_once(raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs shared/")
-def test_a_part_of_clip_retrieval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_part_of_clip_retrieval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("pyarrow")
     monkeypatch.chdir(tmp_path)
     clip = SHARED / "data" / "clip"

@@ -19,7 +19,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "raw",
         metavar="RAW",
-        help="the folder of img_emb_0000.npy (or .npz, .h5) and metadata_0000.parquet, or of folders img_emb, metadata",
+        help="the folder of img_emb_0000.npy (or .npz, .h5) and metadata_0000.parquet, or a folder that holds the "
+        "folders img_emb and metadata",
     )
     what = parser.add_argument_group("what to build")
     what.add_argument(
@@ -28,20 +29,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="100K, 300K, 10M, 30M or 100M of LAION2B (default: all parts that there are, as database.h5 and meta.tsv)",
     )
     what.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write to; it is made if need be"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the folder to write to; gpuknn makes it if it is not there",
     )
     what.add_argument(
         "--rule",
         metavar="RULE",
-        help="which rows are kept: COLUMN=A,B (these values), COLUMN!=A,B (other values) or all (default: NSFW!=NSFW; "
-        "100K and 300K also keep rows without NSFW)",
+        help="which rows are kept: COLUMN=A,B (these values), COLUMN!=A,B (other values) or all; 'COLUMN!=A or "
+        "missing' also keeps rows without a value (default: NSFW!=NSFW; of 100K and 300K 'NSFW!=NSFW or missing')",
     )
-    what.add_argument("--columns", metavar="A,B", help="of the captions (default: caption,NSFW,LICENSE,url)")
+    what.add_argument(
+        "--columns", metavar="A,B", help="the columns that the captions file holds (default: caption,NSFW,LICENSE,url)"
+    )
     what.add_argument(
         "--public-queries",
         type=int,
         metavar="N",
-        help="drawn from part 0, rows without near duplicates in the database (default: 10,000 with --subset)",
+        help="how many queries to draw from part 0, with --subset; 0 draws none.  Rows with near duplicates in the "
+        "database are left out (default: 10,000)",
     )
     what.add_argument("--catalogue", type=Path, metavar="FILE.toml", help="another dataset's parts and subsets")
     what.add_argument("--force", action="store_true", help="replace files that exist")

@@ -36,9 +36,9 @@ class Rule:
     """Whether rows without a value are kept."""
 
     def __str__(self) -> str:
-        """As `--rule` writes it, and in words what that cannot say."""
+        """As `--rule` writes it."""
         said = f"{self.column}{'=' if self.keeps else '!='}{','.join(self.values)}"
-        return f"{said}, or missing" if self.missing else said
+        return f"{said} or missing" if self.missing else said
 
 
 LARGE = Rule("NSFW", ("NSFW",), keeps=False)
@@ -53,7 +53,7 @@ class Recipe:
     """What a bundle is made of."""
 
     parts: tuple[int, ...] | None
-    """Numbers of parts, in order; None: all there are from part 1 on, as far as they are needed."""
+    """Numbers of parts, in order; None: all parts there are, or those from part 1 on that give `most` rows."""
     most: int | None
     """Rows at most: the first that are kept."""
     rule: Rule
@@ -74,20 +74,20 @@ class RawPart:
     metadata: str
 
 
-def rule_named(words: str | None) -> Rule | None:
-    """The rule that `COLUMN=A,B` (keep these), `COLUMN!=A,B` (keep others, if there is a value) or `all` (None) says.
+def rule_named(words: str) -> Rule | None:
+    """The rule that `COLUMN=A,B` (keep these), `COLUMN!=A,B` (keep other values) or `all` (None) says.
 
-    Raises InputError if it says none.
+    After either, ` or missing` also keeps rows without a value.  Raises InputError if it says no rule.
     """
-    if words in (None, "all"):
+    if words == "all":
         return None
-    found = re.fullmatch(r"([^=!]+)(!?)=(.+)", str(words))
+    found = re.fullmatch(r"([^=!]+)(!?)=(.+?)( or missing)?", words)
     if not found or not all(values := tuple(found[3].split(","))):
         raise InputError(
             f"{option('rule', words)}: must be COLUMN=A,B (rows with one of these values), COLUMN!=A,B (rows with "
-            "another value) or all"
+            "another value) or all; 'COLUMN!=A or missing' also keeps rows without a value"
         )
-    return Rule(found[1], values, keeps=not found[2])
+    return Rule(found[1], values, not found[2], bool(found[4]))
 
 
 def recipe_of(catalogue: Catalogue, subset: str) -> Recipe:
@@ -96,8 +96,10 @@ def recipe_of(catalogue: Catalogue, subset: str) -> Recipe:
     parts = [file for file in of_subset(catalogue, subset, "part", None) if subset in file.subsets]
     if not databases or (not parts and databases[0].rows is None):
         made = dict.fromkeys(name for file in catalogue.files if file.kind == "part" for name in file.subsets)
-        small = [f.subsets[0] for f in catalogue.files if f.kind == "database" and f.bundle == catalogue.first_bundle]
-        raise InputError(f"{option('subset', subset)}: there are {', '.join(dict.fromkeys([*made, *small]))}")
+        of_first = (f for f in catalogue.files if f.kind == "database" and f.bundle == catalogue.first_bundle)
+        small = (name for f in of_first if f.rows is not None for name in f.subsets)
+        known = ", ".join(dict.fromkeys([*made, *small])) or "none that raw parts make"
+        raise InputError(f"{option('subset', subset)}: there are {known}")
     database = databases[0]
     numbers = sorted({int(found[1]) for file in parts if (found := VECTORS.fullmatch(file.name))})
     queries = next((f for f in of_subset(catalogue, subset, "queries", database.bundle) if f.queries == "public"), None)

@@ -18,7 +18,7 @@ import numpy as np
 from gpuknn.errors import InputError
 from gpuknn.storage.location import Stored, is_url, listing
 from gpuknn.vectors.ids import RowIds, id_advice
-from gpuknn.vectors.names import Members, absolute_name, joined_members, shown
+from gpuknn.vectors.names import Members, absolute_name, gap_among, joined_members, shown
 from gpuknn.vectors.vectors import Vectors
 
 
@@ -97,19 +97,21 @@ class JoinedVectors(Vectors):
         """How many files there are, in which order, and the names of some."""
         order = "by the numbers in their names" if self.members.by_number else "in the order given"
         names = [Path(path).name for path, _ in self.members.files]
-        return f"{len(names):,} {'files' if len(names) > 1 else 'file'} {order}: {shown(names)}"
+        lacks = gap_among(names) if self.members.by_number else ""
+        return f"{len(names):,} {'files' if len(names) > 1 else 'file'} {order}: {shown(names)}{lacks}"
 
     def stored(self) -> list[Stored]:
-        """All files that the names stand for now: one that was added or is missing shows.
+        """All files.
 
-        Raises InputError if one cannot be looked at.
+        Raises InputError if one cannot be looked at, or the names stand for other files than when these were opened.
         """
         now = joined_members(self.names)
-        found = []
-        for number, (path, key) in enumerate(now.files):
-            place = f"{number} {os.path.basename(path)} {key or ''}"
-            found += [replace(stored, name=f"{place} {stored.name}") for stored in listing(path)]
-        return found
+        before, after = ([(os.path.basename(path), key) for path, key in each.files] for each in (self.members, now))
+        if before != after:
+            others = shown(sorted({name for name, _ in set(before) ^ set(after)})) or "their order is another"
+            raise InputError(f"{self.where}: stands for other files than when it was opened ({others})")
+        places = ((f"{number} {os.path.basename(path)}", path) for number, (path, _) in enumerate(now.files))
+        return [replace(stored, name=f"{place} {stored.name}") for place, path in places for stored in listing(path)]
 
     def absolute(self) -> "JoinedVectors":
         """The same rows, for a process with another working folder."""
@@ -188,12 +190,13 @@ def join(names: Sequence[str], members: Members, parts: Sequence[Vectors]) -> Jo
                 f"{part.where}: holds rows of {theirs}, and {first.where} rows of {ours}; files that are one database "
                 "hold rows of one kind"
             )
-    seen: dict[tuple[str, str], str] = {}
+    seen: dict[tuple[object, str], str] = {}
     for part in parts:
-        path = part.path if is_url(part.path) else os.path.realpath(part.path)
-        if (path, part.key or "") in seen:
-            raise InputError(f"{part.where}: is named twice (the other name is {seen[path, part.key or '']})")
-        seen[path, part.key or ""] = part.where
+        place = part.path if is_url(part.path) else _same_file(part.path)
+        array = place, "/".join(name for name in (part.key or "").split("/") if name not in ("", "."))
+        if array in seen:
+            raise InputError(f"{part.where}: is named twice (the other name is {seen[array]})")
+        seen[array] = part.where
     n = sum(map(len, parts))
     keys = {part.key for part in parts}
     key = keys.pop() if len(keys) == 1 else None
@@ -205,6 +208,12 @@ def join(names: Sequence[str], members: Members, parts: Sequence[Vectors]) -> Jo
         ids = JoinedIds(f"{where}{also}", range(n), n, tuple(part.ids for part in parts), told)
     shape = n, first.shape[1]
     return JoinedVectors(path, key, shape, first.dtype, tuple(names), members, tuple(parts), ids=ids)
+
+
+def _same_file(path: str) -> tuple[int, int]:
+    """Equal for all names and links of a file."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _kind(rows: Vectors) -> str:

@@ -46,17 +46,18 @@ def members_of(name: str) -> Members | None:
     the order in which they are named.  Raises InputError if there are none, if files of several kinds lie in a folder,
     or if a part is missing by what the others' names tell (`train-00-of-10.parquet`).
     """
+    names = split_names(name)
+    if len(names) > 1:
+        return joined_members(names)
+    if is_url(name):
+        return None
     place, key = split_key(name)
     path = str(place)
-    if is_url(name) and "," not in name:
-        return None
-    if not is_url(path) and os.path.lexists(path):
-        if path.endswith(LIST) and os.path.isfile(path):
-            return _listed(Path(path), key)
-        return _in_folder(Path(path), key) if is_folder(Path(path)) and not _is_zarr(Path(path), key) else None
-    if "," in name:
-        return joined_members(name.split(","))
-    return _matching(path, key) if glob.has_magic(path) else None
+    if not os.path.lexists(path):
+        return _matching(path, key) if glob.has_magic(path) else None
+    if path.endswith(LIST) and os.path.isfile(path):
+        return _listed(Path(path), key)
+    return _in_folder(Path(path), key) if is_folder(Path(path)) and not _is_zarr(Path(path), key) else None
 
 
 def joined_members(names: Sequence[str]) -> Members:
@@ -67,7 +68,7 @@ def joined_members(names: Sequence[str]) -> Members:
     asked: tuple[str, ...] = ()
     for name in names:
         if not name:
-            raise InputError("a name is empty: between commas stand the names of files, as in a.npy,b.npy")
+            raise InputError("there is nothing beside a comma; name files as in a.npy,b.npy")
         found = members_of(name)
         place, key = split_key(name)
         files += found.files if found else [(str(place), key)]
@@ -75,12 +76,27 @@ def joined_members(names: Sequence[str]) -> Members:
     return Members(tuple(files), False, asked)
 
 
+def split_names(name: str) -> list[str]:
+    """The names that commas part; one, if a file has that very name, or a URL has commas in it."""
+    if is_url(name):
+        return re.split(r",(?=[a-z0-9]+://)", name)
+    place, key = split_key(name)
+    return [name] if os.path.lexists(place) and "," not in (key or "") else [one.strip() for one in name.split(",")]
+
+
 def absolute_name(name: str) -> str:
     """The same files for a process with another working folder."""
-    place = str(split_key(name)[0])
-    if "," in name and not os.path.lexists(place):
-        return ",".join(map(absolute_name, name.split(",")))
-    return name if is_url(name) else str(Path(name).absolute())
+    return ",".join(one if is_url(one) else str(Path(one).absolute()) for one in split_names(name))
+
+
+def gap_among(names: Sequence[str]) -> str:
+    """In words, the first number that is missing among names that differ in one number; nothing if none is."""
+    numbers = [tuple(map(int, re.findall(r"\d+", HASH.sub("", name)))) for name in names]
+    differ = [column for column in zip(*numbers, strict=False) if len(set(column)) > 1]
+    if len({_kind(name) for name in names}) > 1 or len(differ) != 1:
+        return ""
+    lacks = sorted(set(range(min(differ[0]), max(differ[0]))) - set(differ[0]))
+    return f"; there is no number {lacks[0]}" if lacks else ""
 
 
 def shown(files: Sequence[str]) -> str:
@@ -97,10 +113,10 @@ def _is_zarr(folder: Path, key: str | None) -> bool:
 def _listed(path: Path, key: str | None) -> Members:
     """Those that a file names, one on each line; relative names begin in the folder of that file."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a list of files, one name on each line ({error})") from error
-    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    names = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     if not names:
         raise InputError(f"{path}: names no files; a list of files has one name on each line")
     files = []
@@ -124,10 +140,10 @@ def _in_folder(folder: Path, key: str | None) -> Members:
     for name in sorted(names, key=natural):
         kinds.setdefault(_kind(name), []).append(name)
     if len(kinds) > 1:
-        several = ", ".join(found[0] for found in kinds.values())
+        several, most = shown([found[0] for found in kinds.values()]), max(kinds.values(), key=len)
         raise InputError(
             f"{folder}: holds files of {len(kinds)} kinds of names ({several}); say which ones are meant, as in "
-            f"'{folder / _pattern(next(iter(kinds.values())))}'"
+            f"'{folder / _pattern(most)}'"
         )
     return _in_order(str(folder), [str(folder / name) for name in names], key)
 
@@ -157,8 +173,9 @@ def _refuse_gaps(paths: list[str]) -> None:
     """Raise InputError if names tell how many parts there are, and one is not there."""
     told: dict[tuple[str, int], set[int]] = {}
     for path in paths:
-        if found := PART_OF.search(os.path.basename(path)):
-            series = _kind(path[: -len(os.path.basename(path))] + os.path.basename(path)[: found.start()])
+        folder, name = os.path.split(path)
+        if found := PART_OF.search(name):
+            series = os.path.join(folder, name[: found.start()])
             told.setdefault((series, int(found[2])), set()).add(int(found[1]))
     for (series, count), numbers in told.items():
         first = 0 if 0 in numbers else 1

@@ -10,7 +10,7 @@ from gpuknn.errors import InputError, check_known
 from gpuknn.storage.location import is_folder, is_url, split_key
 from gpuknn.vectors.in_memory import type_of
 from gpuknn.vectors.joined import join
-from gpuknn.vectors.names import joined_members, members_of
+from gpuknn.vectors.names import joined_members, members_of, split_names
 from gpuknn.vectors.vectors import Vectors
 from gpuknn.vectors.written import Missing
 
@@ -84,6 +84,7 @@ def are_paths(rows: Any) -> TypeGuard[Sequence[str | os.PathLike[str]]]:
 
 def _joined(names: list[str], key: str | None, missing: Missing) -> Vectors:
     """The rows of all files that the names stand for."""
+    names = [one for name in names for one in split_names(name)]
     members, parts = joined_members(names), []
     for path, own in members.files:
         place = path if is_url(path) else Path(path)

@@ -1,7 +1,7 @@
 """Raw parts to a bundle: the rows that a rule keeps, their captions, and public queries.
 
-    job.py        what is asked for;  plan.py   which files make it, looked at by their headers
-    metadata.py   a part's metadata: which rows are kept, and their lines of captions
-    queries.py    rows of part 0 that have no near duplicates in the database
-    run.py        the work;  build.py   `gpuknn.build`, the work in one call
+job.py        what is asked for;  plan.py   which files make it, looked at by their headers
+metadata.py   a part's metadata: which rows are kept, and their lines of captions
+queries.py    rows of part 0 that have no near duplicates in the database
+run.py        the work;  build.py   `gpuknn.build`, the work in one call
 """

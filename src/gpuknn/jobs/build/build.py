@@ -1,5 +1,6 @@
 """`gpuknn.build`: raw parts to a bundle in one call, as the command does it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ def build(
     *,
     subset: str | None = None,
     rule: str | None = None,
-    columns: str | None = None,
+    columns: str | Sequence[str] | None = None,
     public_queries: int | None = None,
     catalogue: str | Path | None = None,
     workers: int | None = None,
@@ -32,7 +33,7 @@ def build(
     fresh: bool = False,
     progress: bool | Listener = False,
 ) -> Outcome:
-    """Make a bundle of raw parts: `gpuknn build` as a function, with the same options, bytes and crash safety.
+    r"""Make a bundle of raw parts: `gpuknn build` as a function, with the same options, bytes and crash safety.
 
     Parameters
     ----------
@@ -40,14 +41,15 @@ def build(
         The folder of `img_emb_0001.npy` (or .npz, .h5) and `metadata_0001.parquet`, or of the folders `img_emb` and
         `metadata` that hold them.
     output
-        The folder to write to; it is made if it is not there.
+        The folder to write to.  It is made if it is not there.
     subset
         100K, 300K, 10M, 30M or 100M; without it all parts become `database.h5` and `meta.tsv`.
     rule
-        Which rows are kept: "COLUMN=A,B" (those values), "COLUMN!=A,B" (other values) or "all".  By default those of
-        the published subset: NSFW is not NSFW, and it is there (100K and 300K: or missing).
+        Which rows are kept: "COLUMN=A,B" (those values), "COLUMN!=A,B" (other values) or "all";
+        " or missing" at the end also keeps rows without a value.  By default "NSFW!=NSFW"; of 100K and 300K
+        "NSFW!=NSFW or missing".
     columns
-        Of the captions, with commas between them; by default "caption,NSFW,LICENSE,url".
+        Of the captions: a list, or text with commas; by default "caption,NSFW,LICENSE,url".
     public_queries
         How many are drawn from part 0; by default 10,000 if a subset is built.
     catalogue
@@ -81,8 +83,9 @@ def build(
     >>> pq.write_table(pa.table({"url": list("abcd"), "punsafe": [0, 1, 0, 0]}), "raw/metadata_0.parquet")
     >>> built = gpuknn.build("raw", "built", rule="punsafe=0", columns="url")
     >>> built.rows, built.raw_rows, built.captions.read_text()
-    (3, 4, 'url\\na\\nc\\nd\\n')
+    (3, 4, 'url\na\nc\nd\n')
     """
+    columns = columns if columns is None or isinstance(columns, str) else ",".join(columns)
     job = Job(
         str(Path(raw).absolute()), subset, rule, columns, public_queries, None if catalogue is None else str(catalogue)
     )

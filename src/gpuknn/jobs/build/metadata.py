@@ -3,6 +3,7 @@
 import base64
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from gpuknn.vectors.parquet_rows import READ_BYTES
 BATCH_ROWS = 2**15
 """Read and written at once: some MB of captions."""
 DELIMITER, QUOTED = "\t", '["\t\n]'
-"""Of lines, and what makes a cell be quoted: as CSV.jl writes them, with which the organisers wrote theirs."""
+"""Between cells; and letters for which CSV.jl, with which the organisers wrote their captions, quotes a cell."""
 COPY_BYTES = 2**24
+"""Of lines that are copied or compared at once."""
 STAGE = f"{1:010d}-{1:010d}"
 """What the names of these receipts begin with."""
 
@@ -40,24 +42,17 @@ class Metadata:
     """Rows that are kept at most: the first."""
 
 
-@dataclass(frozen=True)
-class Receipt:
-    """That a part's metadata was read."""
-
-    kept: int
-    """Rows."""
-    captions: Path
-    """Its lines."""
-
-
 def read_metadata(parts: tuple[Metadata, ...], folder: str, piece: range) -> int:
     """Read the part whose rows are `piece`, and leave its lines and a receipt in the record's `folder`.
 
-    Returns how many rows are kept.  Raises InputError if the file cannot be read.
+    Does nothing if they are there already.  Returns how many rows are kept.  Raises InputError if the file is damaged.
     """
+    kept_before = _kept_before(folder, piece)
+    if kept_before is not None:
+        return kept_before
     part = next(part for part in parts if part.rows == piece)
     checksum, masks, kept = 0, [], 0
-    lines = receipt_of(folder, piece).with_suffix(".bin")
+    lines = lines_of(folder, piece)
     unfinished = lines.with_name(f"{lines.name}.{os.urandom(4).hex()}.part")
     with open(unfinished, "wb") as file:
         for columns in batches(part):
@@ -86,14 +81,17 @@ def receipt_of(folder: str, piece: range) -> Path:
     return Path(folder) / f"{STAGE}.{piece.start:012d}-{piece.stop:012d}.json"
 
 
-def read_receipt(folder: str, piece: range) -> Receipt | None:
-    """The receipt, if there is one and the lines are those that were written."""
-    path = receipt_of(folder, piece)
+def lines_of(folder: str, piece: range) -> Path:
+    """Where the captions of the part with these rows lie: lines without a header."""
+    return receipt_of(folder, piece).with_suffix(".bin")
+
+
+def _kept_before(folder: str, piece: range) -> int | None:
+    """How many rows an earlier call has kept, if its receipt and its lines are those that were written."""
+    path, lines = receipt_of(folder, piece), lines_of(folder, piece)
     said = read_sealed(path) if path.exists() else {}
-    lines = path.with_suffix(".bin")
-    if not said or not lines.exists() or _checksum(lines) != said["crc32c"]:
-        return None
-    return Receipt(said["kept"], lines)
+    whole = bool(said) and lines.exists() and _checksum(lines) == said["crc32c"]
+    return int(said["kept"]) if whole else None
 
 
 def _checksum(path: Path) -> int:
@@ -119,15 +117,28 @@ def batches(part: Metadata) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
 
     parquet, names = pyarrow_parquet(part.path), wanted(part.rule, part.columns)
-    with in_our_words(f"{part.path}: cannot be read"), parquet.ParquetFile(part.path, buffer_size=READ_BYTES) as file:
+    with _damage_told(f"{part.path}: cannot be read"), parquet.ParquetFile(part.path, buffer_size=READ_BYTES) as file:
         for group in range(file.num_row_groups):
-            with in_our_words(f"{part.path}: row group {group} (counted from 0) cannot be read"):
+            with _damage_told(f"{part.path}: row group {group} (counted from 0) cannot be read"):
                 if not names:
                     rows = file.metadata.row_group(group).num_rows
                     yield {"": pa.nulls(rows)}
                 for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names) if names else ():
                     # Of the largest type: a batch of captions may have more than 2 GiB.
                     yield {name: batch.column(name).cast(pa.large_string()) for name in names}
+
+
+@contextmanager
+def _damage_told(what: str) -> Iterator[None]:
+    """Raises InputError for what Arrow says of damaged files.  An error of the disk or of memory may pass: it stays."""
+    try:
+        with in_our_words(what):
+            yield
+    except InputError as error:
+        cause = error.__cause__
+        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None):
+            raise cause from None
+        raise
 
 
 def wanted(rule: Rule | None, columns: tuple[str, ...]) -> list[str]:

@@ -2,11 +2,11 @@
 
 import filecmp
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ import numpy as np
 from gpuknn.errors import InputError, option
 from gpuknn.jobs.build import metadata
 from gpuknn.jobs.build.job import SEED
-from gpuknn.jobs.build.metadata import Receipt
 from gpuknn.jobs.build.plan import Plan
 from gpuknn.jobs.writing import pieces_of
 from gpuknn.storage.durable import appearing, sweep, sync
@@ -40,13 +39,16 @@ def appearing_once(plan: Plan, path: Path) -> Iterator[Path]:
         yield part
 
 
-def write_captions(part: Path, plan: Plan, receipts: dict[range, Receipt]) -> None:
-    """One file of all parts' lines."""
+def write_captions(part: Path, plan: Plan, folder: str, ending: Event) -> None:
+    """One file of all parts' lines; ends early, and leaves it unfinished, once `ending` is set."""
     with open(part, "wb") as file:
         file.write(metadata.header(plan.parts[0].metadata.columns))
         for each in plan.parts:
-            with open(receipts[each.metadata.rows].captions, "rb") as lines:
-                shutil.copyfileobj(lines, file, metadata.COPY_BYTES)
+            with open(metadata.lines_of(folder, each.metadata.rows), "rb") as lines:
+                while block := lines.read(metadata.COPY_BYTES):
+                    if ending.is_set():
+                        return
+                    file.write(block)
     sync(part)
 
 

@@ -18,6 +18,7 @@ from gpuknn.laion.raw import COLUMNS, LARGE, QUERIES_PART, RawPart, Recipe, Rule
 from gpuknn.storage.destination import check_destination
 from gpuknn.storage.record import Record
 from gpuknn.vectors import Vectors, open_vectors
+from gpuknn.vectors.ids import own_ids
 from gpuknn.vectors.parquet import pyarrow_parquet
 from gpuknn.workers.crew import Crew
 
@@ -88,7 +89,12 @@ class Plan:
 
     @property
     def raw_rows(self) -> int:
-        """Of all parts that are read."""
+        """Of the database's parts."""
+        return self.parts[-1].metadata.rows.stop
+
+    @property
+    def rows_read(self) -> int:
+        """Of all parts."""
         return self.every[-1].metadata.rows.stop
 
     @property
@@ -124,7 +130,7 @@ def plan_build(
     recipe = recipe_of(read_catalogue(job.catalogue), job.subset) if job.subset else ALL
     queries = _queries_wanted(job)
     rule = rule_named(job.rule) if job.rule is not None else recipe.rule
-    columns = tuple(job.columns.split(",")) if job.columns is not None else COLUMNS
+    columns = tuple(map(str.strip, job.columns.split(","))) if job.columns is not None else COLUMNS
     there = find_parts(Path(job.raw))
     chosen = [Chosen(part, most, columns) for part, most in _of_database(recipe, there, job.raw, rule)]
     if queries:
@@ -166,10 +172,15 @@ def _of_database(
     if recipe.parts:
         return [(_part(there, number, raw), None) for number in recipe.parts]
     if recipe.most is None:
+        for number in sorted(set(range(min(there), max(there))) - there.keys()):
+            raise InputError(
+                f"{raw}: part {number} is missing among parts {min(there)} to {max(there)}; fetch it, or number the "
+                "others anew without a gap"
+            )
         return [(part, None) for part in there.values()]
     found: list[tuple[RawPart, int | None]] = []
     left, number = recipe.most, QUERIES_PART + 1
-    while left and (number in there or not found):
+    while left and number <= max(1, *there):  # a part that is missing among others is told
         part = _part(there, number, raw)
         found.append((part, left))
         left -= min(left, _count(part, rule))
@@ -204,12 +215,14 @@ def _opened(chosen: Sequence[Chosen], rule: Rule | None) -> list[Part]:
                 f"{vectors.where}: holds rows of {vectors.shape[1]} {vectors.dtype}, and {opened[0].where} rows of "
                 f"{opened[0].shape[1]} {opened[0].dtype}"
             )
+        if own_ids(vectors.ids) is not None:
+            raise InputError(f"{vectors.where}: gives its rows ids of their own, for which a bundle has no place")
         path = each.part.metadata
         rows = _schema(path, rule, each.columns)
         if rows != len(vectors):
             raise InputError(
-                f"{path}: describes {rows:,} rows, and {vectors.where} holds {len(vectors):,}; a part's two files belong "
-                "together by position, so one of them is short or of another dataset"
+                f"{path}: describes {rows:,} rows, and {vectors.where} holds {len(vectors):,}; a part's two files "
+                "belong together by position, so one of them is short or of another dataset"
             )
         parts.append(Part(each.part.number, vectors, Metadata(path, range(first, stop), rule, each.columns, each.most)))
     return parts
@@ -228,15 +241,18 @@ def _schema(path: str, rule: Rule | None, columns: tuple[str, ...]) -> int:
     if lacks:
         advice = []
         if rule and rule.column in lacks:
-            advice.append(f"{option('rule', 'COLUMN=VALUES')} keeps rows by another column, {option('rule', 'all')} all")
+            other, every = option("rule", "COLUMN=VALUES"), option("rule", "all")
+            advice.append(f"{other} keeps rows by another column, {every} keeps all rows")
         if set(lacks) - ({rule.column} if rule and rule.column not in columns else set()):
             advice.append(f"{option('columns', ','.join(there))} says which ones to write")
-        raise InputError(
-            f"{path}: has no column {', '.join(lacks)}; it holds {', '.join(there)}; {'; '.join(advice)}"
-        )
+        raise InputError(f"{path}: has no column {', '.join(lacks)}; it holds {', '.join(there)}; {'; '.join(advice)}")
     for name in names:
-        if types.is_nested(there[name]) or types.is_binary(there[name]) or types.is_large_binary(there[name]):
-            raise InputError(f"{path}: column {name} holds {there[name]}, which is no text")
+        kind = there[name].value_type if types.is_dictionary(there[name]) else there[name]
+        text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+        if not (text or types.is_integer(kind) or types.is_boolean(kind) or types.is_null(kind)):
+            raise InputError(
+                f"{path}: column {name} holds {kind}; captions and rules are of text, whole numbers and booleans"
+            )
     return rows
 
 
@@ -247,10 +263,9 @@ def _check_outputs(plan: Plan) -> None:
     if os.path.lexists(folder) and not folder.is_dir():
         raise InputError(f"{folder}: is no folder; name one to write the files to")
     if not folder.exists():
-        if not folder.absolute().parent.is_dir():
-            raise InputError(f"{folder.parent}: there is no such folder to make {folder.name} in")
-        if not os.access(folder.absolute().parent, os.W_OK):
-            raise InputError(f"{folder}: cannot be made (Permission denied)")
+        above = next(place for place in folder.absolute().parents if os.path.lexists(place))
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise InputError(f"{folder}: cannot be made in {above}")
         return
     going_on = plan.record.exists and not plan.fresh
     for path in plan.outputs:

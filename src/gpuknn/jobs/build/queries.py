@@ -36,7 +36,7 @@ def draw(kept: np.ndarray, count: int) -> np.ndarray:
 
     `kept` (n,): the rows that may be drawn.  RandomState's numbers are the same in all versions of NumPy (NEP 19).
     """
-    order = np.random.RandomState(SEED).permutation(len(kept))  # noqa: NPY002
+    order = np.random.RandomState(SEED).permutation(len(kept))
     return np.sort(kept[order[: DRAWN * count]].astype(np.int64))
 
 
@@ -49,16 +49,16 @@ def candidates(part: Vectors, numbers: np.ndarray) -> np.ndarray:
     return found
 
 
-def compare(parts: dict[range, Vectors], asked: Path, d: int, folder: str, cores: int, piece: range) -> None:
+def compare(parts: dict[range, Vectors], asked: Path, d: int, folder: str, share: int, piece: range) -> None:
     """Find the candidates' nearest rows in one part, and leave their distances and a receipt in the record's `folder`.
 
     `parts`: the rows of each part that are kept, by their place in the database.  `asked`: the file of candidates, of
-    `d` components.  Raises InputError if a row cannot be measured.
+    `d` components.  `share`: processes that share this machine's cores.  Raises InputError if a row cannot be measured.
     """
     found = ArrayVectors.of(np.fromfile(asked, np.float32).reshape(-1, d), "queries")
     rows = parts[piece]
     with AT_WORK:
-        threads = min(cores, usable_cores())
+        threads = max(1, usable_cores() // share)
         dists = exact_knn(rows, found, k=min(NEAREST + 1, len(rows)), threads=threads, ignore_ids=True).dists
     path = receipt_of(folder, piece)
     with appearing(path.with_suffix(".bin")) as part:

@@ -1,47 +1,45 @@
 """A planned bundle at work: parts to workers, receipts to the record, finished files to their names."""
 
-import filecmp
 import os
-import shutil
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpuknn.engine.choose import usable_cores
 from gpuknn.errors import InputError, RunError, option, same_again
 from gpuknn.interrupts import interrupts_told, kept_and_goes_on, nothing_changed
 from gpuknn.jobs.build import metadata, outputs, queries
-from gpuknn.jobs.build.job import SEED
-from gpuknn.jobs.build.metadata import Receipt
+from gpuknn.jobs.build.kept import KeptVectors
 from gpuknn.jobs.build.plan import Part, Plan
 from gpuknn.jobs.pieces import read_receipts, remove_receipt, work_through
 from gpuknn.jobs.writing import pieces_of, pieces_written, write_pieces
-from gpuknn.progress import Listener, step
+from gpuknn.laion.raw import QUERIES_PART
+from gpuknn.progress import Event, Listener, step
 from gpuknn.storage.destination import lacking
-from gpuknn.storage.durable import appearing, digest, sweep, sync, write_sealed
+from gpuknn.storage.durable import appearing, digest
 from gpuknn.storage.location import absolute, listing
 from gpuknn.storage.record import TARGET, Claim, Identity, rows_kept
-from gpuknn.vectors import ArrayVectors, Sampled, Vectors, file_state, sampled
+from gpuknn.vectors import Sampled, file_state, sampled
 from gpuknn.vectors.converted import Converted
 from gpuknn.vectors.hdf5 import hdf5_target
 from gpuknn.vectors.joined import JoinedVectors
-from gpuknn.vectors.kept import KeptVectors
 from gpuknn.vectors.names import Members
-from gpuknn.vectors.target import Piece, Target, write_piece
+from gpuknn.vectors.target import Piece, Target
 from gpuknn.workers.feed import Feeder
 
 JOB = "fingerprint"
 """Of what is noted of a finished database: the job's."""
 VERSION = 1
 """Raised when the same job comes to write other bytes."""
+TASK_BYTES = 2**27
+"""What reading or copying a part takes, about, beside what its reader holds decoded."""
 CANDIDATES = f"{3:010d}-{3:010d}.{0:012d}-{1:012d}.bin"
 """The file of rows that were drawn, in the record's folder."""
 
@@ -110,10 +108,12 @@ def _run(standing: Standing, on_event: Listener) -> Outcome:
 
     on_event({"event": "plan", "title": plan.title, **plan.facts})
     made = not plan.folder.exists()
-    plan.folder.mkdir(exist_ok=True)
+    plan.folder.mkdir(parents=True, exist_ok=True)
     try:
         state = _state(plan)
-        fingerprint = digest(repr((VERSION, asdict(plan.job), plan.recipe, state, _cut(plan))).encode())
+        fingerprint = digest(
+            repr((VERSION, replace(plan.job, raw="", catalogue=None), plan.recipe, state, _cut(plan))).encode()
+        )
         title = f"{plan.job.raw} to {plan.database}"
         identity = Identity(fingerprint, asdict(plan.job), title, _rows_in_all(plan), {}, plan.command)
         with record.held(identity, plan.fresh, say) as claim:
@@ -144,8 +144,7 @@ def _run(standing: Standing, on_event: Listener) -> Outcome:
 
 def _rows_in_all(plan: Plan) -> int:
     """About as many rows as there are to read, to copy and to compare."""
-    of_database = plan.parts[-1].metadata.rows.stop
-    return plan.raw_rows + of_database * (2 if plan.asked else 1)
+    return plan.rows_read + plan.raw_rows * (2 if plan.asked else 1)
 
 
 def _cut(plan: Plan) -> list[Any]:
@@ -180,61 +179,88 @@ def _write(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Bring all files to disk, and all but the database to their names; what is noted of them."""
-    folder, record = str(claim.folder.absolute()), plan.record
     try:
-        with plan.crew.started(say) as crew, crew.feeder(len(plan.every) + 16, claim.held.check) as feeder:
-            receipts = _read(plan, feeder, folder, on_event)
-            kept = _kept(plan, receipts, folder)
-            _say_counts(plan, len(kept), say)
-            with outputs.appearing_once(plan, plan.captions) as captions, ThreadPoolExecutor(1) as beside:
-                written = beside.submit(outputs.write_captions, captions, plan, receipts)
-                target, pieces = _copy(plan, feeder, kept, claim, on_event)
-                chosen = _ask(plan, feeder, kept, folder, crew.workers.count, on_event) if plan.asked else None
-                written.result()
-                _check_unchanged(plan, state)
-                target.finish(outputs.notes(plan, target, pieces))
+        with outputs.appearing_once(plan, plan.captions) as captions:
+            try:
+                rows, chosen = _work(plan, claim, captions, state, on_event, say)
+            except InputError:  # nothing can be made of these parts
+                plan.record.give_up(claim)
+                raise
         if chosen is not None and plan.queries_file:
             with outputs.appearing_once(plan, plan.queries_file) as part:
                 outputs.write_queries(part, plan, chosen)
-    except BaseException as error:
-        if isinstance(error, InputError) and not plan.captions.exists():
-            record.give_up(claim)
-        elif not record.has_results():
-            record.give_up(claim)
+    except BaseException:
+        if not plan.record.has_results():
+            plan.record.give_up(claim)
         raise
-    of_database = sum(len(part.metadata.rows) for part in plan.parts)
-    return {"rows": len(kept), "raw_rows": of_database, "public_queries": 0 if chosen is None else len(chosen)}
+    return {"rows": rows, "raw_rows": plan.raw_rows, "public_queries": 0 if chosen is None else len(chosen)}
 
 
-def _read(plan: Plan, feeder: Feeder, folder: str, on_event: Listener) -> dict[range, Receipt]:
-    """Have all parts' metadata read."""
-    parts = tuple(replace(part.metadata, path=absolute(part.metadata.path)) for part in plan.every)
-    every = [part.rows for part in parts]
-    found = {rows: receipt for rows in every if (receipt := metadata.read_receipt(folder, rows))}
-    row_bytes = max(2, sum(os.path.getsize(part.path) for part in parts) // plan.raw_rows)
-    on_event(step("reading", plan.raw_rows, "progress", "read", row_bytes))
-    done = sum(map(len, found))
-    on_event({"event": "progress", "read": done, "copied": 0, "compared": 0})
-    todo = [rows for rows in every if rows not in found]
-    with closing(work_through(feeder, todo, metadata.read_metadata, parts, folder)) as read:
-        for rows, _ in read:
-            done += len(rows)
+def _work(
+    plan: Plan,
+    claim: Claim,
+    captions: Path,
+    state: list[tuple[Sampled, str]],
+    on_event: Listener,
+    say: Callable[[str], None],
+) -> tuple[int, np.ndarray | None]:
+    """Write the database, in the record's folder, and the captions; its rows, and (m, d) float32: public queries."""
+    folder = str(claim.folder.absolute())
+    with plan.crew.started(say) as crew, crew.feeder(_tasks_at_once(plan), claim.held.check) as feeder:
+        kept = _read(plan, feeder, folder, on_event)
+        _say_counts(plan, len(kept), say)
+        with _beside(outputs.write_captions, captions, plan, folder) as written:
+
+            def told(event: Event) -> None:
+                if written.done():
+                    written.result()  # what went wrong is told at once
+                on_event(event)
+
+            target, pieces = _copy(plan, feeder, kept, claim, told)
+            share = crew.workers.count if crew.local else 1
+            chosen = _ask(plan, feeder, kept, folder, share, told) if plan.asked else None
+            written.result()
+    if chosen is not None and len(chosen) < plan.queries:
+        say(f"{len(chosen):,} queries, and not {plan.queries:,}: part {QUERIES_PART} has no more that can be one")
+    _check_unchanged(plan, state)
+    target.finish(outputs.notes(plan, target, pieces))
+    return len(kept), chosen
+
+
+def _tasks_at_once(plan: Plan) -> int:
+    """How many parts may be in memory at once, with what their readers hold decoded."""
+    from gpuknn.workers.memory import memory_budget
+
+    each = TASK_BYTES + max(part.vectors.held_bytes(1) for part in plan.every)
+    return max(1, memory_budget(None) // each)
+
+
+@contextmanager
+def _beside(work: Callable[..., None], *arguments: Any) -> Iterator["Future[None]"]:
+    """Have some work done by another thread meanwhile; after an error it ends early."""
+    ending = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(work, *arguments, ending)
+        except BaseException:
+            ending.set()
+            raise
+
+
+def _read(plan: Plan, feeder: Feeder, folder: str, on_event: Listener) -> JoinedVectors:
+    """Have all parts' metadata read; the rows of the database.  Raises InputError if there are none."""
+    every = tuple(replace(part.metadata, path=absolute(part.metadata.path)) for part in plan.every)
+    row_bytes = max(2, sum(os.path.getsize(part.path) for part in every) // plan.rows_read)
+    on_event(step("reading", plan.rows_read, "progress", "read", row_bytes))
+    done, counts = 0, dict[range, int]()
+    with closing(work_through(feeder, [part.rows for part in every], metadata.read_metadata, every, folder)) as read:
+        for rows, count in read:
+            done, counts[rows] = done + len(rows), count
             on_event({"event": "progress", "read": done, "copied": 0, "compared": 0})
-    for rows in todo:
-        receipt = metadata.read_receipt(folder, rows)
-        if receipt is None:
-            raise RunError(f"{metadata.receipt_of(folder, rows)}: was damaged meanwhile; {same_again()} goes on")
-        found[rows] = receipt
-    return found
-
-
-def _kept(plan: Plan, receipts: dict[range, Receipt], folder: str) -> JoinedVectors:
-    """The rows of the database.  Raises InputError if there are none."""
     parts = []
     for part in plan.parts:
         rows = part.metadata.rows
-        kept_in = str(metadata.receipt_of(folder, rows))
-        parts.append(KeptVectors.of(part.vectors, receipts[rows].kept, kept_in, metadata.read_kept))
+        parts.append(KeptVectors.of(part.vectors, counts[rows], str(metadata.receipt_of(folder, rows))))
     n, first = sum(map(len, parts)), parts[0]
     if not n:
         raise InputError(f"{plan.job.raw}: the rule {plan.parts[0].metadata.rule} keeps no row")
@@ -244,11 +270,13 @@ def _kept(plan: Plan, receipts: dict[range, Receipt], folder: str) -> JoinedVect
 
 
 def _say_counts(plan: Plan, rows: int, say: Callable[[str], None]) -> None:
-    of_database = sum(len(part.metadata.rows) for part in plan.parts)
-    say(f"{rows:,} of {of_database:,} rows are kept, {of_database - rows:,} are left out")
+    say(f"{rows:,} of {plan.raw_rows:,} rows are kept, {plan.raw_rows - rows:,} are left out")
     published = plan.recipe.rows
     if published is not None and rows != published:
-        say(f"the published {plan.recipe.database} has {published:,} rows; these parts or this rule are others")
+        say(
+            f"the published {plan.recipe.database} has {published:,} rows: it was made of other parts, or by another "
+            "rule"
+        )
 
 
 def _copy(
@@ -263,24 +291,23 @@ def _copy(
         done.clear()
         for stale in read_receipts(folder):
             remove_receipt(folder, stale)
-        if said := lacking(folder, target.nbytes):
+        lines = sum(metadata.lines_of(str(folder), part.metadata.rows).stat().st_size for part in plan.parts)
+        if said := lacking(folder, target.nbytes + lines):
             raise RunError(f"{said}; make room and run {same_again()} again")
         target.create()
     on_event(step("copying", n, "progress", "copied", kept.nbytes // n))
     copied = sum(map(len, done))
-    on_event({"event": "progress", "read": plan.raw_rows, "copied": copied, "compared": 0})
+    on_event({"event": "progress", "read": plan.rows_read, "copied": copied, "compared": 0})
     todo = [piece for piece in pieces if piece not in done]
     with closing(write_pieces(feeder, todo, rows.absolute(), target, folder)) as written:
         for piece, receipt in written:
             done[piece] = receipt
             copied += len(piece)
-            on_event({"event": "progress", "read": plan.raw_rows, "copied": copied, "compared": 0})
+            on_event({"event": "progress", "read": plan.rows_read, "copied": copied, "compared": 0})
     return target, [done[piece] for piece in pieces]
 
 
-def _ask(
-    plan: Plan, feeder: Feeder, kept: JoinedVectors, folder: str, workers: int, on_event: Listener
-) -> np.ndarray:
+def _ask(plan: Plan, feeder: Feeder, kept: JoinedVectors, folder: str, share: int, on_event: Listener) -> np.ndarray:
     """(m, d) float32: the public queries."""
     assert plan.asked is not None  # or nobody asks
     drawn = _candidates(plan.asked, plan.queries, folder)
@@ -289,12 +316,11 @@ def _ask(
     parts = {rows: part.absolute() for rows, part in zip(places, kept.parts, strict=True) if len(rows)}
     found = [rows for rows in parts if queries.read_receipt(folder, rows) is not None]
     on_event(step("comparing", len(kept), "progress", "compared", kept.nbytes // len(kept)))
-    done = {"read": plan.raw_rows, "copied": len(kept)}
+    done = {"read": plan.rows_read, "copied": len(kept)}
     compared = sum(map(len, found))
     on_event({"event": "progress", **done, "compared": compared})
     todo = [rows for rows in parts if rows not in found]
-    cores = max(1, usable_cores() // max(1, workers))
-    with closing(work_through(feeder, todo, queries.compare, parts, asked, d, folder, cores)) as judged:
+    with closing(work_through(feeder, todo, queries.compare, parts, asked, d, folder, share)) as judged:
         for rows, _ in judged:
             compared += len(rows)
             on_event({"event": "progress", **done, "compared": compared})
@@ -311,5 +337,4 @@ def _candidates(part: Part, count: int, folder: str) -> np.ndarray:
     path = Path(folder) / CANDIDATES
     with appearing(path) as file:
         drawn.tofile(file)
-    write_sealed(path.with_suffix(".json"), {})
     return drawn

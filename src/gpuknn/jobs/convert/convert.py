@@ -1,6 +1,7 @@
 """`gpuknn.convert`: vectors and gold standards from one format to another, in one call, as the command does it."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
@@ -17,6 +18,7 @@ from gpuknn.jobs.convert.plan import plan_convert
 from gpuknn.jobs.convert.run import run_convert
 from gpuknn.progress import Listener, listening
 from gpuknn.vectors.converted import rows_said, type_named
+from gpuknn.vectors.opening import are_paths
 from gpuknn.vectors.written import Missing
 from gpuknn.workers.crew import hire
 from gpuknn.workers.workers import LOCAL
@@ -37,7 +39,7 @@ class Conversion:
 
 
 def convert(
-    source: str | Path,
+    source: str | Path | Sequence[str | Path],
     destination: str | Path,
     *,
     to: str | None = None,
@@ -70,7 +72,8 @@ def convert(
     Parameters
     ----------
     source, destination
-        Paths, `FILE:KEY` (source) or URLs.  The destination's name tells the format.
+        Paths, `FILE:KEY` (source) or URLs.  The source may be a list of them, or a name that stands for many files.
+        The destination's name tells the format.
     to
         The format, if the destination's name does not tell it: h5, zarr, npy, fbin, f16bin, u8bin, i8bin, fvecs, bvecs,
         parquet, ann-benchmarks, sisap; of gold standards h5, sisap, ann-benchmarks, ibin, ivecs, parquet.
@@ -122,10 +125,10 @@ def convert(
     (10, 384)
     """
     started = time.monotonic()
-    if not isinstance(source, str | PathLike):
+    if not isinstance(source, str | PathLike) and not are_paths(source):
         raise InputError(f"source: is a {type(source).__name__}, not a path; save an array with np.save first")
     job = Job(
-        source=str(source),
+        source=",".join(map(str, source)) if are_paths(source) else str(source),
         missing=missing,
         ignore_ids=ignore_ids,
         rows=rows_said(rows),

@@ -218,7 +218,7 @@ def plan_exact(
         options |= {"self": queries is None, "self_first": self_first, "device": device, "workers": workers}
         options |= {"threads": threads, "cluster": cluster, "memory": memory, "shard_rows": shard_rows}
         options |= {"run_dir": run_dir, "force": force, "rates": rates, "performance_report": performance_report}
-        files = [rows.asked if isinstance(rows, Vectors) else rows for rows in (database, queries) if rows is not None]
+        files = [_words(rows) for rows in (database, queries) if rows is not None]
         if any(isinstance(rows, Vectors) and rows.missing == "zeros" for rows in (database, queries)):
             options["missing"] = "zeros"
         usual = plan_exact.__kwdefaults__ or {}
@@ -263,10 +263,17 @@ def check_before(rows: int | None, output: Path, options: Mapping[str, Any]) -> 
     check_output(output, [], Wishes(run_dir=options["run_dir"], fresh=options["fresh"], force=options["force"]))
 
 
+def _words(rows: Rows) -> str:
+    """The name of rows on the command line."""
+    if isinstance(rows, Vectors):
+        return rows.asked
+    return ",".join(map(str, rows)) if are_paths(rows) else str(rows)
+
+
 def _absolute(rows: Rows | None) -> Rows | None:
     """The same place, or rows, in any working folder; `FILE:KEY` keeps its key."""
     if isinstance(rows, str | PathLike):
         return absolute_name(str(rows))
     if are_paths(rows):
-        return ",".join(absolute_name(str(name)) for name in rows)
+        return [absolute_name(str(name)) for name in rows]
     return rows.absolute() if isinstance(rows, Vectors) and rows.in_files else rows
