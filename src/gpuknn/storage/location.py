@@ -62,7 +62,7 @@ def absolute(path: str) -> str:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether `path` is a folder; raises InputError where there is nothing, or nothing that may be looked at."""
+    """Whether `path` is a folder; raises InputError if there is nothing, or nothing that may be looked at."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:

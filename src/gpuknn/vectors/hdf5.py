@@ -213,7 +213,10 @@ class Hdf5Target(RawTarget):
                 first += len(batch)
 
     def finish(self, notes: Mapping[str, Any]) -> None:
-        """Write what the file says of itself to its root, unless it is there: written twice, it would lie elsewhere."""
+        """Write what the file says of itself to its root.
+
+        If the same is there already, nothing is written: a second time would change the file's bytes.
+        """
         said = json.dumps(notes)
         with open_file(self.path) as file:
             if file.attrs.get("gpuknn") == said:

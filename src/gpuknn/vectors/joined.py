@@ -23,7 +23,7 @@ from gpuknn.vectors.vectors import Vectors
 
 
 class Open:
-    """The files that threads read in, each with what its reader keeps decoded; those that all have left are let go."""
+    """The files that threads read in, each with what its reader keeps decoded.  A file that nobody reads is closed."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -125,7 +125,7 @@ class JoinedVectors(Vectors):
         return self.parts[number].locate(row - self.file_edges[number])
 
     def held_bytes(self, readers: int) -> int:
-        """Twice those of the file that takes most: readers that go on to the next file leave some in the one before."""
+        """Twice those of the file that takes most: some rows of the file before may still be held."""
         most = max(part.held_bytes(readers) for part in self.parts)
         return most if len(self.parts) == 1 else 2 * most
 

@@ -1,7 +1,8 @@
 """Vectors in NumPy's .npz files, which are zip archives of .npy files.
 
-An array that `np.savez` wrote lies there as it is, and is read as any raw rows.  One of `np.savez_compressed` can be
-unpacked from its beginning only, a band of rows at a time.
+An array that `np.savez` wrote lies there as it is, and is read as any raw rows: the archive's checksum, which is one
+of all rows, is not compared.  One of `np.savez_compressed` can be unpacked from its beginning only, a band of rows at a
+time.
 """
 
 import struct
@@ -93,7 +94,8 @@ def open_npz(path: Path, key: str | None, missing: Missing) -> Vectors:
     with _archive(path) as archive:
         there = {name.removesuffix(".npy"): name for name in archive.namelist() if name.endswith(".npy")}
         if key is None:
-            key = choose_key({name: _header(archive, file)[:3:2] for name, file in there.items()}, path)
+            headers = {name: _header(archive, file) for name, file in there.items()}
+            key = choose_key({name: (shape, dtype) for name, (shape, _, dtype, _) in headers.items()}, path)
         if key not in there:
             raise InputError(f"{path}: has no array {key!r}; it holds {', '.join(there) or 'no arrays'}")
         info, where = archive.getinfo(there[key]), f"{path}:{key}"

@@ -88,7 +88,10 @@ class Plan:
 
     @property
     def edges(self) -> tuple[int, ...]:
-        """Rows at which shards end if they can: where files begin, unless each of several workers has but one shard."""
+        """Rows at which shards end if they can: where files begin.
+
+        If several workers have no more than a shard each, shards are cut evenly, so that no worker waits for others.
+        """
         database, workers = self.job.database, self.crew.workers.count
         few = 1 < -(-len(database) // self.shard_rows) <= workers
         return (0, len(database)) if few else database.file_edges
