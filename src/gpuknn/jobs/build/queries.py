@@ -28,7 +28,7 @@ DRAWN = 2
 STAGE = f"{2:010d}-{2:010d}"
 """What the names of these receipts begin with."""
 AT_WORK = threading.Lock()
-"""A worker may have several threads; each search uses all its cores."""
+"""A worker may have several threads.  Each search uses all its cores and memory for all candidates."""
 
 
 def draw(kept: np.ndarray, count: int) -> np.ndarray:
@@ -55,9 +55,9 @@ def compare(parts: dict[range, Vectors], asked: Path, d: int, folder: str, share
     `parts`: the rows of each part that are kept, by their place in the database.  `asked`: the file of candidates, of
     `d` components.  `share`: processes that share this machine's cores.  Raises InputError if a row cannot be measured.
     """
-    found = ArrayVectors.of(np.fromfile(asked, np.float32).reshape(-1, d), "queries")
     rows = parts[piece]
     with AT_WORK:
+        found = ArrayVectors.of(np.fromfile(asked, np.float32).reshape(-1, d), "queries")
         threads = max(1, usable_cores() // share)
         dists = exact_knn(rows, found, k=min(NEAREST + 1, len(rows)), threads=threads, ignore_ids=True).dists
     path = receipt_of(folder, piece)
