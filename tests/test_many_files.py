@@ -152,12 +152,20 @@ def test_keys_in_names_with_commas() -> None:
     assert np.array_equal(open_vectors(named.asked)[:], ROWS)
     assert np.array_equal(open_vectors(named.absolute().asked)[:], ROWS)
     assert np.array_equal(open_vectors(["c,d.npy", "a.h5:x"])[:5], ROWS[:5])
-    gold = read_gold(gpuknn.exact(["c,d.npy", "a.h5:x"], "q.npy", "gold.h5", k=K).output)
+    with pytest.raises(InputError, match=r"c,d\.npy: has a comma in its name; name such files in a list file"):
+        gpuknn.exact(["c,d.npy", "a.h5:x"], "q.npy", "other.h5", k=K)  # a run's command must be told
+    with pytest.raises(InputError, match=r"c,d\.npy: has a comma in its name; name such files in a list file"):
+        gpuknn.convert(["c,d.npy", "a.h5:x"], "other.h5")
+    Path("list.txt").write_text("c,d.npy\na.h5:x\n")
+    gold = read_gold(gpuknn.exact("list.txt", "q.npy", "gold.h5", k=K).output)
     assert np.array_equal(gold.ids, gpuknn.exact_knn(np.concatenate([ROWS[:5], ROWS[:400]]), ASKED, k=K).ids)
+    with h5py.File("a.h5", "a") as file:
+        file["k,l"] = ROWS[:30]
+    assert np.array_equal(open_vectors("a.h5:k,l")[:], ROWS[:30])
     assert gpuknn.convert(["a.h5:x", "b.h5:x"], "joined.npy").error == 0
     assert gpuknn.compare(["a.h5:x", "b.h5:x"], "joined.npy").equal
     with h5py.File("gold.h5") as file:
-        assert file.attrs["database"] == "c,d.npy, a.h5:x"
+        assert "2 files in the order given: c,d.npy, a.h5" in file.attrs["database_files"]
 
 
 def test_a_missing_number_is_told() -> None:
@@ -166,6 +174,15 @@ def test_a_missing_number_is_told() -> None:
     assert str(open_vectors("parts").files_told).endswith("img_emb_5.npy; there is no number 3")
     write("parts/img_emb_3.npy", range(9))
     assert str(open_vectors("parts").files_told).endswith("..., img_emb_5.npy")
+    for time in (1700000000000, 1700604800000):  # numbers that count something else
+        write(f"times/{time}.npy", range(9))
+    assert str(open_vectors("times").files_told).endswith("1700604800000.npy")
+    write("many/p-0-of-99999999999.npy", range(9))
+    with pytest.raises(InputError, match="part 1 is not there"):
+        open_vectors("many")
+    Path("lines.txt").write_text("parts/img_emb_0.npy\nparts/*.npy\n")
+    with pytest.raises(InputError, match=r"lines\.txt: names parts/\*\.npy, and there is no file .* a line names one"):
+        open_vectors("lines.txt")
 
 
 def test_a_file_added_before_it_is_looked_at_is_noticed(
@@ -207,7 +224,7 @@ REFUSED = {
     "an array twice": ("keyed.h5:emb,keyed.h5:/emb", "is named twice"),
     "two kinds in a folder": ("two", r"2 kinds of names \(test.npy, train-0.npy\); say .* 'two/train-\*.npy'"),
     "a part is missing": ("holes", r"its name tells of 3 parts, and part 1 is not there \(.*train-\.\.\.\)"),
-    "an empty name": ("a.npy,,all.npy", "there is nothing beside a comma"),
+    "an empty name": ("a.npy,,all.npy", "a name is missing before or after a comma"),
     "no list": ("empty.txt", "names no files"),
     "one is not there": ("a.npy,b.npy", "b.npy: there is no such file"),
 }

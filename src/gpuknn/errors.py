@@ -3,6 +3,7 @@
 The command line turns the errors into exit codes.
 """
 
+import errno
 import re
 import shlex
 from collections.abc import Collection, Hashable, Iterator, Mapping
@@ -21,6 +22,17 @@ class RunError(RuntimeError):
     """The run failed; the same command goes on from what was finished (exit code 3)."""
 
 
+PASSING = {
+    errno.EIO,
+    errno.ENFILE,
+    errno.EMFILE,
+    errno.ENOMEM,
+    errno.EAGAIN,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOSPC,
+}
+"""Numbers of the system's errors that say nothing about a file."""
 INTERRUPTED = 130
 """The exit code of an interrupted command."""
 
@@ -121,11 +133,18 @@ def one_line(error: Exception) -> str:
 
 @contextmanager
 def in_our_words(what: str) -> Iterator[None]:
-    """Raises InputError for all that a library raises of damaged files and stores: `what`, and what it says."""
+    """Raises InputError for all that a library raises of damaged files and stores: `what`, and what it says.
+
+    Errors of the system that may pass stay what they are.
+    """
     try:
         yield
     except (InputError, RunError):
         raise
+    except OSError as error:  # of damage libraries tell without a number
+        if error.errno in PASSING:
+            raise
+        raise InputError(f"{what} ({one_line(error)})") from error
     except Exception as error:  # there is no end of kinds
         raise InputError(f"{what} ({one_line(error)})") from error
 

@@ -153,9 +153,6 @@ def test_a_disk_that_fails_for_a_while_costs_nothing(
 def test_an_error_of_the_captions_is_told_at_once(
     raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
     compared: list[int] = []
     monkeypatch.setattr(queries, "compare", lambda *_: compared.append(1))
     monkeypatch.setattr(outputs, "write_captions", full)
@@ -180,6 +177,39 @@ def test_an_interrupt_does_not_wait_for_the_captions() -> None:
     assert time.monotonic() - began < 30
 
 
+def full(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_cluster_that_does_not_start_costs_nothing(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "notes", full)
+        assert main(BUILD) == 3
+    kept = sorted(Path("out").rglob("*-*.json"))
+    monkeypatch.setenv("PATH", "")
+    Path("slurm.yaml").write_text("kind: slurm\njobs: 1\ncores: 1\nmemory: 1GiB\nwalltime: '00:10:00'\n")
+    assert main([*BUILD, "--cluster", "slurm.yaml"]) == 2
+    assert "there is no sbatch" in capsys.readouterr().err
+    assert len(kept) > 20
+    assert set(kept) <= set(Path("out").rglob("*-*.json"))
+    assert main(BUILD) == 0
+
+
+def test_an_unfinished_build_leaves_nothing_outside_its_record(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_ask", full)
+    assert main(BUILD) == 3
+    assert [file.name for file in Path("out").iterdir()] == [f"{DATABASE}.run"]
+    assert main(["runs", "--remove", f"out/{DATABASE}.run"]) == 0
+    assert not list(Path("out").iterdir())
+
+
+def test_columns_that_are_named_twice(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*BUILD, "--columns", "caption, caption"]) == 2
+    assert "names caption twice" in capsys.readouterr().err
+
+
 def test_a_folder_without_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("raw").mkdir()
@@ -187,7 +217,7 @@ def test_a_folder_without_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_rule_that_keeps_nothing(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*BUILD, "--rule", "NSFW=never"]) == 2
+    assert main([*BUILD, "--rule", "NSFW = never", "--public-queries", "0"]) == 2
     assert "the rule NSFW=never keeps no row" in capsys.readouterr().err
     assert not Path("out").exists()
 

@@ -82,12 +82,12 @@ def rule_named(words: str) -> Rule | None:
     if words == "all":
         return None
     found = re.fullmatch(r"([^=!]+)(!?)=(.+?)( or missing)?", words)
-    if not found or not all(values := tuple(found[3].split(","))):
+    if not found or not all(values := tuple(map(str.strip, found[3].split(",")))):
         raise InputError(
             f"{option('rule', words)}: must be COLUMN=A,B (rows with one of these values), COLUMN!=A,B (rows with "
             "another value) or all; 'COLUMN!=A or missing' also keeps rows without a value"
         )
-    return Rule(found[1], values, not found[2], bool(found[4]))
+    return Rule(found[1].strip(), values, not found[2], bool(found[4]))
 
 
 def recipe_of(catalogue: Catalogue, subset: str) -> Recipe:

@@ -23,7 +23,10 @@ from gpuknn.vectors.vectors import Vectors
 
 
 class Open:
-    """The files that threads read in, each with what its reader keeps decoded.  A file that nobody reads is closed."""
+    """The files that threads read in, each with what its reader keeps decoded.
+
+    Of files that nobody reads any more, as many stay open as there are threads.
+    """
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -195,7 +198,7 @@ def join(names: Sequence[str], members: Members, parts: Sequence[Vectors]) -> Jo
         place = part.path if is_url(part.path) else _same_file(part.path)
         array = place, "/".join(name for name in (part.key or "").split("/") if name not in ("", "."))
         if array in seen:
-            raise InputError(f"{part.where}: is named twice (the other name is {seen[array]})")
+            raise InputError(f"{part.where}: is named twice: {seen[array]} is the same file and array")
         seen[array] = part.where
     n = sum(map(len, parts))
     keys = {part.key for part in parts}

@@ -5,10 +5,12 @@ pattern (`parts/*.npy`), a list file (`.txt`, a name on each line) and names wit
 """
 
 import glob
+import itertools
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from gpuknn.errors import InputError
@@ -68,7 +70,7 @@ def joined_members(names: Sequence[str]) -> Members:
     asked: tuple[str, ...] = ()
     for name in names:
         if not name:
-            raise InputError("there is nothing beside a comma; name files as in a.npy,b.npy")
+            raise InputError("a name is missing before or after a comma; write a.npy,b.npy")
         found = members_of(name)
         place, key = split_key(name)
         files += found.files if found else [(str(place), key)]
@@ -77,11 +79,21 @@ def joined_members(names: Sequence[str]) -> Members:
 
 
 def split_names(name: str) -> list[str]:
-    """The names that commas part; one, if a file has that very name, or a URL has commas in it."""
+    """The names that commas part; one, if a file, a URL, or an array in a file has commas in its name."""
     if is_url(name):
-        return re.split(r",(?=[a-z0-9]+://)", name)
+        return re.split(r", *(?=[a-z0-9]+://)", name)
     place, key = split_key(name)
-    return [name] if os.path.lexists(place) and "," not in (key or "") else [one.strip() for one in name.split(",")]
+    names = [one.strip() for one in name.split(",")]
+    files = "," in (key or "") and all(os.path.lexists(split_key(one)[0]) for one in names)
+    return [name] if os.path.lexists(place) and not files else names
+
+
+def one_name(names: Sequence[str | os.PathLike[str]]) -> str:
+    """The name, for a command line, that stands for all; raises InputError if one has a comma in it."""
+    said = [os.fspath(name) for name in names]
+    if odd := [name for name in said if "," in name and not is_url(name)]:
+        raise InputError(f"{odd[0]}: has a comma in its name; name such files in a list file (.txt)")
+    return ",".join(said)
 
 
 def absolute_name(name: str) -> str:
@@ -95,8 +107,11 @@ def gap_among(names: Sequence[str]) -> str:
     differ = [column for column in zip(*numbers, strict=False) if len(set(column)) > 1]
     if len({_kind(name) for name in names}) > 1 or len(differ) != 1:
         return ""
-    lacks = sorted(set(range(min(differ[0]), max(differ[0]))) - set(differ[0]))
-    return f"; there is no number {lacks[0]}" if lacks else ""
+    found = sorted(set(differ[0]))
+    if found[-1] - found[0] >= 2 * len(found):  # numbers that count something else
+        return ""
+    lacks = next((a + 1 for a, b in pairwise(found) if b > a + 1), None)
+    return "" if lacks is None else f"; there is no number {lacks}"
 
 
 def shown(files: Sequence[str]) -> str:
@@ -122,6 +137,11 @@ def _listed(path: Path, key: str | None) -> Members:
     files = []
     for name in names:
         place, own = split_key(name if is_url(name) else str(path.parent / name))
+        if not is_url(str(place)) and not os.path.lexists(place):
+            raise InputError(
+                f"{path}: names {name}, and there is no file {place}; a line names one file, and relative names "
+                "begin in the folder of the list"
+            )
         files.append((str(place), own or key))
     return Members(tuple(files), False, (str(path),))
 
@@ -179,10 +199,10 @@ def _refuse_gaps(paths: list[str]) -> None:
             told.setdefault((series, int(found[2])), set()).add(int(found[1]))
     for (series, count), numbers in told.items():
         first = 0 if 0 in numbers else 1
-        missing = sorted(set(range(first, first + count)) - numbers)
-        if missing:
+        missing = next(number for number in itertools.count(first) if number not in numbers)
+        if missing < first + count:
             raise InputError(
-                f"{paths[0]}: its name tells of {count:,} parts, and part {missing[0]} is not there ({series}...); "
+                f"{paths[0]}: its name tells of {count:,} parts, and part {missing} is not there ({series}...); "
                 "fetch it, or name the files one by one to leave it out"
             )
 

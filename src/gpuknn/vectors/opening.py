@@ -64,6 +64,8 @@ def open_vectors(
     check_known("missing", missing, get_args(Missing))
     if are_paths(path):
         return _joined([os.fspath(name) for name in path], key, missing)
+    if isinstance(path, list | tuple) and not path:
+        raise InputError("the list of files is empty")
     if not isinstance(path, str | os.PathLike):
         raise InputError(
             f"open_vectors takes a path or a URL, and this is {type_of(path)}; gpuknn.exact_knn takes arrays as they "

@@ -69,7 +69,7 @@ def build(
     Raises
     ------
     InputError
-        A part is missing, short or holds other things than it must; nothing was written.
+        A part is missing, short or holds other things than it must; nothing is left of the work.
     RunError, OSError
         The same call goes on later.
     Interrupted

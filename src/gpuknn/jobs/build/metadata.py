@@ -3,7 +3,6 @@
 import base64
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ def read_metadata(parts: tuple[Metadata, ...], folder: str, piece: range) -> int
                 text = as_lines([columns[name] for name in part.columns], mask)
                 file.write(text.data)
                 checksum = google_crc32c.extend(checksum, text)
-    # Nobody waits until the lines are on disk: they are soon read, and removed.  The checksum tells if they were lost.
+    # The lines are not synced: they are soon read, and removed.  Their checksum tells whether they were lost.
     os.replace(unfinished, lines)
     every = np.concatenate(masks)
     if len(every) != len(piece):
@@ -117,28 +116,15 @@ def batches(part: Metadata) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
 
     parquet, names = pyarrow_parquet(part.path), wanted(part.rule, part.columns)
-    with _damage_told(f"{part.path}: cannot be read"), parquet.ParquetFile(part.path, buffer_size=READ_BYTES) as file:
+    with in_our_words(f"{part.path}: cannot be read"), parquet.ParquetFile(part.path, buffer_size=READ_BYTES) as file:
         for group in range(file.num_row_groups):
-            with _damage_told(f"{part.path}: row group {group} (counted from 0) cannot be read"):
+            with in_our_words(f"{part.path}: row group {group} (counted from 0) cannot be read"):
                 if not names:
                     rows = file.metadata.row_group(group).num_rows
                     yield {"": pa.nulls(rows)}
                 for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names) if names else ():
                     # Of the largest type: a batch of captions may have more than 2 GiB.
                     yield {name: batch.column(name).cast(pa.large_string()) for name in names}
-
-
-@contextmanager
-def _damage_told(what: str) -> Iterator[None]:
-    """Raises InputError for what Arrow says of damaged files.  An error of the disk or of memory may pass: it stays."""
-    try:
-        with in_our_words(what):
-            yield
-    except InputError as error:
-        cause = error.__cause__
-        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None):
-            raise cause from None
-        raise
 
 
 def wanted(rule: Rule | None, columns: tuple[str, ...]) -> list[str]:

@@ -11,32 +11,38 @@ from typing import Any
 
 import numpy as np
 
-from gpuknn.errors import InputError, option
+from gpuknn.errors import InputError, option, same_again
 from gpuknn.jobs.build import metadata
 from gpuknn.jobs.build.job import SEED
 from gpuknn.jobs.build.plan import Plan
 from gpuknn.jobs.writing import pieces_of
-from gpuknn.storage.durable import appearing, sweep, sync
+from gpuknn.storage.durable import sync
+from gpuknn.storage.record import Claim
 from gpuknn.vectors import ArrayVectors
 from gpuknn.vectors.converted import Converted
 from gpuknn.vectors.hdf5 import hdf5_target
 from gpuknn.vectors.target import Piece, Target, write_piece
 
+UNFINISHED = f"{4:010d}-{4:010d}.{{0:012d}}-{{0:012d}}.bin"
+"""What the files are called in the record until they get their names."""
+
 
 @contextmanager
-def appearing_once(plan: Plan, path: Path) -> Iterator[Path]:
-    """A name to write a file under; at the end it gets its own.
+def appearing_once(plan: Plan, claim: Claim, path: Path) -> Iterator[Path]:
+    """A name in the record to write a file under; at the end it gets its own.
 
     Raises InputError if somebody has written another file of that name meanwhile.
     """
-    sweep(path)
-
-    def whole(part: Path) -> None:
-        if os.path.lexists(path) and not plan.force and not filecmp.cmp(path, part, shallow=False):
-            raise InputError(f"{path}: exists already; {option('force', True)} replaces it")
-
-    with appearing(path, whole) as part:
-        yield part
+    part = claim.folder / UNFINISHED.format(plan.outputs.index(path))
+    yield part
+    sync(part)
+    claim.held.check()
+    if os.path.lexists(path) and not plan.force and not filecmp.cmp(path, part, shallow=False):
+        raise InputError(
+            f"{path}: exists already; move it away, and {same_again()} goes on, or {option('force', True)} replaces it"
+        )
+    os.replace(part, path)
+    sync(path.absolute().parent)
 
 
 def write_captions(part: Path, plan: Plan, folder: str, ending: Event) -> None:
@@ -49,7 +55,8 @@ def write_captions(part: Path, plan: Plan, folder: str, ending: Event) -> None:
                     if ending.is_set():
                         return
                     file.write(block)
-    sync(part)
+        file.flush()
+        os.fsync(file.fileno())  # while rows are copied
 
 
 def write_queries(part: Path, plan: Plan, chosen: np.ndarray) -> None:

@@ -131,6 +131,8 @@ def plan_build(
     queries = _queries_wanted(job)
     rule = rule_named(job.rule) if job.rule is not None else recipe.rule
     columns = tuple(map(str.strip, job.columns.split(","))) if job.columns is not None else COLUMNS
+    if twice := [name for name in columns if columns.count(name) > 1]:
+        raise InputError(f"{option('columns', job.columns)}: names {twice[0]} twice")
     there = find_parts(Path(job.raw))
     chosen = [Chosen(part, most, columns) for part, most in _of_database(recipe, there, job.raw, rule)]
     if queries:
@@ -172,11 +174,12 @@ def _of_database(
     if recipe.parts:
         return [(_part(there, number, raw), None) for number in recipe.parts]
     if recipe.most is None:
-        for number in sorted(set(range(min(there), max(there))) - there.keys()):
-            raise InputError(
-                f"{raw}: part {number} is missing among parts {min(there)} to {max(there)}; fetch it, or number the "
-                "others anew without a gap"
-            )
+        for before, after in pairwise(there):
+            if after > before + 1:
+                raise InputError(
+                    f"{raw}: part {before + 1} is missing among parts {min(there)} to {max(there)}; fetch it, or "
+                    "number the others anew without a gap"
+                )
         return [(part, None) for part in there.values()]
     found: list[tuple[RawPart, int | None]] = []
     left, number = recipe.most, QUERIES_PART + 1
@@ -273,5 +276,7 @@ def _check_outputs(plan: Plan) -> None:
             check_destination(str(path), sources, plan.force or going_on, stores=False)
         except InputError as error:
             if path == plan.queries_file and path.exists():
-                raise InputError(f"{error}; {option('public_queries', 0)} leaves it as it is") from error
+                raise InputError(
+                    f"{error}; {option('public_queries', 0)} leaves it as it is, and another folder has room for these"
+                ) from error
             raise

@@ -18,6 +18,7 @@ from gpuknn.jobs.build.job import SEED
 from gpuknn.storage.durable import appearing, digest, read_sealed, write_sealed
 from gpuknn.vectors import ArrayVectors, Vectors
 from gpuknn.vectors.converted import Converted
+from gpuknn.workers.stop import is_to_stop
 
 NEAREST = 10
 """Neighbours by which queries are judged; the one that follows must be farther."""
@@ -57,6 +58,8 @@ def compare(parts: dict[range, Vectors], asked: Path, d: int, folder: str, share
     """
     rows = parts[piece]
     with AT_WORK:
+        if is_to_stop():
+            return
         found = ArrayVectors.of(np.fromfile(asked, np.float32).reshape(-1, d), "queries")
         threads = max(1, usable_cores() // share)
         dists = exact_knn(rows, found, k=min(NEAREST + 1, len(rows)), threads=threads, ignore_ids=True).dists

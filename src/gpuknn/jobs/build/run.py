@@ -180,14 +180,10 @@ def _write(
 ) -> dict[str, Any]:
     """Bring all files to disk, and all but the database to their names; what is noted of them."""
     try:
-        with outputs.appearing_once(plan, plan.captions) as captions:
-            try:
-                rows, chosen = _work(plan, claim, captions, state, on_event, say)
-            except InputError:  # nothing can be made of these parts
-                plan.record.give_up(claim)
-                raise
+        with outputs.appearing_once(plan, claim, plan.captions) as captions:
+            rows, chosen = _work(plan, claim, captions, state, on_event, say)
         if chosen is not None and plan.queries_file:
-            with outputs.appearing_once(plan, plan.queries_file) as part:
+            with outputs.appearing_once(plan, claim, plan.queries_file) as part:
                 outputs.write_queries(part, plan, chosen)
     except BaseException:
         if not plan.record.has_results():
@@ -206,7 +202,11 @@ def _work(
 ) -> tuple[int, np.ndarray | None]:
     """Write the database, in the record's folder, and the captions; its rows, and (m, d) float32: public queries."""
     folder = str(claim.folder.absolute())
-    with plan.crew.started(say) as crew, crew.feeder(_tasks_at_once(plan), claim.held.check) as feeder:
+    with (
+        plan.crew.started(say) as crew,
+        crew.feeder(_tasks_at_once(plan), claim.held.check) as feeder,
+        _given_up(plan, claim),
+    ):
         kept = _read(plan, feeder, folder, on_event)
         _say_counts(plan, len(kept), say)
         with _beside(outputs.write_captions, captions, plan, folder) as written:
@@ -225,6 +225,16 @@ def _work(
     _check_unchanged(plan, state)
     target.finish(outputs.notes(plan, target, pieces))
     return len(kept), chosen
+
+
+@contextmanager
+def _given_up(plan: Plan, claim: Claim) -> Iterator[None]:
+    """Leave nothing of the work within if nothing can be made of these parts."""
+    try:
+        yield
+    except InputError:
+        plan.record.give_up(claim)
+        raise
 
 
 def _tasks_at_once(plan: Plan) -> int:
@@ -257,6 +267,8 @@ def _read(plan: Plan, feeder: Feeder, folder: str, on_event: Listener) -> Joined
         for rows, count in read:
             done, counts[rows] = done + len(rows), count
             on_event({"event": "progress", "read": done, "copied": 0, "compared": 0})
+    if plan.asked and not counts[plan.asked.metadata.rows]:
+        raise InputError(f"{plan.asked.metadata.path}: the rule keeps no row to draw queries from")
     parts = []
     for part in plan.parts:
         rows = part.metadata.rows
@@ -331,8 +343,6 @@ def _ask(plan: Plan, feeder: Feeder, kept: JoinedVectors, folder: str, share: in
 def _candidates(part: Part, count: int, folder: str) -> np.ndarray:
     """(m, d) float32: rows that are drawn from a part; workers find them in the record's folder."""
     kept = metadata.read_kept(str(metadata.receipt_of(folder, part.metadata.rows)))
-    if not len(kept):
-        raise InputError(f"{part.metadata.path}: the rule keeps no row to draw queries from")
     drawn = queries.candidates(part.vectors, queries.draw(kept, count))
     path = Path(folder) / CANDIDATES
     with appearing(path) as file:

@@ -18,6 +18,7 @@ from gpuknn.jobs.convert.plan import plan_convert
 from gpuknn.jobs.convert.run import run_convert
 from gpuknn.progress import Listener, listening
 from gpuknn.vectors.converted import rows_said, type_named
+from gpuknn.vectors.names import one_name
 from gpuknn.vectors.opening import are_paths
 from gpuknn.vectors.written import Missing
 from gpuknn.workers.crew import hire
@@ -128,7 +129,7 @@ def convert(
     if not isinstance(source, str | PathLike) and not are_paths(source):
         raise InputError(f"source: is a {type(source).__name__}, not a path; save an array with np.save first")
     job = Job(
-        source=",".join(map(str, source)) if are_paths(source) else str(source),
+        source=one_name(source) if are_paths(source) else str(source),
         missing=missing,
         ignore_ids=ignore_ids,
         rows=rows_said(rows),

@@ -14,7 +14,7 @@ from gpuknn.jobs.exact.job import SelfJoin, ask
 from gpuknn.jobs.exact.plan import Plan, Wishes, check_output, planned
 from gpuknn.progress import Listener, listening
 from gpuknn.vectors import Rows, Vectors
-from gpuknn.vectors.names import absolute_name
+from gpuknn.vectors.names import absolute_name, one_name
 from gpuknn.vectors.opening import are_paths
 from gpuknn.vectors.written import Missing
 from gpuknn.workers.crew import hire
@@ -267,7 +267,7 @@ def _words(rows: Rows) -> str:
     """The name of rows on the command line."""
     if isinstance(rows, Vectors):
         return rows.asked
-    return ",".join(map(str, rows)) if are_paths(rows) else str(rows)
+    return one_name(rows) if are_paths(rows) else str(rows)
 
 
 def _absolute(rows: Rows | None) -> Rows | None:
