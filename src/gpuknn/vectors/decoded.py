@@ -8,11 +8,10 @@ from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from threading import Lock, Thread, current_thread
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -147,11 +146,3 @@ class DecodedVectors(Vectors):
             ) from error
         self.decode(band, rows)
         return rows
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: not the bands held here, nor anything open."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        anew = {f.name: f.default_factory() for f in fields(self) if f.default_factory is not MISSING and not f.init}
-        self.__dict__.update(state | anew)

@@ -5,12 +5,11 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock, Thread, current_thread
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -147,18 +146,6 @@ class JoinedVectors(Vectors):
 
     def _number_of_file(self, row: int) -> int:
         return bisect_right(self.file_edges, row) - 1
-
-    def __copy__(self) -> "JoinedVectors":
-        """With files of its own, which keep what they decode."""
-        return replace(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: nothing that is open."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        anew = {f.name: f.default_factory() for f in fields(self) if f.default_factory is not MISSING and not f.init}
-        self.__dict__.update(state | anew)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from gpuknn.errors import InputError
@@ -110,7 +109,7 @@ def gap_among(names: Sequence[str]) -> str:
     found = sorted(set(differ[0]))
     if found[-1] - found[0] >= 2 * len(found):  # numbers that count something else
         return ""
-    lacks = next((a + 1 for a, b in pairwise(found) if b > a + 1), None)
+    lacks = next((a + 1 for a, b in itertools.pairwise(found) if b > a + 1), None)
     return "" if lacks is None else f"; there is no number {lacks}"
 
 

@@ -10,7 +10,7 @@ from gpuknn.errors import InputError, check_known
 from gpuknn.storage.location import is_folder, is_url, split_key
 from gpuknn.vectors.in_memory import type_of
 from gpuknn.vectors.joined import join
-from gpuknn.vectors.names import joined_members, members_of, split_names
+from gpuknn.vectors.names import Members, joined_members, members_of, split_names
 from gpuknn.vectors.vectors import Vectors
 from gpuknn.vectors.written import Missing
 
@@ -63,7 +63,8 @@ def open_vectors(
     """
     check_known("missing", missing, get_args(Missing))
     if are_paths(path):
-        return _joined([os.fspath(name) for name in path], key, missing)
+        names = [one for name in path for one in split_names(os.fspath(name))]
+        return _joined(names, joined_members(names), key, missing)
     if isinstance(path, list | tuple) and not path:
         raise InputError("the list of files is empty")
     if not isinstance(path, str | os.PathLike):
@@ -71,8 +72,8 @@ def open_vectors(
             f"open_vectors takes a path or a URL, and this is {type_of(path)}; gpuknn.exact_knn takes arrays as they "
             "are"
         )
-    if members_of(os.fspath(path)):
-        return _joined([os.fspath(path)], key, missing)
+    if members := members_of(os.fspath(path)):
+        return _joined(split_names(os.fspath(path)), members, key, missing)
     place = path if isinstance(path, str) else Path(path)
     if key is None:
         place, key = split_key(place)
@@ -84,10 +85,9 @@ def are_paths(rows: Any) -> TypeGuard[Sequence[str | os.PathLike[str]]]:
     return isinstance(rows, list | tuple) and len(rows) > 0 and all(isinstance(x, str | os.PathLike) for x in rows)
 
 
-def _joined(names: list[str], key: str | None, missing: Missing) -> Vectors:
+def _joined(names: list[str], members: Members, key: str | None, missing: Missing) -> Vectors:
     """The rows of all files that the names stand for."""
-    names = [one for name in names for one in split_names(name)]
-    members, parts = joined_members(names), []
+    parts = []
     for path, own in members.files:
         place = path if is_url(path) else Path(path)
         parts.append(replace(_opened(place, own or key, missing), missing=missing))

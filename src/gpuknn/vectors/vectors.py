@@ -3,10 +3,10 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from operator import index
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -137,6 +137,14 @@ class Vectors(ABC):
         if copy is False:
             raise ValueError("the rows are read into a new array: there is none without a copy")
         return self[:].astype(dtype or self.dtype, copy=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy, or another process, needs: nothing that is open or decoded."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        anew = {f.name: f.default_factory() for f in fields(self) if f.default_factory is not MISSING and not f.init}
+        self.__dict__.update(state | anew)
 
     def _number(self, row: SupportsIndex) -> int:
         """The number of a row that may be counted from the end."""

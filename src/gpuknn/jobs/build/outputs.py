@@ -75,7 +75,7 @@ def notes(plan: Plan, target: Target, pieces: list[Piece]) -> dict[str, Any]:
     return {
         "version": version("gpuknn"),
         "parts": [part.number for part in plan.parts],
-        "raw_rows": sum(len(part.metadata.rows) for part in plan.parts),
+        "raw_rows": plan.raw_rows,
         "rule": str(plan.parts[0].metadata.rule or "all"),
         "key": getattr(target, "key", ""),
         **_checksums(target, pieces),
