@@ -14,7 +14,7 @@ PROCESSES.set_forkserver_preload(
         "pytest",
         "gpuknn.cli.convert",
         "gpuknn.cli.main",
-        "gpuknn.jobs.convert.run",
+        "gpuknn.jobs.rewrite.run",
         "gpuknn.vectors.zarr",
         "rich.progress",
     ]

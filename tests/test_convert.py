@@ -16,6 +16,7 @@ import zarr
 from gpuknn.cli.main import main
 from gpuknn.vectors import open_vectors
 from gpuknn.vectors import target as target_module
+from gpuknn.vectors.derived import Derived
 from gpuknn.vectors.zarr import zarr_target
 
 ROWS, D = 1_003, 24
@@ -35,7 +36,7 @@ ONE_TYPE = {
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """So small that small data go through every path."""
-    monkeypatch.setattr(target_module, "BLOCK_BYTES", 2_000)
+    monkeypatch.setattr(Derived, "block_bytes", 2_000)
     monkeypatch.setattr(target_module, "PIECE_BYTES", 9_000)
     monkeypatch.chdir(tmp_path)
 

@@ -25,9 +25,9 @@ from gpuknn.cli.main import main
 from gpuknn.engine.choose import usable_cores
 from gpuknn.errors import InputError, RunError
 from gpuknn.jobs import writing
-from gpuknn.jobs.convert import run as conversion
-from gpuknn.jobs.convert.plan import record_of
 from gpuknn.jobs.pieces import write_receipt
+from gpuknn.jobs.rewrite import run as conversion
+from gpuknn.jobs.rewrite.plan import record_of
 from gpuknn.storage.location import listing
 from gpuknn.storage.lock import Owner
 from gpuknn.storage.record import Identity, Record
@@ -514,7 +514,7 @@ def test_a_source_changed_while_it_is_read(monkeypatch: pytest.MonkeyPatch, caps
 
     monkeypatch.setattr(writing, "write_receipt", write_and_touch)
     assert main(["convert", "source.npy", "a.zarr"]) == 3
-    assert "was changed while it was converted" in capsys.readouterr().err
+    assert "was changed while it was read" in capsys.readouterr().err
     assert not Path("a.zarr").exists()
 
 

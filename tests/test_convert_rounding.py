@@ -13,6 +13,7 @@ from gpuknn.engine.neighbors import Neighbors
 from gpuknn.gold import read_gold, write_gold
 from gpuknn.vectors import open_vectors
 from gpuknn.vectors import target as target_module
+from gpuknn.vectors.derived import Derived
 from tests.answers import dists_of
 
 ROWS, D, ROW = 300, 24, 123
@@ -27,7 +28,7 @@ WIDER = {"float16": ["float32", "float64"], "float32": ["float64"], "uint8": ["f
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """So small that small data go through every path."""
-    monkeypatch.setattr(target_module, "BLOCK_BYTES", 2_000)
+    monkeypatch.setattr(Derived, "block_bytes", 2_000)
     monkeypatch.setattr(target_module, "PIECE_BYTES", 9_000)
     monkeypatch.chdir(tmp_path)
 

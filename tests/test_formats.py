@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gpuknn.errors import InputError
 from gpuknn.gold import formats as gold_formats
-from gpuknn.jobs.convert.formats import NAMES
+from gpuknn.jobs.rewrite.formats import NAMES
 from gpuknn.vectors import Vectors, content_fingerprint, open_vectors
 from gpuknn.vectors import formats as vector_formats
 from gpuknn.vectors.raw import RawVectors

@@ -11,10 +11,10 @@ import pytest
 import gpuknn
 from gpuknn.cli import main as command_line
 from gpuknn.cli.main import main
-from gpuknn.jobs.convert import run as conversion
 from gpuknn.jobs.exact import run
 from gpuknn.jobs.exact.partial import write_partial
 from gpuknn.jobs.exact.plan import Plan
+from gpuknn.jobs.rewrite import run as conversion
 from gpuknn.progress import Event
 from gpuknn.storage.record import Claim, Record
 from gpuknn.workers.crew import Crew

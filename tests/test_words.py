@@ -17,9 +17,9 @@ from gpuknn.engine.metric import Metric
 from gpuknn.errors import InputError, RunError, at_the_terminal
 from gpuknn.gold import Gold
 from gpuknn.gold.distances import for_ann_benchmarks
-from gpuknn.jobs.convert.formats import choose_dtype, choose_format
 from gpuknn.jobs.convert.job import Job
 from gpuknn.jobs.exact.partial import Damaged
+from gpuknn.jobs.rewrite.formats import choose_dtype, choose_format
 from gpuknn.storage.destination import check_destination
 from gpuknn.vectors import open_vectors
 from gpuknn.vectors.converted import Converted, rows_named

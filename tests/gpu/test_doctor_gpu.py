@@ -17,9 +17,9 @@ from gpuknn.cli.main import main  # noqa: E402
 from gpuknn.doctor import examine, gpu, selftest  # noqa: E402
 from gpuknn.engine.choose import open_device  # noqa: E402
 from gpuknn.engine.cpu.device import CpuDevice  # noqa: E402
-from gpuknn.engine.cuda import device as cuda  # noqa: E402
 from gpuknn.engine.cuda.device import CudaDevice, open_cuda  # noqa: E402
 from gpuknn.engine.cuda.kernels import Kernels  # noqa: E402
+from gpuknn.engine.cuda.product import product  # noqa: E402
 from gpuknn.engine.device import Search  # noqa: E402
 from gpuknn.engine.metric import Metric  # noqa: E402
 from gpuknn.errors import InputError  # noqa: E402
@@ -76,13 +76,12 @@ def test_bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
 
 
 def test_a_product_that_loses_bits(monkeypatch: pytest.MonkeyPatch, device: CudaDevice) -> None:
-    product = cuda._product
 
     def lossy(queries: Any, rows: Any, out: Any) -> None:
         product(queries, rows, out)
         out[...] = out.astype(np.float16)
 
-    monkeypatch.setattr(gpu, "_product", lossy)
+    monkeypatch.setattr(gpu, "product", lossy)
     check, shares = gpu.check_sums(device, SLOW)
     assert not check.passed
     assert max(shares.values()) > 1

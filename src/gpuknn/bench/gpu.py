@@ -11,8 +11,9 @@ import numpy as np
 from gpuknn.bench.kept import keep_rates
 from gpuknn.bench.peers import Peer
 from gpuknn.bench.rate import HOST_BUILD, Rate, Resident
-from gpuknn.engine.cuda.device import EPOCH_BYTES, CudaDevice, CudaScan, _product
+from gpuknn.engine.cuda.device import EPOCH_BYTES, CudaDevice, CudaScan
 from gpuknn.engine.cuda.kernels import THREADS
+from gpuknn.engine.cuda.product import product
 from gpuknn.engine.device import Device, Search
 from gpuknn.engine.metric import Metric
 from gpuknn.engine.neighbors import Certificate, Neighbors
@@ -50,10 +51,10 @@ def product_probe(gpu: Device) -> float:
         while seconds < 0.005 and size < 8192:
             size *= 2
             q, out = _make_rows(size), cp.empty(size * size, np.float32)
-            _product(q, q, out)
+            product(q, q, out)
             cp.cuda.Device().synchronize()
             started = time.perf_counter()
-            _product(q, q, out)
+            product(q, q, out)
             cp.cuda.Device().synchronize()
             seconds = time.perf_counter() - started
     return 2.0 * size * size * COMPONENTS / seconds
@@ -161,7 +162,7 @@ def _best_product(watch: "_Stopwatch", queries: cp.ndarray, rows: cp.ndarray) ->
     out = cp.empty(len(queries) * len(rows), np.float32)
 
     def rate(t: int) -> float:
-        return float(2.0 * queries.size * t / watch.least(lambda: _product(queries, rows[:t], out)))
+        return float(2.0 * queries.size * t / watch.least(lambda: product(queries, rows[:t], out)))
 
     return max((rate(t), t) for t in {min(t, len(rows)) for t in ROWS_OF_PRODUCTS})
 

@@ -8,7 +8,7 @@ from gpuknn.cli.options import add_changes, add_cluster, add_missing, add_shown,
 from gpuknn.cli.subset import add_subset, check_subset, fetch_subset
 from gpuknn.errors import InputError
 from gpuknn.interrupts import interrupts_told
-from gpuknn.jobs.convert.formats import NAMES
+from gpuknn.jobs.rewrite.formats import NAMES
 
 if TYPE_CHECKING:
     from gpuknn.jobs.convert.job import Job
@@ -86,8 +86,8 @@ def _name_files(chosen: argparse.Namespace) -> None:
 
 def _database(chosen: argparse.Namespace, destination: str) -> str:
     """A subset's database, fetched first if that is asked for and DST can be written."""
-    from gpuknn.jobs.convert.formats import choose_format
-    from gpuknn.jobs.convert.plan import record_of
+    from gpuknn.jobs.rewrite.formats import choose_format
+    from gpuknn.jobs.rewrite.plan import record_of
     from gpuknn.laion.catalogue import SHIPPED, read_catalogue
     from gpuknn.laion.subsets import database_path, find_database
     from gpuknn.storage.destination import check_destination
@@ -105,13 +105,13 @@ def _convert_vectors(chosen: argparse.Namespace, job: "Job") -> int:
     with interrupts_told():
         from gpuknn.cli.progress import shown
         from gpuknn.jobs.convert.plan import plan_convert
-        from gpuknn.jobs.convert.run import run_convert
+        from gpuknn.jobs.rewrite.run import run_rewrite
         from gpuknn.workers.crew import hire
 
         crew = hire(chosen.cluster, workers=chosen.workers, computes=False, said=sayer(chosen))
         plan = plan_convert(job, chosen.destination, crew, chosen.fresh, chosen.force, chosen.words)
     with shown(chosen) as told:
-        done = run_convert(plan, told)
+        done = run_rewrite(plan, told)
     (n, d), dtype = plan.rows.shape, plan.rows.dtype
     rate = plan.rows.nbytes * done.written / done.pieces / done.seconds / 1e9
     line = f"{chosen.destination}: {n:,} x {d} {dtype}, {done.seconds:.1f} s, {rate:.2f} GB/s"

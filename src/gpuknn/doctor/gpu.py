@@ -9,7 +9,8 @@ from gpuknn.bench.gpu import COMPONENTS, chosen_rows
 from gpuknn.doctor.selftest import Check, compare, distances, make_data
 from gpuknn.engine.bound import Halved
 from gpuknn.engine.cpu.device import CpuDevice
-from gpuknn.engine.cuda.device import EPOCH_BYTES, CudaDevice, _product
+from gpuknn.engine.cuda.device import EPOCH_BYTES, CudaDevice
+from gpuknn.engine.cuda.product import product
 from gpuknn.engine.device import Search
 from gpuknn.engine.metric import Metric
 from gpuknn.engine.neighbors import Neighbors
@@ -58,7 +59,7 @@ def check_sums(gpu: CudaDevice, rate: float) -> tuple[Check, dict[str, float]]:
 def _share_of_bound(queries: np.ndarray, rows: np.ndarray) -> float:
     """The largest error of the product of (nq, d) and (t, d) float16 in units of its bound."""
     out = cp.empty(len(queries) * len(rows), np.float32)
-    _product(cp.asarray(queries), cp.asarray(rows), out)
+    product(cp.asarray(queries), cp.asarray(rows), out)
     q, x = queries.astype(np.float64), rows.astype(np.float64)
     off = np.abs(out.get().reshape(len(q), len(x)) - q @ x.T)
     norms = np.linalg.norm(q, axis=1), np.linalg.norm(x, axis=1)

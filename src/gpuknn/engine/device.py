@@ -8,6 +8,7 @@ import numpy as np
 
 from gpuknn.engine.metric import Metric
 from gpuknn.engine.neighbors import Certificate, Neighbors
+from gpuknn.engine.projecting import Block
 from gpuknn.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -103,6 +104,9 @@ class Device(Protocol):
 
     def resident(self, rows: Vectors) -> Any:
         """The rows as `feed_resident` takes them if they lie where the device computes, in one piece; None if not."""
+
+    def block(self, rows: np.ndarray) -> AbstractContextManager[Block]:
+        """Rows (m, d) in hand, for the calling thread, as long as the context lasts; several threads have theirs."""
 
     def begin(self, search: Search, components_as: np.dtype) -> AbstractContextManager[Scan]:
         """Start a search among rows of that type; leaving the context frees what it holds."""

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from gpuknn.jobs.pieces import read_receipts, work_through, write_receipt
-from gpuknn.vectors.converted import Converted
+from gpuknn.vectors.derived import Derived
 from gpuknn.vectors.target import Piece, Target, write_piece
 from gpuknn.workers.feed import Feeder
 
@@ -31,7 +31,7 @@ def pieces_written(target: Target, folder: Path) -> dict[range, Piece]:
 
 
 def write_pieces(
-    feeder: Feeder, pieces: Sequence[range], rows: Converted, target: Target, folder: Path
+    feeder: Feeder, pieces: Sequence[range], rows: Derived, target: Target, folder: Path
 ) -> Generator[tuple[range, Piece], None, None]:
     """Have the pieces written; each with its receipt, which is in the job's `folder` then, as they end."""
     with closing(work_through(feeder, pieces, write_piece, rows, target)) as written:

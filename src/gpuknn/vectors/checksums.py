@@ -10,9 +10,9 @@ import numpy as np
 
 from gpuknn.errors import InputError, RunError
 from gpuknn.storage.location import is_folder, is_url, listing, split_key
+from gpuknn.vectors.derived import BLOCK_BYTES
 from gpuknn.vectors.hdf5 import open_file
 from gpuknn.vectors.opening import open_vectors
-from gpuknn.vectors.target import BLOCK_BYTES
 from gpuknn.vectors.vectors import Vectors
 from gpuknn.vectors.written import Missing
 

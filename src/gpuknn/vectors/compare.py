@@ -8,8 +8,8 @@ import numpy as np
 from gpuknn.progress import Listener, step
 from gpuknn.vectors.checksums import first_damage, open_noted
 from gpuknn.vectors.converted import Converted
+from gpuknn.vectors.derived import BLOCK_BYTES
 from gpuknn.vectors.ids import first_other, own_ids
-from gpuknn.vectors.target import BLOCK_BYTES
 from gpuknn.vectors.vectors import Vectors
 from gpuknn.vectors.written import Missing
 

@@ -1,13 +1,14 @@
 """What becomes of rows on their way: a range of them, unit length, a factor, another type."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuknn.errors import InputError, check_known, option
-from gpuknn.vectors.ids import RowIds, own_ids, rows_of
+from gpuknn.vectors.derived import Derived
 from gpuknn.vectors.vectors import ROW_TYPES, Vectors
 
 SMALL_SQUARES = 2.0**-960
@@ -15,12 +16,9 @@ SMALL_SQUARES = 2.0**-960
 
 
 @dataclass(frozen=True)
-class Converted(Vectors):
+class Converted(Derived):
     """Rows of another `Vectors`, as they will be written."""
 
-    source: Vectors
-    first: int
-    """The row of the source that becomes row 0."""
     normalize: bool
     scale: float | None = None
     """What each component is multiplied by, after its row was normalised and before it is rounded."""
@@ -62,20 +60,18 @@ class Converted(Vectors):
         """Those of the source."""
         return self.source.bits
 
-    def row_ids(self) -> RowIds | None:
-        """What the source calls these rows, if that is not their numbers; raises InputError if it tells no row."""
-        return rows_of(own_ids(self.source.ids), range(self.first, self.first + len(self)))
-
-    def absolute(self) -> "Converted":
-        """The same rows, for a process with another working folder."""
-        return replace(self, source=self.source.absolute())
-
-    def read(self, first: int, out: np.ndarray) -> None:
-        """Fill `out` with the converted rows from `first` on; raises InputError where one cannot be converted."""
-        self.take(first, out)
+    @property
+    def said(self) -> dict[str, Any]:
+        """Which rows, and what was done to them."""
+        return {
+            "rows": f"{self.first}:{self.first + len(self)}",
+            "normalized": self.normalize,
+            "scaled_by": 1.0 if self.scale is None else self.scale,
+            "rounded_to_whole_numbers": self.round,
+        }
 
     def take(self, first: int, out: np.ndarray) -> float:
-        """The same; the largest error of a component that rounding has made."""
+        """Fill `out`; the largest error of a component that rounding has made."""
         start = self.first + first
         if self.source.dtype == self.dtype and not self.normalize and self.scale is None:
             self.source.read(start, out)

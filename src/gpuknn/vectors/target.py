@@ -2,16 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import google_crc32c
 import numpy as np
 
-from gpuknn.vectors.converted import Converted
+from gpuknn.vectors.derived import Derived
 
-BLOCK_BYTES = 2**20
-"""Rows read, converted and written at once: they stay in the processor's cache."""
 PIECE_BYTES = 2**29
 """Rows that a crash can cost, at least, where the format does not say.  Smaller pieces would be slower: while one is
 brought to disk, writing to the others of the same file all but stops."""
@@ -27,11 +25,13 @@ class Target(ABC):
     """A local path, or the URL of an object store."""
     shape: tuple[int, int]
     dtype: np.dtype
+    made_of: int = field(default=0, kw_only=True)
+    """Bytes of what a row is made of, if they are more than its own: a piece takes as long as they do."""
 
     @property
     def piece_rows(self) -> int:
         """Rows of a piece; no two pieces share a file that is written whole."""
-        row_bytes = self.shape[1] * self.dtype.itemsize
+        row_bytes = max(self.shape[1] * self.dtype.itemsize, self.made_of)
         return max(1, PIECE_BYTES // row_bytes, -(-self.shape[0] // MOST_PIECES))
 
     @property
@@ -72,26 +72,27 @@ class Piece:
     crc32c: str
     """Of its rows' bytes, little-endian, one after another: whatever the format."""
     error: float
-    """The largest error that rounding has made."""
+    """What `Derived.take` counts: the largest error that rounding has made, or bits that differ."""
 
 
-def write_piece(rows: Converted, target: Target, piece: range) -> Piece:
-    """Convert a piece and bring it to disk.
+def write_piece(rows: Derived, target: Target, piece: range) -> Piece:
+    """Make a piece and bring it to disk.
 
     Its checksum is that of Zarr's shards and of the object stores, CRC-32C: it costs a tenth of the copy, where SHA-256
     would cost twice the copy.
     """
-    checksum, worst = 0, 0.0
-    step = max(1, BLOCK_BYTES // (target.shape[1] * max(rows.dtype.itemsize, rows.source.dtype.itemsize)))
+    checksum, counted = 0, 0.0
+    row_bytes = max(rows.shape[1] * rows.dtype.itemsize, rows.source.shape[1] * rows.source.dtype.itemsize)
+    step = max(1, rows.block_bytes // row_bytes)
     buffer = np.empty((min(step, len(piece)), target.shape[1]), target.dtype)
 
     def blocks() -> Iterator[np.ndarray]:
-        nonlocal checksum, worst
+        nonlocal checksum, counted
         for first in piece[::step]:
             block = buffer[: min(step, piece.stop - first)]
-            worst = max(worst, rows.take(first, block))
+            counted = rows.together(counted, rows.take(first, block))
             checksum = google_crc32c.extend(checksum, block.reshape(-1).view(np.uint8))
             yield block
 
     target.write(piece, blocks())
-    return Piece(piece.start, piece.stop, f"{checksum:08x}", worst)
+    return Piece(piece.start, piece.stop, f"{checksum:08x}", counted)

@@ -22,6 +22,7 @@ from threadpoolctl import OpenBLASController, threadpool_limits
 
 from gpuknn.engine.bound import ROUNDING, proven_score
 from gpuknn.engine.cpu import kernels
+from gpuknn.engine.cpu.block import CpuBlock
 from gpuknn.engine.cpu.int8 import Int8Product, int8_product
 from gpuknn.engine.cpu.needed import Needed, for_search
 from gpuknn.engine.cpu.scores import Candidates, Choice, Float32Scores, HammingScores, Int8Scores, Prepared
@@ -104,6 +105,12 @@ class CpuDevice:
 
     def resident(self, rows: Vectors) -> None:
         """None: rows are read ahead, wherever they lie."""
+
+    @contextmanager
+    def block(self, rows: np.ndarray) -> Iterator[CpuBlock]:
+        """Rows (m, d) in hand of this thread; BLAS is held to one thread meanwhile."""
+        with ONE_BLAS_THREAD():
+            yield CpuBlock(rows)
 
     @contextmanager
     def begin(self, search: Search, components_as: np.dtype) -> Iterator["CpuScan"]:

@@ -25,22 +25,25 @@ TB/s; 15 million pairs, 23 GFLOP and 23 GB, less than 0.1 s.  So the disk decide
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import cupy as cp
 import numpy as np
 from cupy.cuda import device as cupy_device
-from cupy_backends.cuda.libs import cublas
 
 from gpuknn.engine.bound import ROUNDING, Filter, Halved, filter_for
+from gpuknn.engine.cuda.block import CudaBlock
 from gpuknn.engine.cuda.kernels import THREADS, Kernels, Struct, fill
+from gpuknn.engine.cuda.product import product
 from gpuknn.engine.cuda.resident import GpuVectors
 from gpuknn.engine.cuda.room import Room, Slot
 from gpuknn.engine.cuda.table import WIDEN
 from gpuknn.engine.device import Search
 from gpuknn.engine.metric import Metric, summation_leaves
 from gpuknn.engine.neighbors import Certificate, Neighbors
+from gpuknn.engine.projecting import Block
 from gpuknn.errors import InputError, RunError, install_cupy
 from gpuknn.vectors import Vectors
 
@@ -119,6 +122,13 @@ class CudaDevice:
         return None
 
     @contextmanager
+    def block(self, rows: np.ndarray) -> Iterator[Block]:
+        """Rows (m, d) on the device, and a stream of the thread's own."""
+        with cp.cuda.Device(self.number), cp.cuda.Stream(non_blocking=True) as stream:
+            yield CudaBlock(cp.asarray(rows), _kernels(self.number))
+            stream.synchronize()
+
+    @contextmanager
     def begin(self, search: Search, components_as: np.dtype) -> Iterator["CudaScan"]:
         """Start a search; all it holds on the device is given back at the end."""
         with cp.cuda.Device(self.number):
@@ -147,6 +157,12 @@ def open_cuda(number: int = 0) -> CudaDevice:
             f"fits the driver, {install_cupy()}"
         ) from error
     return CudaDevice(number, model, free)
+
+
+@lru_cache
+def _kernels(number: int) -> Kernels:
+    """The kernels for blocks on one of this process's GPUs."""
+    return Kernels()
 
 
 def open_all() -> list[CudaDevice]:
@@ -392,23 +408,10 @@ class CudaScan:
             low = self._pool.low[:t]
             low[...] = rows
             rows = low
-        _product(self._low_queries, rows, out)
+        product(self._low_queries, rows, out)
 
     def _settle(self, slot: Slot, rows: Any, first: int, bias: Any, error: Any, most: int) -> None:
         of_rows = {"norms": slot.norms, "bias": bias, "error": error, "d": rows.shape[1], "first": first}
         grid = (min(len(self._queries), 2**16),)
         arguments = rows, fill("Epoch", of_rows), *self._state, most
         self._kernels.launch(f"settle_{self._row_type.name}", grid, *arguments)
-
-
-def _product(queries: Any, rows: Any, out: Any) -> None:
-    """The product queries @ rows.T of (nq, d) and (t, d) float16, with float32 sums, into `out` (nq * t,) float32."""
-    (nq, d), t = queries.shape, len(rows)
-    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
-    half, single = 2, 0  # CUDA_R_16F, CUDA_R_32F
-    cublas.gemmEx(
-        cupy_device.get_cublas_handle(),
-        *(cublas.CUBLAS_OP_T, cublas.CUBLAS_OP_N, t, nq, d, one.ctypes.data),  # cuBLAS counts by columns
-        *(rows.data.ptr, half, d, queries.data.ptr, half, d, zero.ctypes.data, out.data.ptr, single, t),
-        *(cublas.CUBLAS_COMPUTE_32F, cublas.CUBLAS_GEMM_DEFAULT),
-    )

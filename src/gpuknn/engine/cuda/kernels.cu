@@ -332,6 +332,56 @@ __device__ void settle(const T* rows, Epoch epoch, Kept kept, Found found, Rule 
   }
 }
 
+// The float16 number nearest to x, rounded once: 11 bits, or a multiple of 2^-24.  For |x| < 65520.
+__device__ __forceinline__ double nearest_half(double x) {
+  i64 exponent = max((__double_as_longlong(x) >> 52) & 0x7ff, (i64)(1023 - 14));
+  double up = __longlong_as_double((2 * 1023 + 10 - exponent) << 52), down = __longlong_as_double((exponent - 10) << 52);
+  return rint(x * up) * down;
+}
+
+// out[j] = rows[j] scale[j], (m, d), divided by its length in float16 arithmetic; scale: powers of two.  What is summed
+// are multiples of 2^-24, so the sum is exact in any order.  LANES threads work on a row.
+extern "C" __global__ void unit_halves(const Half* rows, i64 m, i64 d, const double* scale, double* out) {
+  unsigned together = 0xffu << (threadIdx.x & 31 & ~(LANES - 1));
+  i64 step = (i64)gridDim.x * blockDim.x / LANES;
+  int lane = threadIdx.x % LANES;
+  for (i64 j = ((i64)blockIdx.x * blockDim.x + threadIdx.x) / LANES; j < m; j += step) {
+    double sum = 0;
+    for (i64 i = lane; i < d; i += LANES) {
+      double x = value(rows[j * d + i]) * scale[j];
+      sum += nearest_half(x * x);
+    }
+    for (int apart = 1; apart < LANES; apart *= 2) sum += __shfl_xor_sync(together, sum, apart);
+    double inverse = nearest_half(1 / nearest_half(sqrt(sum)));
+    for (i64 i = lane; i < d; i += LANES) out[j * d + i] = nearest_half(value(rows[j * d + i]) * scale[j] * inverse);
+  }
+}
+
+// Bit i of out[j] (m, bits / 32): whether rows[j] (m, d) is nearer to reference i than to the next of its POOL, which is
+// a circle.  scores (m, bits): two that differ by more than `sure` tell; others are computed again.  A warp makes a word.
+enum { POOL = 64 };
+template <class T>
+__device__ void compare_references(const T* rows, i64 m, i64 d, const float* references, i64 bits, const float* scores,
+                                   float sure, const i64* leaves, int n, int single, unsigned* out) {
+  int lane = threadIdx.x % 32;
+  for (i64 j = blockIdx.x; j < m; j += gridDim.x)
+    for (i64 first = threadIdx.x / 32 * 32; first < bits; first += blockDim.x) {
+      i64 pool = first - first % POOL, at = first + lane - pool;
+      double apart = (double)scores[j * bits + pool + at] - (double)scores[j * bits + pool + (at + 1) % POOL];
+      unsigned word = __ballot_sync(~0u, apart > sure);
+      for (unsigned left = __ballot_sync(~0u, !(fabs(apart) > sure)); left; left &= left - 1) {
+        int bit = __ffs(left) - 1;
+        const float* here = references + (first + bit) * d;
+        const float* after = references + (pool + (first - pool + bit + 1) % POOL) * d;
+        double x = sum_of_terms(false, rows + j * d, here, leaves, n, lane % LANES);
+        double y = sum_of_terms(false, rows + j * d, after, leaves, n, lane % LANES);
+        bool nearer = single ? as_float32(__dadd_rn(1, -x)) < as_float32(__dadd_rn(1, -y)) : x > y;
+        word = (word & ~(1u << bit)) | (unsigned)nearer << bit;
+      }
+      if (lane == 0) out[j * bits / 32 + first / 32] = word;
+    }
+}
+
 #define NORMS(NAME, T)                                                                                              \
   extern "C" __global__ void squared_norms_##NAME(const T* rows, i64 m, i64 d, const i64* leaves, int leaf_count,    \
                                                   double* norms) {                                                  \
@@ -342,12 +392,18 @@ __device__ void settle(const T* rows, Epoch epoch, Kept kept, Found found, Rule 
                                                                      Found found, Rule rule, i64 most) {             \
     settle(rows, epoch, kept, found, rule, most);                                                                   \
   }
-#define BOTH(NAME, T) NORMS(NAME, T) SETTLE(NAME, T)
-BOTH(float16, Half)
-BOTH(float32, float)
-BOTH(float64, double)
-BOTH(uint8, unsigned char)
-BOTH(int8, signed char)
+#define COMPARE(NAME, T)                                                                                            \
+  extern "C" __global__ void compare_references_##NAME(const T* rows, i64 m, i64 d, const float* references, i64 bits, \
+                                                       const float* scores, float sure, const i64* leaves, int n,      \
+                                                       int single, unsigned* out) {                                  \
+    compare_references(rows, m, d, references, bits, scores, sure, leaves, n, single, out);                          \
+  }
+#define ALL(NAME, T) NORMS(NAME, T) SETTLE(NAME, T) COMPARE(NAME, T)
+ALL(float16, Half)
+ALL(float32, float)
+ALL(float64, double)
+ALL(uint8, unsigned char)
+ALL(int8, signed char)
 SETTLE(uint64, u64)
 
 // scores (nq, t) = -(differing bits) of sketches (nq, words) and (t, words); grid (any, any), blocks of THREADS.

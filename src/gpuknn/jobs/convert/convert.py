@@ -15,7 +15,7 @@ from gpuknn.jobs.command import command_line
 from gpuknn.jobs.convert.gold import convert_gold
 from gpuknn.jobs.convert.job import Job
 from gpuknn.jobs.convert.plan import plan_convert
-from gpuknn.jobs.convert.run import run_convert
+from gpuknn.jobs.rewrite.run import run_rewrite
 from gpuknn.progress import Listener, listening
 from gpuknn.vectors.converted import rows_said, type_named
 from gpuknn.vectors.names import one_name
@@ -156,5 +156,5 @@ def convert(
     command = command_line("convert", [how.pop("source"), target], how | {"force": force})
     crew = hire(cluster, workers=workers, client=client, computes=False)
     with interrupts_told(), listening(progress) as told:
-        done = run_convert(plan_convert(job, target, crew, fresh, force, command), told)
+        done = run_rewrite(plan_convert(job, target, crew, fresh, force, command), told)
     return Conversion(target, done.error, done.seconds)

@@ -9,8 +9,8 @@ from gpuknn.gold import Gold, read_gold, save_gold
 from gpuknn.gold.distances import told
 from gpuknn.gold.formats import WRITERS, for_target
 from gpuknn.gold.rounding import cut_gold
-from gpuknn.jobs.convert.formats import choose_dtype, choose_format
 from gpuknn.jobs.convert.job import Job
+from gpuknn.jobs.rewrite.formats import choose_dtype, choose_format
 from gpuknn.storage.destination import check_destination
 from gpuknn.storage.location import is_url, split_key
 from gpuknn.vectors.hdf5 import check_key

@@ -6,7 +6,7 @@ from typing import Any
 
 from gpuknn.errors import given, refuse_given
 from gpuknn.gold import holds_gold
-from gpuknn.jobs.convert.formats import choose_format
+from gpuknn.jobs.rewrite.formats import choose_format
 from gpuknn.storage.location import is_url
 from gpuknn.vectors.written import Missing
 

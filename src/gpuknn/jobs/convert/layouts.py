@@ -11,8 +11,8 @@ from gpuknn.errors import InputError, option
 from gpuknn.gold import Gold, hdf5, read_gold
 from gpuknn.gold.distances import BITS, for_ann_benchmarks, said_of, said_to_ann_benchmarks, told
 from gpuknn.gold.writer import Outline
-from gpuknn.jobs.convert.formats import NARROW
 from gpuknn.jobs.convert.job import Job
+from gpuknn.jobs.rewrite.formats import NARROW
 from gpuknn.storage.location import split_key
 from gpuknn.vectors import Vectors, open_vectors
 from gpuknn.vectors.bits import unpack_bits

@@ -1,4 +1,4 @@
-"""A planned conversion at work: pieces to workers, receipts to the record, the finished target to its name."""
+"""A plan at work: pieces to workers, receipts to the record, the finished target to its name."""
 
 import os
 import sys
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from gpuknn.engine.choose import usable_cores
 from gpuknn.errors import InputError, RunError, option, same_again
 from gpuknn.interrupts import interrupts_told, kept_and_goes_on, nothing_changed
-from gpuknn.jobs.convert.plan import Plan, check_room
+from gpuknn.jobs.rewrite.plan import Plan, check_room
 from gpuknn.jobs.writing import pieces_of, pieces_written, write_pieces
 from gpuknn.progress import Event, Listener, step
 from gpuknn.storage.destination import check_destination
@@ -25,24 +26,24 @@ from gpuknn.vectors.target import Piece, Target
 from gpuknn.workers.crew import THREADS, Crew
 
 JOB = "fingerprint"
-"""Of what is noted of a finished target: the conversion's."""
-VERSION = 2
+"""Of what is noted of a finished target: the job's."""
+VERSION = 3
 """Raised when the same options come to write other bytes."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a conversion did."""
+    """What was done."""
 
     pieces: int
     written: int
     """Pieces that were not there already."""
     error: float
-    """The largest that rounding has made."""
+    """What `Derived.take` counts, of all rows: the largest error that rounding has made, or bits that differ."""
     seconds: float
 
 
-def run_convert(plan: Plan, on_event: Listener = lambda _: None) -> Outcome:
+def run_rewrite(plan: Plan, on_event: Listener = lambda _: None) -> Outcome:
     """Write the target and give it its name; goes on from what an earlier call has finished.
 
     `on_event` is told what happens:
@@ -52,7 +53,7 @@ def run_convert(plan: Plan, on_event: Listener = lambda _: None) -> Outcome:
         progress    done: rows that are on disk
         written     output, and the outcome
 
-    Raises InputError if the source cannot be converted, and then leaves nothing behind; RunError or OSError if the same
+    Raises InputError if the rows cannot be made, and then leaves nothing behind; RunError or OSError if the same
     plan goes on later; Interrupted, which says whether it does.
     """
     standing = Standing(plan)
@@ -62,7 +63,7 @@ def run_convert(plan: Plan, on_event: Listener = lambda _: None) -> Outcome:
 
 @dataclass
 class Standing:
-    """How far a conversion has come, for whoever interrupts it."""
+    """How far the work has come, for whoever interrupts it."""
 
     plan: Plan
     fingerprint: str = ""
@@ -104,7 +105,8 @@ def _run(standing: Standing, on_event: Listener) -> Outcome:
         said, there = record.noted(Path(plan.destination) if local else None), None
         if said.get(JOB) != fingerprint or not isinstance(said.get("pieces"), int):
             there, pieces = _write(plan, claim, sample, beside, on_event, say)
-            said = {JOB: fingerprint, "pieces": len(pieces), "error": max(piece.error for piece in pieces)}
+            error = reduce(plan.rows.together, (piece.error for piece in pieces))
+            said = {JOB: fingerprint, "pieces": len(pieces), "error": error}
             if local:  # and somebody may have written there meanwhile
                 check_destination(plan.destination, plan.sources, plan.replace, stores=True)
                 record.publish(claim, said)
@@ -122,7 +124,7 @@ def _fingerprint(plan: Plan, sample: Sampled, beside: dict[str, str]) -> str:
     """Of everything that decides the target's bytes, where they are written, and the pieces."""
     place = plan.destination.rstrip("/") if is_url(plan.destination) else ""
     target = repr(replace(plan.target, path=place)), plan.target.piece_rows
-    rows = plan.rows.first, plan.rows.normalize, plan.rows.scale, plan.rows.round
+    rows = sorted(plan.rows.said.items())
     sources = sorted((beside | {plan.rows.source.where: sample.identity}).items())
     return digest(repr((VERSION, sources, rows, target, sorted(asdict(plan.job).items()))).encode())
 
@@ -197,20 +199,16 @@ def _check_unchanged(plan: Plan, sample: Sampled, beside: dict[str, str]) -> Non
     except InputError as error:  # it could be read before: what was written stays
         raise RunError(str(error)) from error
     if changed:
-        raise RunError(
-            f"{changed[0]}: was changed while it was converted; run {same_again()} with {option('fresh', True)}"
-        )
+        raise RunError(f"{changed[0]}: was changed while it was read; run {same_again()} with {option('fresh', True)}")
 
 
 def _fitting(plan: Plan) -> int:
     """How many pieces may be in memory at once, with the rows that their readers hold decoded."""
-    each, source = plan.target.piece_memory, plan.rows.source
-    if not each + source.held_bytes(1):
+    each, rows = plan.target.piece_memory, plan.rows
+    if not each + rows.held_bytes(1):
         return sys.maxsize
-    from gpuknn.workers.memory import memory_budget
-
-    budget, most = memory_budget(None), max(plan.crew.workers.count, THREADS * usable_cores())
-    return next((n for n in range(most, 1, -1) if n * each + source.held_bytes(n) <= budget), 1)
+    most = max(plan.crew.workers.count, THREADS * usable_cores())
+    return next((n for n in range(most, 1, -1) if n * each + rows.held_bytes(n) <= plan.budget), 1)
 
 
 def _everywhere(plan: Plan, target: Target) -> tuple[Any, Target]:
@@ -230,10 +228,7 @@ def _notes(plan: Plan, sample: Sampled, pieces: list[Piece]) -> dict[str, Any]:
         "source_dtype": source.dtype.name,
         "source_fingerprint": sample.content,
         "key": getattr(plan.target, "key", ""),
-        "rows": f"{rows.first}:{rows.first + len(rows)}",
-        "normalized": rows.normalize,
-        "scaled_by": 1.0 if rows.scale is None else rows.scale,
-        "rounded_to_whole_numbers": rows.round,
+        **rows.said,
         "piece_rows": plan.target.piece_rows,
         "crc32c": [piece.crc32c for piece in pieces],
     }

@@ -1,0 +1,101 @@
+"""Rows in hand of a GPU, on a stream of the thread's own."""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import cupy as cp
+import numpy as np
+
+from gpuknn.engine.cuda.kernels import THREADS, Kernels
+from gpuknn.engine.cuda.product import product
+from gpuknn.engine.cuda.table import WIDEN
+from gpuknn.engine.metric import summation_leaves
+from gpuknn.engine.projecting import MOST, Axes, References, parts_of, unit_factor
+
+_round = cp.ElementwiseKernel(
+    "T x, float64 factor", "float64 out", "out = rint(widen(x) * factor) * 0x1p-24", "unit_rows", preamble=WIDEN
+)
+_scale = cp.ElementwiseKernel(
+    "T x, float64 factor", "float32 out", "out = (float)(widen(x) * factor)", "scale_rows", preamble=WIDEN
+)
+
+
+@dataclass(frozen=True, eq=False)
+class CudaBlock:
+    """`engine.projecting.Block` by CuPy, on the current device and stream."""
+
+    rows: Any
+    """(m, d) on the device, as stored."""
+    kernels: Kernels
+
+    @cached_property
+    def norms(self) -> np.ndarray:
+        """(m,) float64, on the host."""
+        m, d = self.rows.shape
+        norms = cp.empty(m)
+        leaves = cp.asarray(summation_leaves(d))
+        self.kernels.launch(
+            f"squared_norms_{self.rows.dtype.name}", (_blocks(8 * m),), self.rows, m, d, leaves, len(leaves), norms
+        )
+        found: np.ndarray = norms.get()
+        return found
+
+    def coordinates(self, axes: Axes) -> np.ndarray:
+        """(m, D) float32; the last rounding is the host's, for that of the device makes small numbers zero."""
+        sums = (self._unit() @ _on_device(axes, "components").T).get()
+        found: np.ndarray = (sums - axes.offset).astype(np.float32)
+        return found
+
+    def sketches(self, references: References) -> np.ndarray:
+        """(m, bits / 64) uint64."""
+        (m, d), vectors = self.rows.shape, _on_device(references, "vectors")
+        scaled = _scale(self.rows, cp.asarray(1.0 / np.sqrt(self.norms))[:, None])
+        scores = cp.empty((m, len(vectors)), np.float32)
+        product(scaled, vectors, scores)
+        leaves, out = cp.asarray(summation_leaves(d)), cp.empty((m, len(vectors) // 32), np.uint32)
+        self.kernels.launch(
+            f"compare_references_{self.rows.dtype.name}",
+            (min(m, 2**16),),
+            *(self.rows, m, d, vectors, len(vectors), scores, references.sure, leaves, len(leaves)),
+            *(references.single, out),
+        )
+        found: np.ndarray = out.get()
+        return found.view(np.uint64)
+
+    def moments(self, shift: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Sums (d,) and (d, d), on the host."""
+        return _moments(self._unit() - cp.asarray(shift))
+
+    def _unit(self) -> Any:
+        """(m, d) float64 on the device: the rows of unit length."""
+        factor = cp.asarray(unit_factor(self.rows.dtype, self.norms))
+        if self.rows.dtype != np.float16:
+            return _round(self.rows, factor[:, None])
+        m, d = self.rows.shape
+        out = cp.empty((m, d))
+        self.kernels.launch("unit_halves", (_blocks(8 * m),), self.rows, m, d, factor, out)
+        return out
+
+
+def _moments(centred: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    products = (centred.T @ centred).get()
+    if products.diagonal().max() < MOST:
+        return [(centred.sum(axis=0).get(), products)]
+    return [sums for part in parts_of(len(centred)) for sums in _moments(centred[part])]
+
+
+def _blocks(threads: int) -> int:
+    return min(-(-threads // THREADS), 2**16)
+
+
+def _on_device(model: Axes | References, name: str) -> Any:
+    return _uploaded(model, name, cp.cuda.runtime.getDevice())
+
+
+@lru_cache(maxsize=8)
+def _uploaded(model: Axes | References, name: str, device: int) -> Any:
+    """An array of a model on a device, which stays there: models are few, and used for all rows."""
+    array = cp.asarray(getattr(model, name))
+    cp.cuda.get_current_stream().synchronize()  # threads with streams of their own use it next
+    return array

@@ -1,0 +1,22 @@
+"""Matrix products whose sums are in float32, whatever CuPy's settings."""
+
+from typing import Any
+
+import numpy as np
+from cupy.cuda import device as cupy_device
+from cupy_backends.cuda.libs import cublas
+
+KINDS = {"float16": 2, "float32": 0}
+"""CUDA_R_16F and CUDA_R_32F."""
+
+
+def product(left: Any, right: Any, out: Any) -> None:
+    """The product left @ right.T of (n, d) and (m, d), both float16 or float32, into `out` (n * m,) float32."""
+    (n, d), m, kind = left.shape, len(right), KINDS[left.dtype.name]
+    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+    cublas.gemmEx(
+        cupy_device.get_cublas_handle(),
+        *(cublas.CUBLAS_OP_T, cublas.CUBLAS_OP_N, m, n, d, one.ctypes.data),  # cuBLAS counts by columns
+        *(right.data.ptr, kind, d, left.data.ptr, kind, d, zero.ctypes.data, out.data.ptr, KINDS["float32"], m),
+        *(cublas.CUBLAS_COMPUTE_32F, cublas.CUBLAS_GEMM_DEFAULT),
+    )
