@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuknn.cli.options import DEFAULT_METRIC, add_metric, add_missing
-from gpuknn.errors import InputError, pip_install
+from gpuknn.cli.plot import check_plot
+from gpuknn.errors import InputError
 
 if TYPE_CHECKING:
     from gpuknn.bench.measure import Machine, Measurement
@@ -79,7 +80,7 @@ def run(chosen: argparse.Namespace) -> int:
         raise InputError(f"--filter {chosen.filter}: is for --device cpu; a GPU chooses by itself")
     peers = installed_peers(chosen.peers if device.kind == "cpu" else chosen.peers or "")
     if chosen.plot:
-        _check_plot(chosen.plot)
+        check_plot(chosen.plot)
     if chosen.database:
         rows, queries = _open(chosen)
     else:
@@ -146,15 +147,6 @@ def _line(found: "Measurement", header: bool) -> str:
         head += "   where the engine's time goes"
         line += "   " + ", ".join(f"{name} {spent / found.engine:.0%}" for name, spent in found.stages.items())
     return f"{head}\n{line}" if header else line
-
-
-def _check_plot(path: Path) -> None:
-    from importlib.util import find_spec
-
-    if not find_spec("matplotlib"):
-        raise InputError(f"--plot: needs matplotlib; install it with: {pip_install('bench')}")
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent}: there is no such folder to write {path.name} to")
 
 
 def _plot(path: Path, found: "list[Measurement]", ks: Any) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuknn.cli.log import write_event
 from gpuknn.cli.options import add_changes, add_cluster, add_missing, add_shown, sayer, write_outcome
-from gpuknn.cli.subset import add_subset, check_subset, fetch_subset
+from gpuknn.cli.subset import add_subset, check_subset, subset_database
 from gpuknn.errors import InputError
 from gpuknn.interrupts import interrupts_told
 from gpuknn.jobs.rewrite.formats import NAMES
@@ -87,18 +87,13 @@ def _name_files(chosen: argparse.Namespace) -> None:
 def _database(chosen: argparse.Namespace, destination: str) -> str:
     """A subset's database, fetched first if that is asked for and DST can be written."""
     from gpuknn.jobs.rewrite.formats import choose_format
-    from gpuknn.jobs.rewrite.plan import record_of
-    from gpuknn.laion.catalogue import SHIPPED, read_catalogue
-    from gpuknn.laion.subsets import database_path, find_database
-    from gpuknn.storage.destination import check_destination
+    from gpuknn.jobs.rewrite.plan import record_at
 
-    if chosen.subset != SHIPPED and chosen.download:
-        choose_format(destination, chosen.to)
-        begun = record_of(destination).exists and not chosen.fresh  # then the destination may be its own
-        check_destination(destination, [], chosen.force or begun, stores=True)
-        catalogue = read_catalogue(chosen.catalogue, chosen.base_url)
-        fetch_subset(chosen, [find_database(catalogue, chosen.subset, chosen.bundle)])
-    return str(database_path(chosen.subset, chosen.bundle, chosen.data_dir, chosen.catalogue))
+    choose_format(destination, chosen.to)
+    record_at(destination, [], chosen.force, chosen.fresh)
+    found = subset_database(chosen)
+    assert found is not None  # nothing is only planned here
+    return found
 
 
 def _convert_vectors(chosen: argparse.Namespace, job: "Job") -> int:

@@ -14,7 +14,7 @@ from gpuknn.cli.log import write_event
 from gpuknn.errors import INTERRUPTED, InputError, RunError, at_the_terminal, what_was_told
 from gpuknn.interrupts import interrupts_put_off
 
-SHARED = {"config", "log", "main", "options", "progress", "subset"}
+SHARED = {"config", "log", "main", "options", "plot", "progress", "subset"}
 """Modules of this room that are no command."""
 DESCRIPTION = "Exact nearest neighbours for gold standards, the same to the last bit on any device."
 EXIT_CODES = (

@@ -39,6 +39,18 @@ def check_subset(chosen: argparse.Namespace, named: str | None) -> None:
         raise InputError("--base-url: says where --download fetches from; add that, or leave it out")
 
 
+def subset_database(chosen: argparse.Namespace) -> str | None:
+    """The subset's database, fetched first if that is asked for; None if that is only planned, as `--dry-run` asks."""
+    from gpuknn.laion.catalogue import SHIPPED, read_catalogue
+    from gpuknn.laion.subsets import database_path, find_database
+
+    if chosen.subset != SHIPPED and chosen.download:
+        catalogue = read_catalogue(chosen.catalogue, chosen.base_url)
+        if not fetch_subset(chosen, [find_database(catalogue, chosen.subset, chosen.bundle)]):
+            return None
+    return str(database_path(chosen.subset, chosen.bundle, chosen.data_dir, chosen.catalogue))
+
+
 def fetch_subset(chosen: argparse.Namespace, files: Sequence["RemoteFile"]) -> bool:
     """Fetch what is missing of a subset's files; False if that is only planned, as `--dry-run` asks."""
     from gpuknn.cli.progress import shown

@@ -89,7 +89,6 @@ def check_rows(vectors: Vectors, metric: Metric, threads: int, progress: Callabl
     n, d = vectors.shape
     length = max(1, CHECKED_VALUES // d)
     leaves = summation_leaves(d)
-    low, high = COSINE_NORMS if metric is Metric.COSINE else (0.0, np.finfo(np.float64).max)
 
     def squared_norms(first: int) -> np.ndarray:
         rows = vectors[first : first + length]
@@ -100,14 +99,23 @@ def check_rows(vectors: Vectors, metric: Metric, threads: int, progress: Callabl
     largest, done = 0.0, 0
     with ThreadPoolExecutor(threads) as pool:
         for norms in pool.map(squared_norms, range(0, n, length)):
-            bad = np.flatnonzero(~((norms >= low) & (norms <= high)))
-            if len(bad):
+            try:
+                refuse_unmeasured(vectors, done, norms, metric)
+            except InputError:
                 pool.shutdown(wait=False, cancel_futures=True)
-                raise InputError(_describe(vectors, bad + done, norms[bad], metric))
+                raise
             largest, done = max(largest, float(norms.max())), done + len(norms)
             if progress is not None:
                 progress(done)
     return largest
+
+
+def refuse_unmeasured(vectors: Vectors, first: int, norms: np.ndarray, metric: Metric) -> None:
+    """Raise InputError as `check_rows` does for rows from `first` on, of the squared norms (m,)."""
+    low, high = COSINE_NORMS if metric is Metric.COSINE else (0.0, np.finfo(np.float64).max)
+    bad = np.flatnonzero(~((norms >= low) & (norms <= high)))
+    if len(bad):
+        raise InputError(_describe(vectors, bad + first, norms[bad], metric))
 
 
 def check_range(metric: Metric, dists: str, row_norm: float, query_norm: float) -> None:

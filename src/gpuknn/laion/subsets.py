@@ -1,7 +1,7 @@
 """A subset's database and queries, and the name of what is computed from them; the sample that is shipped."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,15 @@ def database_path(
     known = read_catalogue(catalogue)
     asked = {"bundle": bundle, "data_dir": data_dir, "catalogue": catalogue}
     return _place(find_database(known, subset, bundle), subset, asked)
+
+
+def model_path(name: str, data_dir: str | Path | None) -> Path:
+    """Where a model is: a file, or the published one of LAION2B that a bundle's name means, if no file has the name."""
+    models = {file.bundle: file for file in read_catalogue(None).files if file.kind == "model"}
+    if name not in models or Path(name).exists():
+        return Path(name)
+    asked = {"data_dir": data_dir}
+    return Path(_place(replace(models[name], key=None), name, asked))
 
 
 def find_subset(catalogue: Catalogue, subset: str, bundle: str | None, queries: str) -> Subset:

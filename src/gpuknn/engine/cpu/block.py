@@ -26,7 +26,7 @@ class CpuBlock:
 
     def coordinates(self, axes: Axes) -> np.ndarray:
         """(m, D) float32."""
-        found: np.ndarray = (self._unit() @ axes.components.T - axes.offset).astype(np.float32)
+        found: np.ndarray = (self.unit() @ axes.components.T - axes.offset).astype(np.float32)
         return found
 
     def sketches(self, references: References) -> np.ndarray:
@@ -43,11 +43,11 @@ class CpuBlock:
 
     def moments(self, shift: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Sums (d,) and (d, d)."""
-        centred = self._unit()
+        centred = self.unit()
         centred -= shift
         return _moments(centred)
 
-    def _unit(self) -> np.ndarray:
+    def unit(self) -> np.ndarray:
         """(m, d) float64: the rows of unit length."""
         out = np.empty(self.rows.shape)
         divide = kernels.unit_halves if self.rows.dtype == np.float16 else kernels.unit_rows

@@ -5,7 +5,6 @@ their 11 nearest rows in the database are found, and a row stays if its 10th and
 its ten nearest are farther than 0.1 in sum.  The first ones that stay are taken, in the order of the part.
 """
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from gpuknn.jobs.build.job import SEED
 from gpuknn.storage.durable import appearing, digest, read_sealed, write_sealed
 from gpuknn.vectors import ArrayVectors, Vectors
 from gpuknn.vectors.converted import Converted
+from gpuknn.workers.here import AT_WORK
 from gpuknn.workers.stop import is_to_stop
 
 NEAREST = 10
@@ -28,8 +28,6 @@ DRAWN = 2
 """Candidates for each query that is wanted."""
 STAGE = f"{2:010d}-{2:010d}"
 """What the names of these receipts begin with."""
-AT_WORK = threading.Lock()
-"""A worker may have several threads.  Each search uses all its cores and memory for all candidates."""
 
 
 def draw(kept: np.ndarray, count: int) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from gpuknn.engine.neighbors import Neighbors, merge
 from gpuknn.jobs.events import count, tell
 from gpuknn.jobs.exact.partial import Damaged, Partial, find_partial, remove_partial, write_partial
-from gpuknn.jobs.exact.shard import AT_WORK
+from gpuknn.workers.here import AT_WORK
 
 MERGE_BYTES = 2**26
 """Neighbours read at once."""

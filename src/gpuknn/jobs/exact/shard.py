@@ -1,7 +1,5 @@
 """The one task that workers run: the exact neighbours among a shard's rows, brought to disk."""
 
-import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,8 @@ from gpuknn.errors import RunError
 from gpuknn.jobs.events import count, tell
 from gpuknn.jobs.exact.job import Job, SelfJoin
 from gpuknn.jobs.exact.partial import remove_partial, write_partial
-from gpuknn.workers.stop import is_to_stop, own_worker
+from gpuknn.workers.here import AT_WORK, device_here
+from gpuknn.workers.stop import is_to_stop
 
 SECONDS_BETWEEN_REPORTS = 0.25
 SECONDS_BETWEEN_SAVES = 15.0
@@ -50,18 +49,12 @@ def scan_shard(
         return _scan_shard(job, state, queries, rows, floor, folder, device)
 
 
-AT_WORK = threading.Lock()
-"""A worker with several threads is given several tasks; each uses all its cores, or its GPU, and the memory that the
-plan counts, so they take turns."""
-
-
 def _scan_shard(
     job: Job, state: str, queries: range, rows: range, floor: np.ndarray, folder: Path, device: Device
 ) -> ShardDone:
     if is_to_stop():
         return ShardDone(queries, rows[:0], floor)
-    if worker := own_worker():
-        device = device.here(worker.state.nthreads, gpu_number(worker.name))
+    device = device_here(device)
     report = Report(job, queries, rows, folder, device.name)
     report.begun()
     search = Search(
@@ -177,14 +170,3 @@ class Report:
         now = time.monotonic()
         count(phase, now - self._counted, **amounts)
         self._counted = now
-
-
-def gpu_number(worker_name: object) -> int:
-    """The number of a worker's GPU among those that it sees.
-
-    The first, as CUDA_VISIBLE_DEVICES has it (dask-cuda turns that); but the workers of a plain local cluster see all
-    GPUs, and are numbered themselves.
-    """
-    if "dask_cuda" in sys.modules or not str(worker_name).isdecimal():
-        return 0
-    return int(str(worker_name))

@@ -1,0 +1,54 @@
+"""Principal components: the directions in which rows of unit length vary most."""
+
+import math
+
+import numpy as np
+
+from gpuknn.engine.projecting import AXES_GRID, GRID
+from gpuknn.errors import InputError, option
+from gpuknn.projections.blocks import MOMENTS_VALUES
+from gpuknn.projections.model import PcaModel
+from gpuknn.projections.moments import ExactSums
+
+SHIFT_ROWS = 4096
+"""Rows whose mean is the shift: about any shift the model is the same, about the mean it takes the fewest steps."""
+LEAST_SHARE = 1e-12
+"""Of the largest variance: below it, a direction is one of rounding."""
+
+
+def model_of(sums: ExactSums, wanted: int, where: str) -> PcaModel:
+    """The model of `wanted` components; raises InputError if the rows do not vary in so many directions.
+
+    An axis is the eigenvector of the covariance (divided by n - 1), rounded to multiples of 2^-28; of the two, the one
+    whose component of largest magnitude, the first of equal ones, is positive, as scikit-learn chooses it.
+    """
+    from gpuknn.engine.cpu import kernels  # here: it loads Numba
+    from gpuknn.engine.metric import summation_leaves
+
+    covariance = sums.covariance()
+    total = math.fsum(covariance.diagonal())
+    axes = covariance
+    kernels.make_orthogonal(axes, summation_leaves(len(axes)))
+    variances = np.array([math.sqrt(math.fsum(axis * axis)) for axis in axes])
+    order = np.argsort(-variances, kind="stable")[:wanted]
+    varied = int(np.count_nonzero(variances[order] > LEAST_SHARE * variances[order[0]]))
+    if varied < wanted:
+        raise InputError(
+            f"{where}: its rows of unit length vary in {varied} directions only; "
+            f"{option('pca', varied) if varied else 'there is nothing to fit'} keeps all of it"
+        )
+    chosen = axes[order] / variances[order, None]
+    largest = np.take_along_axis(chosen, np.abs(chosen).argmax(axis=1)[:, None], axis=1)
+    components = np.rint(chosen * (np.sign(largest) * AXES_GRID)) / AXES_GRID
+    return PcaModel(components, sums.mean(), variances[order], total, sums.count)
+
+
+def shift_of(some: np.ndarray) -> np.ndarray:
+    """(d,) float64: the mean of some rows (m, d) of unit length, in multiples of 1 / GRID; any shift will do."""
+    rounded: np.ndarray = np.rint(some.mean(axis=0) * GRID) / GRID
+    return rounded
+
+
+def fit_memory(d: int, threads: int) -> int:
+    """Bytes that sums and products take: those of all rows, and of each thread's block, as they are and as integers."""
+    return d * d * 8 * (2 + 3 * threads) + threads * MOMENTS_VALUES * 8

@@ -1,0 +1,130 @@
+"""Rows through a model."""
+
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuknn.engine.device import Device
+from gpuknn.engine.projecting import Axes, Block, References
+from gpuknn.errors import InputError, RunError, same_again
+from gpuknn.projections.blocks import COORDINATES_VALUES, check_rows_are_numbers, memory_of, over_blocks, threads_of
+from gpuknn.projections.model import Model, PcaModel, read_model
+from gpuknn.storage.durable import digest
+from gpuknn.storage.location import absolute
+from gpuknn.vectors.derived import Derived
+from gpuknn.vectors.vectors import Vectors
+
+PUBLISHED_FOR = ("float16", "float32")
+"""Types of the rows that the published sketches were made of."""
+
+
+@dataclass(frozen=True)
+class Projected(Derived):
+    """Coordinates (n, D) float32, or sketches (n, words) uint64, of rows."""
+
+    model: str
+    """The path of its file."""
+    content: str
+    """What tells the model's bytes from others."""
+    as_published: bool
+    device: Device
+    here: Callable[[Device], Device]
+    """The device for whoever reads the rows."""
+
+    @classmethod
+    def of(
+        cls, source: Vectors, path: str, model: Model, as_published: bool, device: Device, here: Callable[..., Device]
+    ) -> "Projected":
+        """The rows of `source` through the model at `path`; raises InputError if it takes other rows."""
+        check_rows_are_numbers(source)
+        if source.shape[1] != model.input_width:
+            raise InputError(
+                f"{source.where}: has {source.shape[1]} components, and the model {path} takes {model.input_width}"
+            )
+        if as_published and isinstance(model, PcaModel):
+            raise InputError(f"{path}: is a PCA model; as published, there are sketches only")
+        if as_published and source.dtype.name not in PUBLISHED_FOR:
+            made_of = " and ".join(PUBLISHED_FOR)
+            raise InputError(f"{source.where}: holds {source.dtype}; the published sketches were made of {made_of}")
+        n, kind = len(source), np.dtype(np.float32 if isinstance(model, PcaModel) else np.uint64)
+        width = len(model.components) if isinstance(model, PcaModel) else model.bits // 64
+        content = digest(Path(path).read_bytes())
+        how = 0, path, content, as_published, device, here
+        return cls(source.path, source.key, (n, width), kind, source, *how, missing=source.missing)
+
+    @property
+    def block_bytes(self) -> int:  # type: ignore[override]
+        """Some blocks for each thread."""
+        return 16 * threads_of(self.device) * 2**20
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The model."""
+        return {"model": Path(self.model).name, "model_digest": self.content, "as_published": self.as_published}
+
+    def together(self, some: float, others: float) -> float:
+        """The sum: bits that differ from those of float64."""
+        return some + others
+
+    def absolute(self) -> "Projected":
+        """The same rows, for a process with another working folder."""
+        return replace(self, source=self.source.absolute(), model=absolute(self.model))
+
+    def __copy__(self) -> "Projected":
+        """With a source of its own, which keeps what it decodes."""
+        return replace(self, source=copy(self.source))
+
+    def held_bytes(self, readers: int) -> int:
+        """Those of the source, and the blocks in hand."""
+        width = 8 * self.shape[1] if self.dtype == np.float32 else 64 * 4 * self.shape[1]
+        blocks = memory_of(self.source, self.device, COORDINATES_VALUES, width) + self.block_bytes
+        return self.source.held_bytes(readers * threads_of(self.device)) + readers * blocks
+
+    def take(self, first: int, out: np.ndarray) -> float:
+        """Fill `out`; how many bits differ from those that float64 gives, if they are made as published."""
+        model, differing = _loaded(self.model, self.content), list[int]()
+
+        def fill(block: Block, stored: np.ndarray, part: range) -> None:
+            rows = out[part.start - first : part.stop - first]
+            if isinstance(model, Axes):
+                rows[...] = block.coordinates(model)
+                return
+            rows[...] = block.sketches(model)
+            if self.as_published:
+                with device.block(normalised(stored)) as published:
+                    sketches = published.sketches(References(model.vectors, single=True))
+                differing.append(int(np.bitwise_count(rows ^ sketches).sum()))
+                rows[...] = sketches
+
+        device = self.here(self.device)
+        over_blocks(self.source, range(first, first + len(out)), device, COORDINATES_VALUES, fill)
+        return float(sum(differing))
+
+
+def normalised(rows: np.ndarray) -> np.ndarray:
+    """The rows (m, d) float16 or float32 divided by their lengths in their own arithmetic.
+
+    As Julia's `normalize!` does it; but of float32, squares are added in float64, where BLAS decides there.
+    """
+    with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
+        lengths = np.sqrt(np.square(rows).sum(axis=1, dtype=np.float64)).astype(rows.dtype)
+        found: np.ndarray = rows * (1 / lengths)[:, np.newaxis]
+    return found
+
+
+@lru_cache(maxsize=4)
+def _loaded(path: str, content: str) -> Axes | References:
+    """A model as devices take it; raises RunError if the file is not the one that was looked at first."""
+    try:
+        same = digest(Path(path).read_bytes()) == content
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); {same_again()} goes on") from error
+    if not same:
+        raise RunError(f"{path}: was changed while rows went through it")
+    model = read_model(path)
+    return model.axes() if isinstance(model, PcaModel) else References(model.references)
