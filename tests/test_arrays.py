@@ -263,6 +263,24 @@ def test_every_kind_gives_the_answer_of_the_plain_array(kind: str, dtype: str, t
     assert itself.dists.tobytes() == gpuknn.exact_knn(rows, k=2, metric=metric_of(dtype)).dists.tobytes()
 
 
+BECOME_FLOATS = ("list of int16", "list of ints")
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind, (_, types) in HELD.items() if "int8" in types and kind not in BECOME_FLOATS]
+)
+def test_bytes_of_every_kind_are_sketches_under_hamming(kind: str, tmp_path: Path) -> None:
+    dtype = ("uint8", "int8")[list(HELD).index(kind) % 2]
+    rows, asked = numbers(dtype, N), numbers(dtype, 5, seed=1)
+    ids, dists = oracle.knn(rows.view(np.uint64), asked.view(np.uint64), 7, "hamming", "float32")
+    held = HELD[kind][0](rows, tmp_path)
+    found = gpuknn.exact_knn(held, asked, k=7, metric="hamming")
+    assert np.array_equal(found.ids, ids)
+    assert found.dists.tobytes() == dists.tobytes()
+    others = gpuknn.exact_knn(rows, held, k=7, metric="hamming")
+    assert others == gpuknn.exact_knn(rows, rows, k=7, metric="hamming")
+
+
 @pytest.mark.parametrize("kind", [kind for kind, (_, types) in HELD.items() if "float64" in types])
 def test_any_rows_of_it_can_be_read(kind: str, tmp_path: Path) -> None:
     rows = numbers("float64", N)

@@ -3,6 +3,7 @@
 import gc
 import weakref
 from itertools import pairwise, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -172,6 +173,27 @@ def test_hamming(words: int) -> None:
     queries = np.concatenate([sketches[:2], rng.integers(0, 2**64, (9, words), dtype=np.uint64)])
     for k in (1, 700, 3000):
         assert_exact(sketches, queries, k, "hamming")
+
+
+def test_room_that_was_never_written_is_not_computed_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may hold signalling NaNs, which NumPy warns of: an error here."""
+    plain = np.empty
+
+    def full_of_signals(*args: Any, **options: Any) -> np.ndarray:
+        made = plain(*args, **options)
+        if made.dtype == np.float32:
+            made.view(np.uint32).fill(0x7F800001)
+        return made
+
+    monkeypatch.setattr(np, "empty", full_of_signals)
+    sketches = np.random.default_rng(0).integers(0, 2**64, (300, 2), dtype=np.uint64)
+    floor = np.array([5.0, np.inf])  # of the first query one row passes, of the other all do
+    search = Search(sketches[:2], 20, Metric.HAMMING, np.dtype(np.float32), floor)
+    found, _ = scan(ArrayVectors.of(sketches, "rows"), range(300), search, open_device("cpu", 1))
+    ids, dists = oracle.knn(sketches, sketches[1:2], 20, "hamming", "float32")
+    assert (found.ids[0, 0], found.dists[0, 0]) == (0, 0)
+    assert np.array_equal(found.ids[1:], ids)
+    assert np.array_equal(found.dists[1:], dists)
 
 
 @pytest.mark.parametrize(("tile", "block", "epoch", "threads"), [(7, 2, 1, 1), (64, 5, 1, 2), (512, 1024, 2**25, 3)])

@@ -303,7 +303,9 @@ class ExactNeighbors(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             return as_vectors(values, "X")
         bits = values.astype(np.bool_)
         if (bits != values).any():
-            raise InputError('X: metric="hamming" takes booleans, or 0 and 1; uint64 sketches go to gpuknn.exact_knn')
+            raise InputError(
+                'X: metric="hamming" takes booleans, or 0 and 1; packed bits and uint64 sketches go to gpuknn.exact_knn'
+            )
         return PackedBits.of(as_vectors(bits.view(np.uint8), "X"))
 
     def _as_here(self, dists: NDArray[np.float64]) -> NDArray[np.float64]:

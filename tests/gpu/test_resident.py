@@ -111,6 +111,17 @@ def test_booleans_and_a_single_query(rng: np.random.Generator) -> None:
         )
 
 
+@pytest.mark.parametrize("width", [9, 16])
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_bits_in_bytes(dtype: str, width: int, rng: np.random.Generator) -> None:
+    rows = rng.integers(0, 256, (N, width), np.uint8).view(dtype)
+    expected = gpuknn.exact_knn(rows, rows[:3], k=3, metric="hamming", device="cpu")
+    for hold in HELD.values():
+        for device in ("cuda", "cpu"):
+            assert gpuknn.exact_knn(hold(cp.asarray(rows)), rows[:3], k=3, metric="hamming", device=device) == expected
+    assert gpuknn.exact_knn(rows, cp.asarray(rows[:3]), k=3, metric="hamming", device="cuda") == expected
+
+
 def test_rows_that_another_stream_is_still_writing(rng: np.random.Generator) -> None:
     rows = random_rows(rng, N, D, "float32")
     held = cp.zeros((N, D), np.float32)

@@ -61,6 +61,7 @@ def run(chosen: argparse.Namespace) -> int:
     from gpuknn.engine.cpu.needed import compile_kernels
     from gpuknn.engine.device import Search
     from gpuknn.engine.metric import metric_named
+    from gpuknn.engine.rows import under
     from gpuknn.progress import bar
 
     metric = metric_named(chosen.metric or DEFAULT_METRIC)
@@ -82,7 +83,7 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.plot:
         check_plot(chosen.plot)
     if chosen.database:
-        rows, queries = _open(chosen)
+        rows, queries = (under(metric, each) for each in _open(chosen))
     else:
         rows, queries = random_vectors(device, metric, chosen.rows, chosen.queries or 4000, chosen.components)
     n = min(chosen.rows or len(rows), len(rows))

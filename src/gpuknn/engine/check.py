@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from gpuknn.engine.metric import Metric, check_dtype, summation_leaves
-from gpuknn.errors import InputError, check_known, option
+from gpuknn.errors import InputError, check_known, in_python, option
 from gpuknn.vectors import Vectors
+from gpuknn.vectors.bits import PACKED_TYPES, kept_as
 
 MOST_DIMENSIONS = 2**18
 """Beyond it the float32 bound says too little."""
@@ -39,14 +40,12 @@ def check_question(
     check_known("dists", dists, ("float32", "float64"))
     for vectors in (database, queries):
         check_dtype(metric, vectors.dtype, vectors.where, vectors.bits is not None)
+    if metric is Metric.HAMMING:
+        _check_sketches(database, queries)
     if database.shape[1] != queries.shape[1]:
         raise InputError(
             f"{queries.where}: queries have {queries.shape[1]} components, the rows of {database.where} have "
             f"{database.shape[1]}"
-        )
-    if database.bits and queries.bits and database.bits != queries.bits:
-        raise InputError(
-            f"{queries.where}: queries have {queries.bits} bits, the rows of {database.where} have {database.bits}"
         )
     if database.shape[1] > MOST_DIMENSIONS:
         raise InputError(f"{database.where}: {database.shape[1]} components; at most {MOST_DIMENSIONS} are supported")
@@ -127,6 +126,26 @@ def check_range(metric: Metric, dists: str, row_norm: float, query_norm: float) 
     if not largest < float(np.finfo(dists).max):
         advice = f"use {option('dists', 'float64')}" if dists == "float32" else "scale the vectors down"
         raise InputError(f"distances up to {largest:.3g} do not fit {dists}; {advice}")
+
+
+def _check_sketches(database: Vectors, queries: Vectors) -> None:
+    """Raise InputError where the bits of rows and queries differ in number, or may differ in what they mean."""
+    kinds = [kept_as(queries), kept_as(database)]
+    differ = f"{queries.where}: holds {kinds[0]}, and {database.where} {kinds[1]}"
+    if "bool" in kinds and {*PACKED_TYPES} & {*kinds}:
+        raise InputError(
+            f"{differ}; nobody can tell in which order the bits were packed: pack both alike, or take booleans for both"
+        )
+    if "int8" in kinds and kinds[0] != kinds[1]:
+        advice = in_python(", by rows.view(np.uint8), or else by rows.view(np.uint8) ^ 128")
+        raise InputError(
+            f"{differ}; int8 may be the same bytes, or 128 less as sentence-transformers' binary is: "
+            f"make both one type{advice}"
+        )
+    asked, have = (rows.bits or 64 * rows.shape[1] for rows in (queries, database))
+    # Words may hold booleans that do not fill them.
+    if asked != have and {*kinds} != {"bool", "uint64"}:
+        raise InputError(f"{queries.where}: queries have {asked} bits, the rows of {database.where} have {have}")
 
 
 def _describe(vectors: Vectors, rows: np.ndarray, norms: np.ndarray, metric: Metric) -> str:

@@ -7,7 +7,7 @@ Distances are evaluated in float64 from the values as stored, row x and query q:
     cosine   1 - x.q / sqrt(|x|^2 |q|^2)     one product, one square root, one division, one subtraction
     ip       -x.q
     l2       |x - q|^2                       differences are rounded, then squared, then summed
-    hamming  the number of differing bits of two sketches of uint64 words
+    hamming  the number of differing bits of two sketches of uint64 words (booleans and bytes are read as such)
 
 A distance is stored as float32 (rounded once, to nearest) or float64, zero always as +0.0.  The answer to a
 query is its k rows of lowest (stored distance, id), in that order: of equal stored distances the lowest id wins.
@@ -79,9 +79,9 @@ def check_dtype(metric: Metric, dtype: np.dtype, where: str, booleans: bool = Fa
     kind, advice = f"{dtype.name} rows", f"use {fits}" if fits else "no metric takes that type"
     if booleans:
         kind, advice = "booleans", advice + in_python(", or numbers, e.g. rows.astype(np.uint8)")
-    elif metric is Metric.HAMMING and dtype.kind in "iu":  # often 0 and 1, or eight bits in a byte
-        advice = "it takes booleans" + in_python(", e.g. rows.astype(bool),") + " or sketches of uint64 words"
-        advice += in_python(", e.g. packed.view(np.uint64) of bits that are packed in bytes")
+    elif metric is Metric.HAMMING:
+        advice += "; it takes booleans" + in_python(", e.g. rows > 0")
+        advice += ", bits packed in bytes (uint8 or int8), or sketches of uint64 words"
     raise InputError(f"{where}: {metric.value} is not defined on {kind}; {advice}")
 
 

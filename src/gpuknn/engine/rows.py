@@ -1,9 +1,11 @@
-"""Rows as a search in this process takes them: wherever `as_vectors` finds them, and on a GPU."""
+"""Rows as a search takes them: wherever `as_vectors` finds them, on a GPU, and as the metric understands them."""
 
 from importlib.util import find_spec
 
+from gpuknn.engine.metric import Metric
 from gpuknn.errors import InputError, install_cupy
 from gpuknn.vectors import Rows, Vectors, as_vectors
+from gpuknn.vectors.bits import as_sketches
 from gpuknn.vectors.in_memory import on_gpu
 from gpuknn.vectors.written import Missing
 
@@ -23,3 +25,8 @@ def open_rows(rows: Rows, name: str, missing: Missing = "refuse", single: bool =
     from gpuknn.engine.cuda.resident import gpu_vectors
 
     return gpu_vectors(rows, name, single)
+
+
+def under(metric: Metric, rows: Vectors) -> Vectors:
+    """The rows as that metric understands them: bytes are numbers, but under hamming eight bits of a sketch."""
+    return as_sketches(rows) if metric is Metric.HAMMING else rows

@@ -12,7 +12,7 @@ from gpuknn.engine.choose import open_device, usable_cores
 from gpuknn.engine.device import Device, Scan, Search
 from gpuknn.engine.metric import Metric, metric_named
 from gpuknn.engine.neighbors import Certificate, Neighbors
-from gpuknn.engine.rows import open_rows
+from gpuknn.engine.rows import open_rows, under
 from gpuknn.engine.self_join import put_self_first
 from gpuknn.progress import Event, Listener, listening, step
 from gpuknn.vectors import Rows, Vectors
@@ -39,11 +39,12 @@ def exact_knn(
     Parameters
     ----------
     database, queries
-        Rows (n, d) and (nq, d) of float16, float32, float64, uint8 or int8; of uint64 or booleans for hamming: arrays
-        of NumPy, h5py, Zarr, Dask, Arrow or whatever speaks DLPack (PyTorch, CuPy, JAX), lists, paths, `FILE:KEY`, URLs
-        or `Vectors`.  They need not have the same dtype.  A single query may have the shape (d,).  Without queries, the
-        rows are the queries, and each is left out of its own answer.  Rows on a GPU are searched there, after a check
-        of all of them for which they are copied to the machine's memory, a part at a time.
+        Rows (n, d) and (nq, d) of float16, float32, float64, uint8 or int8: arrays of NumPy, h5py, Zarr, Dask, Arrow or
+        whatever speaks DLPack (PyTorch, CuPy, JAX), lists, paths, `FILE:KEY`, URLs or `Vectors`.  They need not have
+        the same dtype.  Under hamming they are sketches: booleans, uint8 or int8 with eight bits in a byte, or words of
+        uint64.  A single query may have the shape (d,).  Without queries, the rows are the queries, and each is left
+        out of its own answer.  Rows on a GPU are searched there, after a check of all of them for which they are copied
+        to the machine's memory, a part at a time.
     k
         Neighbours for each query, 1 to n (n - 1 if the queries are the rows and left out of their answers).
     metric
@@ -92,10 +93,10 @@ def exact_knn(
            [1, 0],
            [2, 1]])
     """
-    rows = open_rows(database, "database", missing)
-    asked = rows if queries is None else open_rows(queries, "queries", missing, single=True)
-    ids, query_ids = (None, None) if ignore_ids else (own_ids(rows.ids), own_ids(asked.ids))
     kind = metric_named(metric)
+    rows = under(kind, open_rows(database, "database", missing))
+    asked = rows if queries is None else under(kind, open_rows(queries, "queries", missing, single=True))
+    ids, query_ids = (None, None) if ignore_ids else (own_ids(rows.ids), own_ids(asked.ids))
     check_question(rows, asked, k, kind, dists, queries is None, self_first)
     chosen = open_device(device, threads, rows.gpu or 0)
     with listening(progress) as told:

@@ -88,7 +88,7 @@ class Vectors(ABC):
 
     @property
     def bits(self) -> int | None:
-        """Bits of a sketch if the rows are booleans; words may be filled up.  None if they are not."""
+        """Bits of a sketch that is kept as booleans or bytes; its words may be filled up.  None of other rows."""
         return None
 
     @property

@@ -164,7 +164,7 @@ class _Space:
         self.candidates = Candidates(
             threshold=np.empty(queries, np.float32),
             held=np.empty(queries, np.int64),
-            score=np.empty((queries, room + 1), np.float32),
+            score=np.zeros((queries, room + 1), np.float32),  # hamming widens those beyond `held`, too
             row=np.empty((queries, room + 1), np.int32),
         )
         self.proven = np.empty(k + room, np.float32)

@@ -92,6 +92,11 @@ class SuiteTarget(Hdf5Target):
             raise InputError(f"{name}: does not answer {asked:,} queries among {self.shape[0]:,} rows")
         if gold.dists is None:
             raise InputError(f"{name}: has no distances, which the format needs; gpuknn exact finds them")
+        if self.layout == ANN_BENCHMARKS and self.bits is None and gold.distance in ("hamming", "mean-hamming"):
+            raise InputError(
+                f"{name}: is about sketches, which the format keeps as booleans, and the rows are {self.dtype}; save "
+                "them as booleans, e.g. np.unpackbits(rows, axis=1).astype(bool)"
+            )
         shares_of = gold.said.get("dimension") if gold.distance == "mean-hamming" else None
         bits = gold.said.get(BITS, shares_of or self.bits)
         if self.bits is not None and bits != self.bits:

@@ -77,8 +77,9 @@ def exact(
     ----------
     database, queries
         Paths, `FILE:KEY`, URLs, names that stand for many files, lists of these, or what `open_vectors` gives: rows
-        (n, d) and (nq, d).  Queries of None are the rows themselves, each of which is left out of its own answer.
-        (`exact_knn` takes arrays in memory.)
+        (n, d) and (nq, d), of the types that `exact_knn` takes: under hamming booleans, uint8 or int8 with eight bits
+        in a byte, or words of uint64.  Queries of None are the rows themselves, each of which is left out of its own
+        answer.  (`exact_knn` takes arrays in memory.)
     output
         The file; its suffix tells the format: .h5, .ibin, .ivecs, .parquet.
     k, metric

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpuknn.engine.check import check_question
 from gpuknn.engine.metric import Metric, metric_named
+from gpuknn.engine.rows import under
 from gpuknn.errors import InputError, option
 from gpuknn.storage.durable import digest
 from gpuknn.storage.location import is_url, split_key
@@ -109,13 +110,13 @@ def ask(
     `queries`: None if the rows are the queries.  `missing`: what becomes of rows that nobody wrote.  `ignore_ids`: the
     answer holds row numbers alone.  Raises InputError if the files cannot be read or make no question together.
     """
-    rows = _opened(database, "database", missing)
-    asked = rows if queries is None else _opened(queries, "queries", missing)
+    kind = metric_named(metric)
+    rows = under(kind, _opened(database, "database", missing))
+    asked = rows if queries is None else under(kind, _opened(queries, "queries", missing))
     if queries is not None:
         named = not isinstance(queries, str | PathLike) or split_key(str(queries))[1] is not None
         refuse_rows_as_queries(rows, asked, named)
     ids = (None, None) if ignore_ids else (own_ids(rows.ids), own_ids(asked.ids))
-    kind = metric_named(metric)
     check_question(rows, asked, k, kind, dists, queries is None, self_join is SelfJoin.FIRST)
     return Job(rows, asked, int(k), kind, str(dists), self_join, *ids)
 
