@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from gpuknn.cli.log import write_event
-from gpuknn.cli.options import add_changes, add_cluster, add_missing, add_shown, sayer, write_outcome
+from gpuknn.cli.options import add_changes, add_cluster, add_dists_as, add_missing, add_shown, sayer, write_outcome
 from gpuknn.cli.subset import add_subset, check_subset, subset_database
 from gpuknn.errors import InputError
 from gpuknn.interrupts import interrupts_told
@@ -18,9 +18,10 @@ EXAMPLES = """examples:
   gpuknn convert vectors.fbin vectors.h5 --dtype float16 --normalize
   gpuknn convert vectors.fbin vectors.i8bin --normalize --scale 127 --round
   gpuknn convert gold.h5 gold.ibin
+  gpuknn convert gold.h5 angles.h5 --dists-as angle
   gpuknn convert --subset sample sample.zarr
 """
-DISTANCES = ("cosine", "ip", "l2", "euclidean", "hamming", "mean-hamming")
+DISTANCES = ("cosine", "ip", "l2", "euclidean", "hamming", "mean-hamming", "angle", "dot")
 """Those of `gold.distances`, which would load HDF5 before it is needed."""
 HELP = "convert between formats"
 
@@ -51,6 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=DISTANCES,
         help="which distances the gold standard holds, if its file does not tell (ann-benchmarks must know)",
     )
+    add_dists_as(what, "the distances that the gold standard gets")
     how = parser.add_argument_group("how to write it")
     how.add_argument("--compression", choices=("none", "zstd", "blosc"), help="of Zarr or Parquet (default: none)")
     how.add_argument("--zarr-format", type=int, choices=(2, 3), help="(default: 3)")

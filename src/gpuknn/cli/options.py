@@ -10,6 +10,8 @@ from typing import Any
 from gpuknn.cli.log import write_event
 
 DEFAULT_METRIC = "cosine"
+DISTS_AS = ("angle", "cosine", "dot", "euclidean", "sqeuclidean")
+"""Those of `gold.distances`, which would load HDF5 before it is needed."""
 
 
 def add_missing(group: argparse._ActionsContainer) -> None:
@@ -60,6 +62,16 @@ def add_changes(group: argparse._ActionsContainer, dtype: str) -> None:
     group.add_argument("--scale", type=float, metavar="S", help="then multiply each component by S")
     group.add_argument(
         "--round", action="store_true", help="round to whole numbers for uint8 and int8, which refuse fractions else"
+    )
+
+
+def add_dists_as(group: argparse._ActionsContainer, what: str) -> None:
+    """Describe the option `--dists-as`; `what` becomes of the distances."""
+    group.add_argument(
+        "--dists-as",
+        choices=DISTS_AS,
+        help=f"{what}: angle (in radians) or cosine (1 - cos), euclidean or sqeuclidean (its square), dot (inner "
+        "products, the largest first)",
     )
 
 

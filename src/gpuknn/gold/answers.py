@@ -10,7 +10,7 @@ import numpy as np
 from gpuknn.engine.neighbors import Neighbors
 from gpuknn.errors import InputError, one_line
 from gpuknn.gold.certificate import said_of_certificate
-from gpuknn.gold.distances import BITS, check_said, described, told
+from gpuknn.gold.distances import BITS, as_distance, check_said, described, told
 from gpuknn.gold.formats import for_target, gold_format, holds_gold, read_gold, save_gold
 from gpuknn.gold.gold import Gold, from_file
 from gpuknn.gold.hdf5 import refuse_knns
@@ -35,7 +35,7 @@ def as_gold(answer: Answer, name: str) -> Gold:
     if isinstance(answer, Gold | Neighbors):
         _refuse_low(answer.ids, name)
     if isinstance(answer, Gold):
-        return answer
+        return answer if answer.dists is None or answer.distance != "dot" else as_distance(answer, "ip", name)
     if isinstance(answer, Neighbors):
         bits = {} if answer.bits is None else {BITS: answer.bits}
         return Gold(answer.ids, answer.dists, answer.metric, answer.own_ids, answer.query_ids, said=bits)
@@ -81,8 +81,9 @@ def write_gold(path: str | Path, answer: Answer, *, attributes: Attributes | Non
         what `read_gold` gives also what else the file says of itself.
     attributes
         Root attributes to add, if the format has some: text and numbers.  `metric` (cosine, ip, l2, hamming) tells
-        which distances these are; `distance` tells it, too, and knows the root of l2 (euclidean) and the share of bits
-        (mean-hamming).  Under hamming `bits` tells how many bits a sketch has.
+        which distances these are; `distance` tells it, too, and knows the root of l2 (euclidean), the share of bits
+        (mean-hamming), the angle of cosine (angle) and inner products, the largest first (dot).  Under hamming `bits`
+        tells how many bits a sketch has.
     force
         Replace the file, if it exists already.
 
@@ -114,12 +115,12 @@ def write_gold(path: str | Path, answer: Answer, *, attributes: Attributes | Non
     if distance is not None and gold.distance is None:
         kept.pop("metric", None)  # of which nobody knows which distance was meant
     if distance is not None and gold.dists is not None:
-        if gold.distance not in (None, distance):
+        if gold.distance not in (None, distance) and (gold.distance, distance) != ("ip", "dot"):
             key = "distance" if "distance" in said else "metric"
             raise InputError(
                 f"the attribute {key} is {said[key]}, but the distances are {described(gold)}; leave it out"
             )
-        gold = told(gold, distance, where)
+        gold = as_distance(told(gold, distance, where), distance, where)
     if isinstance(answer, Neighbors):
         metric = {} if answer.metric is None else {"metric": answer.metric}
         proof = {} if answer.certificate is None else said_of_certificate(answer.certificate)

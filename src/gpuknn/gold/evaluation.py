@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from gpuknn.errors import InputError, option
+from gpuknn.errors import InputError, check_known, in_python, option
 from gpuknn.gold.answers import Answer, as_gold, named
+from gpuknn.gold.distances import DISTS_AS, METRIC_OF, asked_distance
 from gpuknn.gold.gold import Gold
-from gpuknn.gold.match import ROWS, matched
-from gpuknn.gold.recall import EPSILON, Recall, one_kind, recall_at
+from gpuknn.gold.match import ROWS, Matched, matched
+from gpuknn.gold.recall import EPSILON, WHERE, Recall, one_kind, recall_at
 
 
 @dataclass(frozen=True, repr=False)
@@ -23,6 +24,8 @@ class Evaluation:
     result: Gold
     """As it was compared: its lines and ids are brought beside those of `gold`."""
     gold: Gold
+    dists_as: str | None = None
+    """The distances that were compared, if some were asked for; else those that ann-benchmarks counts by."""
 
     def __getitem__(self, k: int) -> Recall:
         """Recall at k."""
@@ -36,7 +39,14 @@ class Evaluation:
 
     def __repr__(self) -> str:
         lines = [] if self.rows_by == ROWS else [f"rows are told by {self.rows_by}"]
-        return "\n".join([*lines, *(f"recall@{r.k}: {_figures(r)}{self._remarks(r)}" for r in self)])
+        return "\n".join([*lines, *(f"recall@{r.k}: {self._figures(r)}{self._remarks(r)}" for r in self)])
+
+    def _figures(self, r: Recall) -> str:
+        figures = f"{r.by_ids:.6f} by ids, {r.tie_aware:.6f} tie-aware"
+        if r.by_distances is not None:
+            which = f" ({self.dists_as})" if self.dists_as else ""
+            figures += f", {r.by_distances:.6f} by distances{which} to within {r.epsilon:g}"
+        return figures
 
     def _remarks(self, r: Recall) -> str:
         """What a reader of the figures must know."""
@@ -58,7 +68,14 @@ class Evaluation:
         return f"  ({'; '.join(remarks)})" if remarks else ""
 
 
-def evaluate(result: Answer, gold: Answer, *, ks: int | Iterable[int] = (10,), epsilon: float = EPSILON) -> Evaluation:
+def evaluate(
+    result: Answer,
+    gold: Answer,
+    *,
+    ks: int | Iterable[int] = (10,),
+    epsilon: float = EPSILON,
+    dists_as: str | None = None,
+) -> Evaluation:
     """Recall of a result against a gold standard: by ids, with ties, and by distances.
 
     Parameters
@@ -69,6 +86,9 @@ def evaluate(result: Answer, gold: Answer, *, ks: int | Iterable[int] = (10,), e
         The ranks at which recall is wanted.
     epsilon
         How much farther than the gold's k-th neighbour a row may be that counts by distances.
+    dists_as
+        The distances in which this is measured: angle or cosine, euclidean or sqeuclidean, dot.  By default those of
+        ann-benchmarks: 1 - cosine, the Euclidean distance, the share of differing bits.
 
     Returns
     -------
@@ -79,8 +99,8 @@ def evaluate(result: Answer, gold: Answer, *, ks: int | Iterable[int] = (10,), e
     Raises
     ------
     InputError
-        As `recall` does; also if no rank is named, the gold's distances do not ascend or are no numbers, or epsilon is
-        not 0 or more.
+        As `recall` does; also if no rank is named, the gold's distances do not ascend or are no numbers, epsilon is not
+        0 or more, or there is no way from the distances that are there to those that are asked for.
 
     Examples
     --------
@@ -98,9 +118,25 @@ def evaluate(result: Answer, gold: Answer, *, ks: int | Iterable[int] = (10,), e
     """
     if not (isinstance(epsilon, Real) and epsilon >= 0):
         raise InputError(f"{option('epsilon', epsilon)}: must be 0 or more")
-    where = named(result, "the result"), named(gold, "the gold standard")
+    where = named(result, WHERE[0]), named(gold, WHERE[1])
     pair = matched(as_gold(result, where[0]), as_gold(gold, where[1]), where)
-    return Evaluation(tuple(recall_at(pair.a, pair.b, k, epsilon) for k in _ranks(ks)), pair.by, pair.a, pair.b)
+    distance = None if dists_as is None else _asked(pair, dists_as, where)
+    recalls = tuple(recall_at(pair.a, pair.b, k, epsilon, distance) for k in _ranks(ks))
+    return Evaluation(recalls, pair.by, pair.a, pair.b, dists_as)
+
+
+def _asked(pair: Matched, dists_as: str, where: tuple[str, str]) -> str:
+    """Our name of the distances that are asked for, the smallest first; raises InputError if there is no way to them.
+
+    If the result does not tell which distances it holds, the pairs show whether these are the gold's.
+    """
+    check_known("dists_as", dists_as, DISTS_AS)
+    told = option("distance", python="distance=...") + in_python(", or gpuknn.Gold(ids, dists, ...),")
+    untold = f"gpuknn convert with {told} tells it"
+    for gold, name in ((pair.b, where[1]), (pair.a, where[0])):
+        if gold.distance is not None or gold.dists is None or gold is pair.b:
+            asked_distance(gold, dists_as, name, untold)
+    return METRIC_OF["dot"] if dists_as == "dot" else DISTS_AS[dists_as]
 
 
 def _ranks(ks: Any) -> list[Any]:
@@ -110,10 +146,3 @@ def _ranks(ks: Any) -> list[Any]:
     if not ranks:
         raise InputError(f"{option('ks', ks)}: names no rank; ks=(10,) asks for recall at 10")
     return ranks
-
-
-def _figures(r: Recall) -> str:
-    figures = f"{r.by_ids:.6f} by ids, {r.tie_aware:.6f} tie-aware"
-    if r.by_distances is not None:
-        figures += f", {r.by_distances:.6f} by distances to within {r.epsilon:g}"
-    return figures

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpuknn.errors import InputError
-from gpuknn.gold.distances import for_ann_benchmarks, said_of, said_to_ann_benchmarks
+from gpuknn.gold.distances import DISTANCES, for_ann_benchmarks, said_of, said_to_ann_benchmarks
 from gpuknn.gold.gold import JOB, Gold
 from gpuknn.gold.hdf5 import ANN_BENCHMARKS, Hdf5Writer, holds_gold_hdf5, read_hdf5
 from gpuknn.gold.ibin import IbinWriter, read_ibin
@@ -45,6 +45,9 @@ WRITERS: dict[str, type[GoldWriter]] = {
     "ivecs": IvecsWriter,
     "parquet": ParquetWriter,
 }
+
+EXPECTED = {"ann-benchmarks": ("cosine", "euclidean"), "ibin": ("cosine", "dot", "l2")}
+"""Formats that cannot say of any distance that they hold it, and those that their readers expect."""
 
 
 def read_gold(path: str | Path) -> Gold:
@@ -129,6 +132,8 @@ def save_gold(gold: Gold, name: str, path: Path, group: str | None, said: Attrib
     more: dict[str, Any] = {}
     if name == "ann-benchmarks":
         gold, more["arrays"] = for_ann_benchmarks(gold, str(path)), ANN_BENCHMARKS
+    if gold.distance == "angle":
+        check_expected(gold.distance, name, str(path))
     if name == "sisap":
         more["group"] = "itest" if group is None else group
     attributes = {key: value for key, value in said.items() if key != JOB}  # this may not be the job's answer whole
@@ -136,6 +141,15 @@ def save_gold(gold: Gold, name: str, path: Path, group: str | None, said: Attrib
     with written(path, WRITERS[name], Outline.of(gold), **more) as file:
         file.write(0, gold)
         file.describe(attributes)
+
+
+def check_expected(distance: str, name: str, where: str) -> None:
+    """Raise InputError if readers of the format called `name` would take such distances for others."""
+    if distance not in EXPECTED.get(name, DISTANCES):
+        raise InputError(
+            f"{where}: readers of {name} files expect other numbers than {DISTANCES[distance]}; write an h5 file, "
+            "which says what it holds"
+        )
 
 
 def for_target(gold: Gold, name: str, where: str) -> Gold:

@@ -39,9 +39,10 @@ class Gold:
     ids: NDArray[np.int64]
     """(nq, k) int64, counted from 0; -1 if there is no neighbour."""
     dists: NDArray[np.floating] | None = None
-    """(nq, k) float32 or float64, the smallest first; None if only ids are known."""
+    """(nq, k) float32 or float64, the smallest first (under `dot` the largest); None if only ids are known."""
     distance: str | None = None
-    """Which distance `dists` are, one of `distances.DISTANCES`; None if the file does not tell."""
+    """Which distance `dists` are, one of `distances.DISTANCES`; None if the file does not tell.  Of a file that holds
+    `dot` it is `ip`."""
     own_ids: NDArray[np.int64] | None = None
     """(nq, k) int64: the ids that the database's file gives to its rows, if these are not their numbers; -1 as in
     `ids`."""
@@ -104,13 +105,15 @@ def from_file(ids: np.ndarray, dists: np.ndarray | None, first_id: int, **more: 
 
     Ids below the first are padding, whichever number it is: no neighbour.  Distances that never ascend and do descend
     are taken for similarities (big-ann-benchmarks keeps inner products so), and their sign is turned, unless the file
-    says that they are distances.
+    says that they are distances.  Under `dot` they are similarities, whatever they do.
     """
     wide = _signed(ids)
     gold = Gold(np.where(wide < first_id, -1, wide - first_id), dists, **more)
     dists = gold.dists
     if dists is None:
         return gold
+    if gold.distance == "dot":
+        return turned(replace(gold, distance="ip"))
     steps, known = _steps(gold.ids, dists)
     falls, rises = bool(np.any(steps[known] < 0)), bool(np.any(steps[known] > 0))
     if falls and not rises and gold.distance in (None, "ip"):
@@ -132,7 +135,12 @@ def refuse_other_count(ids: np.ndarray, first_id: int, where: str) -> None:
 def turned(gold: Gold) -> Gold:
     """The same answer, of which the numbers are similarities: times -1."""
     assert gold.dists is not None
-    return replace(gold, dists=-gold.dists, were_similarities=True)
+    return replace(gold, dists=negated(gold.dists), were_similarities=True)
+
+
+def negated(dists: np.ndarray) -> np.ndarray:
+    """Times -1; zero stays +0.0, as in all that gpuknn computes."""
+    return 0 - dists
 
 
 def unsorted_query(gold: Gold) -> int | None:

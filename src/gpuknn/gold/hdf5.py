@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from gpuknn.engine.metric import Metric
 from gpuknn.errors import InputError, in_our_words
 from gpuknn.gold.distances import DISTANCES, NEGATED, OF_ANN_BENCHMARKS
 from gpuknn.gold.gold import Gold, from_file, refuse_other_count
@@ -228,7 +229,7 @@ def _distance(said: dict[str, Any], arrays: Arrays, dists: np.ndarray | None) ->
     if told in DISTANCES:
         return str(told)
     # Before gpuknn named distances, its files told the metric alone.
-    return str(said["metric"]) if told is None and "gpuknn" in said and said.get("metric") in DISTANCES else None
+    return str(said["metric"]) if told is None and "gpuknn" in said and said.get("metric") in list(Metric) else None
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gpuknn.errors import InputError
-from gpuknn.gold.gold import NONE_UNSIGNED, Gold, from_file
+from gpuknn.gold.gold import NONE_UNSIGNED, Gold, from_file, negated
 from gpuknn.gold.writer import GoldWriter, Outline
 from gpuknn.vectors.written import AGAIN, check_holes
 
@@ -56,8 +56,8 @@ class IbinWriter(GoldWriter):
         (gold.ids if gold.own_ids is None else gold.own_ids).astype("<u4").tofile(self._file)
         if gold.dists is not None:
             self._file.seek(8 + 4 * (nq + first) * k)
-            products = gold.distance == "ip" or gold.were_similarities
-            (-gold.dists if products else gold.dists).astype("<f4").tofile(self._file)
+            turns = gold.distance == "ip" or (gold.were_similarities and gold.distance != "dot")
+            (negated(gold.dists) if turns else gold.dists).astype("<f4").tofile(self._file)
 
     def close(self) -> None:
         """Close the file."""

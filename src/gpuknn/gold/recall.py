@@ -14,6 +14,8 @@ EPSILON = 1e-3
 """What ann-benchmarks adds to the k-th distance before it counts (ann_benchmarks/plotting/metrics.py)."""
 SAME_KIND = 1e-3
 """Two distances of one pair that differ by more, relative to them, are not of one kind."""
+WHERE = ("the result", "the gold standard")
+"""What messages call the two if they have no paths."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,13 +89,13 @@ def recall(result: Answer, gold: Answer, *, k: int | None = None) -> float:
     >>> gpuknn.recall(I, gold, k=1)
     0.5
     """
-    where = named(result, "the result"), named(gold, "the gold standard")
+    where = named(result, WHERE[0]), named(gold, WHERE[1])
     pair = matched(as_gold(result, where[0]), as_gold(gold, where[1]), where)
     return _by_ids(pair.a, pair.b, _check(pair.a, pair.b, min(pair.a.shape[1], pair.b.shape[1]) if k is None else k))
 
 
-def recall_at(result: Gold, gold: Gold, k: int, epsilon: float = EPSILON) -> Recall:
-    """Recall at k by ids, with ties, and by distances.
+def recall_at(result: Gold, gold: Gold, k: int, epsilon: float = EPSILON, distance: str | None = None) -> Recall:
+    """Recall at k by ids, with ties, and by distances: those called `distance`, or those that ann-benchmarks counts by.
 
     Both answer the same queries and number the same rows (`match.matched`).  Raises InputError as `recall` does, and if
     the gold's distances do not ascend, or are no numbers.
@@ -112,7 +114,7 @@ def recall_at(result: Gold, gold: Gold, k: int, epsilon: float = EPSILON) -> Rec
         k,
         _by_ids(result, gold, k),
         _mean(found, true),
-        _by_distances(result, gold, k, true, epsilon),
+        _by_distances(result, gold, k, true, epsilon, distance),
         epsilon,
         _undecided(gold, k),
         repeated,
@@ -163,9 +165,13 @@ def _limits(gold: Gold, k: int) -> np.ndarray:
     return np.where(there.any(axis=1), gold.dists.astype(np.float64)[np.arange(len(gold)), last], -np.inf)
 
 
-def _by_distances(result: Gold, gold: Gold, k: int, true: np.ndarray, epsilon: float) -> float | None:
+def _by_distances(
+    result: Gold, gold: Gold, k: int, true: np.ndarray, epsilon: float, distance: str | None
+) -> float | None:
+    if distance is not None and result.distance is not None:
+        result, gold = _both_as(result, gold, distance)
     try:
-        a, b = alike(result, gold, ("the result", "the gold standard"))
+        a, b = alike(result, gold, WHERE)
     except InputError:
         return None
     seen = one_kind(a, b)
@@ -174,7 +180,7 @@ def _by_distances(result: Gold, gold: Gold, k: int, true: np.ndarray, epsilon: f
         return None
     if any(gold.distance is None and gold.were_similarities is None for gold in (a, b)):
         return None  # whether less is nearer
-    a, b = _as_ann_benchmarks(a, b)
+    a, b = _as_ann_benchmarks(a, b) if distance is None else _both_as(replace(a, distance=b.distance), b, distance)
     assert a.dists is not None
     found = np.zeros(len(b), int)
     # In float32, as that suite keeps them; epsilon is added without rounding.
@@ -190,8 +196,11 @@ def _as_ann_benchmarks(result: Gold, gold: Gold) -> tuple[Gold, Gold]:
     wanted = FOR_ANN_BENCHMARKS.get(gold.distance or "")
     if wanted is None or (gold.distance == "hamming" and BITS not in gold.said):
         return result, gold
-    same = replace(result, distance=gold.distance, said=gold.said)
-    return as_distance(same, wanted, "the result"), as_distance(gold, wanted, "the gold standard")
+    return _both_as(replace(result, distance=gold.distance, said=gold.said), gold, wanted)
+
+
+def _both_as(result: Gold, gold: Gold, distance: str) -> tuple[Gold, Gold]:
+    return as_distance(result, distance, WHERE[0]), as_distance(gold, distance, WHERE[1])
 
 
 def _undecided(gold: Gold, k: int) -> int:

@@ -55,6 +55,7 @@ def convert(
     queries_file: str | Path | None = None,
     gold: str | Path | None = None,
     distance: str | None = None,
+    dists_as: str | None = None,
     compression: str | None = None,
     zarr_format: int | None = None,
     shard_rows: int | None = None,
@@ -90,6 +91,10 @@ def convert(
     queries_file, gold, distance
         ann-benchmarks and sisap: queries and an answer to put beside the rows, and which distance the answer holds if
         its file does not tell.
+    dists_as
+        A gold standard gets other distances: of 1 - cosine an angle in radians (angle), or back (cosine); of squares of
+        Euclidean distances these themselves (euclidean), or back (sqeuclidean); inner products, the largest first
+        (dot).  Computed in float64, then rounded once.
     compression, zarr_format, shard_rows, chunk_rows
         none, zstd or blosc; 2 or 3; rows of a shard and of a chunk.
     workers, cluster, client
@@ -142,6 +147,7 @@ def convert(
         queries_file=None if queries_file is None else str(queries_file),
         gold=None if gold is None else str(gold),
         distance=distance,
+        dists_as=dists_as,
         compression=compression,
         zarr_format=zarr_format,
         shard_rows=shard_rows,

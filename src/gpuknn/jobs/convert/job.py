@@ -30,6 +30,8 @@ class Job:
     queries_file: str | None = None
     gold: str | None = None
     distance: str | None = None
+    dists_as: str | None = None
+    """One of `gold.distances.DISTS_AS`."""
     compression: str | None = None
     zarr_format: int | None = None
     shard_rows: int | None = None
