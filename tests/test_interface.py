@@ -18,7 +18,7 @@ from gpuknn.progress import Event
 FUNCTIONS = [name for name in gpuknn.__all__ if inspect.isfunction(getattr(gpuknn, name))]
 RESULTS = {
     *("Certificate", "Comparison", "Conversion", "Evaluation", "ExactPlan", "InputError", "Outcome", "Recall"),
-    *("Interrupted", "RowsComparison", "RunError"),
+    *("Fitted", "Interrupted", "PcaModel", "Projection", "RowsComparison", "RunError", "SketchModel"),
 }
 """Classes that nobody makes by hand: the functions' examples show them."""
 

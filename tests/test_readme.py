@@ -158,7 +158,7 @@ def test_readme() -> None:
     run_in_order(commands)
 
 
-@pytest.mark.parametrize("name", ["exact", "eval", "compare", "convert", "data", "build", "bench", "doctor"])
+@pytest.mark.parametrize("name", ["exact", "eval", "compare", "convert", "data", "build", "project", "bench", "doctor"])
 def test_help(name: str) -> None:
     if name == "eval":
         shutil.copy(SAMPLE / "gold.h5", "gold.h5")
@@ -178,7 +178,18 @@ def test_help_of_runs() -> None:
 
 def test_every_command_has_examples_and_no_reason_is_stale() -> None:
     everywhere = help_commands()
-    assert set(everywhere) == {"exact", "runs", "eval", "compare", "convert", "data", "build", "bench", "doctor"}
+    assert set(everywhere) == {
+        "exact",
+        "runs",
+        "eval",
+        "compare",
+        "convert",
+        "data",
+        "build",
+        "project",
+        "bench",
+        "doctor",
+    }
     assert all(everywhere.values())
     for words in LEFT_OUT:
         assert any(words in command for command in readme_commands())

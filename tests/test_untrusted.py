@@ -322,7 +322,7 @@ def test_what_comes_to_the_destination_meanwhile_is_left_alone(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = Path("g.h5" if words is EXACT else "o.npy")
-    module, name = ("exact", "_write") if words is EXACT else ("convert", "_check_unchanged")
+    module, name = ("exact", "_write") if words is EXACT else ("rewrite", "_check_unchanged")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(f"gpuknn.jobs.{module}.run.{name}", lambda *_: output.write_text("precious"))
         assert main(words) == 2

@@ -28,13 +28,15 @@ True
     compare                 two gold standards, or two files of vectors
     open_vectors            rows of a file or URL, read as they are needed
     read_gold, write_gold   gold standard files of all formats
+    project_fit             a model of a database's rows: PCA, or references of binary sketches
+    project_apply           rows through a model
     build                   a bundle, its captions and queries, from raw parts
     download                files of LAION2B, or of another dataset's catalogue, whole and right; resumable
     subset_files            the database and queries of a LAION2B subset, or of the sample that is shipped
     gpuknn.sklearn          an estimator for scikit-learn, UMAP and scanpy
 
 Errors are `InputError` (a ValueError: something given is wrong) and `RunError` (the same call goes on).  After Ctrl-C
-`exact`, `convert`, `build` and `download` raise `Interrupted` (a KeyboardInterrupt that says what is kept).
+the long ones, which go on, raise `Interrupted` (a KeyboardInterrupt that says what is kept).
 """
 
 from importlib import import_module
@@ -61,7 +63,10 @@ if TYPE_CHECKING:
     from gpuknn.jobs.download.download import download
     from gpuknn.jobs.exact.exact import ExactPlan, exact, plan_exact
     from gpuknn.jobs.exact.run import Outcome
+    from gpuknn.jobs.project.fit import Fitted
+    from gpuknn.jobs.project.project import Projection, project_apply, project_fit
     from gpuknn.laion import subset_files
+    from gpuknn.projections.model import PcaModel, SketchModel
     from gpuknn.vectors import Vectors, open_vectors
 
 _HOMES = {
@@ -71,6 +76,8 @@ _HOMES = {
     "build": "jobs.build.build",
     "convert": "jobs.convert.convert",
     "download": "jobs.download.download",
+    "project_fit": "jobs.project.project",
+    "project_apply": "jobs.project.project",
     "recall": "gold",
     "evaluate": "gold",
     "compare": "gold",
@@ -87,6 +94,10 @@ _HOMES = {
     "RowsComparison": "gold",
     "Conversion": "jobs.convert.convert",
     "Vectors": "vectors",
+    "Fitted": "jobs.project.fit",
+    "Projection": "jobs.project.project",
+    "PcaModel": "projections.model",
+    "SketchModel": "projections.model",
     "ExactPlan": "jobs.exact.exact",
     "Outcome": "jobs.exact.run",
     "InputError": "errors",
@@ -101,14 +112,18 @@ __all__ = [
     "Conversion",
     "Evaluation",
     "ExactPlan",
+    "Fitted",
     "Gold",
     "InputError",
     "Interrupted",
     "Neighbors",
     "Outcome",
+    "PcaModel",
+    "Projection",
     "Recall",
     "RowsComparison",
     "RunError",
+    "SketchModel",
     "Vectors",
     "build",
     "compare",
@@ -119,6 +134,8 @@ __all__ = [
     "exact_knn",
     "open_vectors",
     "plan_exact",
+    "project_apply",
+    "project_fit",
     "read_gold",
     "recall",
     "subset_files",

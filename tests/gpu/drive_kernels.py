@@ -8,7 +8,9 @@ import numpy as np
 
 from gpuknn.engine.bound import ROUNDING, Filter, Halved, filter_for
 from gpuknn.engine.metric import Metric, summation_leaves
+from gpuknn.engine.projecting import PLAIN, halving_factor
 from tests.gpu.tools import flat_parameters
+from tests.rules import bits_by_rule, unit_by_rule
 
 BLOCK = (256,)
 Launch = tuple[str, tuple[int, ...], tuple[int], tuple, Callable[..., bool | None]]
@@ -21,12 +23,18 @@ def cases() -> Iterator[Launch]:
     yield begin_epoch(rng)
     yield from (select_passing(rng, *shape) for shape in ((1, 1, 1), (3, 75, 1), (5, 600, 2)))
     yield from (hamming_scores(rng, *shape) for shape in ((1, 1, 1), (37, 70, 3), (5, 33, 40)))
+    yield from (unit_halves(rng, m, d) for m, d in ((1, 1), (70, 7), (9, 100)))
+    yield from (compare_references(rng, *each) for each in COMPARED)
     for dtype, metric, d, ties in SETTLED:
         for most in (0, 40):
             yield settle(rng, dtype, metric, d, most, ties)
 
 
 NORMS = [("float16", 70, 7), ("float32", 33, 300), ("float64", 3, 130), ("uint8", 40, 1), ("int8", 1, 64)]
+COMPARED = [
+    *(("float16", 3, 7, 64, True), ("float32", 5, 130, 128, False), ("float64", 2, 9, 192, True)),
+    *(("uint8", 1, 1, 64, False), ("int8", 4, 20, 64, True)),
+]
 SETTLED = [
     ("float16", Metric.COSINE, 130, False),
     ("float16", Metric.IP, 3, True),
@@ -81,6 +89,36 @@ def proven_score(dist: np.ndarray, to_score: np.ndarray) -> np.ndarray:
     zero, scale, margin = np.moveaxis(to_score, -1, 0)
     score = (zero - dist) * scale
     return (score - (np.abs(score) + np.abs(dist) * scale) * ROUNDING - margin).astype(np.float32)
+
+
+def unit_halves(rng: np.random.Generator, m: int, d: int) -> Launch:
+    rows = random_rows(rng, m, d, "float16")
+    rows[::3] *= np.float16(2**-11)
+    rows[1::3] *= np.float16(2**6)
+    norms, out = norms_of(rows), np.zeros((m, d))
+    factor = halving_factor(norms)
+
+    def check(*arguments: Any) -> bool:
+        return np.array_equal(arguments[-1], unit_by_rule(rows))
+
+    sizes = np.int64(m), np.int64(d), *map(np.float64, PLAIN)
+    return "unit_halves", (2,), BLOCK, (on_device(rows), *sizes, factor, out), check
+
+
+def compare_references(rng: np.random.Generator, dtype: str, m: int, d: int, bits: int, single: bool) -> Launch:
+    """Every score is in doubt in some rows, and none in others."""
+    rows, references = random_rows(rng, m, d, dtype), random_rows(rng, bits, d, "float32")
+    products, leaves = rows.astype(np.float64) @ references.T.astype(np.float64), summation_leaves(d)
+    scores, out = products.astype(np.float32), np.zeros((m, bits // 32), np.uint32)
+    scores[::2] = 0
+    sure = np.float32(1e-4)
+
+    def check(*arguments: Any) -> bool:
+        return np.array_equal(arguments[-1], bits_by_rule(rows, references, single).view(np.uint32))
+
+    counts = np.int64(m), np.int64(d), references, np.int64(bits), scores, sure
+    order = leaves, np.int32(len(leaves)), np.int32(single), out
+    return f"compare_references_{dtype}", (2,), BLOCK, (on_device(rows), *counts, *order), check
 
 
 def begin_epoch(rng: np.random.Generator) -> Launch:

@@ -129,7 +129,8 @@ def test_rows_on_the_device_give_the_answer_of_uploaded_ones(rng: np.random.Gene
 
 
 def test_missing_libraries_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "gpuknn.engine.cuda.device")
+    for module in ("device", "product"):
+        monkeypatch.delitem(sys.modules, f"gpuknn.engine.cuda.{module}")
     monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs", None)
     with pytest.raises(InputError, match="lacks CUDA's libraries"):
         open_device("cuda")

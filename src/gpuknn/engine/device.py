@@ -1,5 +1,6 @@
 """What is looked for, and the small interface through which all others drive a processor or a GPU."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -8,7 +9,7 @@ import numpy as np
 
 from gpuknn.engine.metric import Metric
 from gpuknn.engine.neighbors import Certificate, Neighbors
-from gpuknn.engine.projecting import Block
+from gpuknn.engine.projecting import Block, Check
 from gpuknn.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ class Scan(Protocol):
         """Where the time went so far, by stage, summed over the device's `units`; empty if the device cannot tell."""
 
 
+Taking = Callable[[np.ndarray, Check], AbstractContextManager[Block]]
+"""Rows (m, d) in hand, for the calling thread, as long as that context lasts."""
+
+
 class Device(Protocol):
     """Where the arithmetic is done."""
 
@@ -105,8 +110,8 @@ class Device(Protocol):
     def resident(self, rows: Vectors) -> Any:
         """The rows as `feed_resident` takes them if they lie where the device computes, in one piece; None if not."""
 
-    def block(self, rows: np.ndarray) -> AbstractContextManager[Block]:
-        """Rows (m, d) in hand, for the calling thread, as long as the context lasts; several threads have theirs."""
+    def blocks(self) -> AbstractContextManager[Taking]:
+        """What takes rows in hand, in any thread, as long as the context lasts."""
 
     def begin(self, search: Search, components_as: np.dtype) -> AbstractContextManager[Scan]:
         """Start a search among rows of that type; leaving the context frees what it holds."""

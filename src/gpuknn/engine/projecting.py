@@ -9,8 +9,8 @@ A row x becomes x^, whose components are multiples of 2^-24:
 
     float16   as Julia's `normalize!` divides a vector of float16 (LinearAlgebra, generic_norm2), and so as the files of
               the SISAP challenges were made: n = float16(sqrt(sum of float16(x_i^2))), and
-              x^_i = float16(x_i float16(1 / n)).  Rows whose squared length is outside 2^-8 to 2^12 are multiplied by
-              a power of two first.
+              x^_i = float16(x_i float16(1 / n)).  If that sum is not from 2^-8 to 64, the row is multiplied by a power
+              of two first, which brings its length to 0.5 to 1.
     others    x_i (2^24 / |x|), rounded to whole numbers, / 2^24: as fine as float32 is just below 1
 
 so |x^| < 1.01.  Rows that cosine refuses are refused.
@@ -35,6 +35,7 @@ the float64 evaluation and its rounding to float32 may add, the bit is sure.  Th
 evaluated in float64: x.r > x.s from the values as stored, or by float32(1 - x.r) < float32(1 - x.s).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -49,8 +50,8 @@ AXES_GRID = 2.0**28
 """Components of axes are multiples of 1 / AXES_GRID."""
 MOST = 32.0
 """What sums of products of centred components must stay below."""
-PLAIN = 2.0**-8, 2.0**12
-"""Squared lengths of float16 rows that float16 can divide as they are."""
+PLAIN = 2.0**-8, 64.0
+"""From where to where sums of squares are those of float16 rows that are divided as they are."""
 POOL = 64
 """References that are compared in a circle, each with the next: a word of a sketch."""
 
@@ -83,12 +84,12 @@ class References:
         return float(np.float32(2 * (error + evaluated) * (1 + 2.0**-20)))
 
 
-class Block(Protocol):
-    """Rows in hand, where a device computes."""
+Check = Callable[[np.ndarray], None]
+"""Raises an error if the squared lengths (m,) of a block's rows are none that cosine takes."""
 
-    @property
-    def norms(self) -> np.ndarray:
-        """(m,) float64: squared lengths, in the documented order.  What follows is of use if cosine takes them."""
+
+class Block(Protocol):
+    """Rows in hand, where a device computes; each raises what the caller's `Check` raises."""
 
     def coordinates(self, axes: Axes) -> np.ndarray:
         """(m, D) float32: those of the rows of unit length."""
@@ -107,13 +108,9 @@ class Block(Protocol):
         """
 
 
-def unit_factor(dtype: np.dtype, norms: np.ndarray) -> np.ndarray:
-    """(m,) float64: what rows of squared lengths `norms` are multiplied by before they are divided or rounded."""
-    if dtype != np.float16:
-        factor: np.ndarray = GRID / np.sqrt(norms)
-        return factor
-    low, high = PLAIN
-    factor = np.where((norms >= low) & (norms <= high), 1.0, np.ldexp(1.0, -np.frexp(np.sqrt(norms))[1]))
+def halving_factor(norms: np.ndarray) -> np.ndarray:
+    """(m,) float64: the powers of two that bring lengths, the roots of `norms`, to 0.5 to 1."""
+    factor: np.ndarray = np.ldexp(1.0, -np.frexp(np.sqrt(norms))[1])
     return factor
 
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-
-import numpy as np
+from functools import partial
 
 from gpuknn.engine.check import refuse_unmeasured
-from gpuknn.engine.device import Device
+from gpuknn.engine.device import Device, Taking
 from gpuknn.engine.metric import Metric
-from gpuknn.engine.projecting import Block
+from gpuknn.engine.projecting import Block, Check
 from gpuknn.errors import InputError
 from gpuknn.vectors import Vectors
 
@@ -17,8 +16,8 @@ COORDINATES_VALUES = 2**19
 MOMENTS_VALUES = 2**21
 """Of a block that is added up: the sums of products, components times components, are added once a block."""
 
-Work = Callable[[Block, np.ndarray, range], None]
-"""What is done with a block, its rows as stored, and their numbers."""
+Work = Callable[[Block, range, Taking], None]
+"""What is done with a block and the numbers of its rows; others can be taken in hand meanwhile."""
 
 
 def over_blocks(vectors: Vectors, rows: range, device: Device, values: int, work: Work) -> None:
@@ -28,16 +27,20 @@ def over_blocks(vectors: Vectors, rows: range, device: Device, values: int, work
     """
     length = max(1, values // vectors.shape[1])
 
-    def take(first: int) -> None:
-        part = range(first, min(first + length, rows.stop))
-        stored = vectors[part.start : part.stop]
-        with device.block(stored) as block:
-            refuse_unmeasured(vectors, part.start, block.norms, Metric.COSINE)
-            work(block, stored, part)
+    with device.blocks() as taking, ThreadPoolExecutor(threads_of(device)) as pool:
 
-    with ThreadPoolExecutor(threads_of(device)) as pool:
+        def take(first: int) -> None:
+            part = range(first, min(first + length, rows.stop))
+            with taking(vectors[part.start : part.stop], checking(vectors, first)) as block:
+                work(block, part, taking)
+
         for _ in pool.map(take, rows[::length]):
             pass
+
+
+def checking(vectors: Vectors, first: int) -> Check:
+    """What refuses rows from `first` on that have no length."""
+    return partial(refuse_unmeasured, vectors, first, metric=Metric.COSINE)
 
 
 def threads_of(device: Device) -> int:

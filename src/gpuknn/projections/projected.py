@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from gpuknn.engine.device import Device
+from gpuknn.engine.cpu.device import CpuDevice
+from gpuknn.engine.cpu.needed import compile_kernels, for_axes, for_sketches
+from gpuknn.engine.device import Device, Taking
 from gpuknn.engine.projecting import Axes, Block, References
 from gpuknn.errors import InputError, RunError, same_again
+from gpuknn.progress import Listener
 from gpuknn.projections.blocks import COORDINATES_VALUES, check_rows_are_numbers, memory_of, over_blocks, threads_of
 from gpuknn.projections.model import Model, PcaModel, read_model
 from gpuknn.storage.durable import digest
@@ -85,24 +88,31 @@ class Projected(Derived):
         blocks = memory_of(self.source, self.device, COORDINATES_VALUES, width) + self.block_bytes
         return self.source.held_bytes(readers * threads_of(self.device)) + readers * blocks
 
+    def prepare(self, told: Listener) -> None:
+        """Compile kernels."""
+        if isinstance(self.device, CpuDevice):
+            kind = self.source.dtype
+            compile_kernels(for_axes(kind) if self.dtype == np.float32 else for_sketches(kind), told)
+
     def take(self, first: int, out: np.ndarray) -> float:
         """Fill `out`; how many bits differ from those that float64 gives, if they are made as published."""
         model, differing = _loaded(self.model, self.content), list[int]()
 
-        def fill(block: Block, stored: np.ndarray, part: range) -> None:
-            rows = out[part.start - first : part.stop - first]
+        def fill(block: Block, part: range, taking: Taking) -> None:
+            here = out[part.start - first : part.stop - first]
             if isinstance(model, Axes):
-                rows[...] = block.coordinates(model)
+                here[...] = block.coordinates(model)
                 return
-            rows[...] = block.sketches(model)
+            here[...] = block.sketches(model)
             if self.as_published:
-                with device.block(normalised(stored)) as published:
+                stored = self.source[part.start : part.stop]
+                with taking(normalised(stored), lambda _: None) as published:
                     sketches = published.sketches(References(model.vectors, single=True))
-                differing.append(int(np.bitwise_count(rows ^ sketches).sum()))
-                rows[...] = sketches
+                differing.append(int(np.bitwise_count(here ^ sketches).sum()))
+                here[...] = sketches
 
-        device = self.here(self.device)
-        over_blocks(self.source, range(first, first + len(out)), device, COORDINATES_VALUES, fill)
+        rows = range(first, first + len(out))
+        over_blocks(self.source, rows, self.here(self.device), COORDINATES_VALUES, fill)
         return float(sum(differing))
 
 

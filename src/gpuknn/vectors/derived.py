@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from gpuknn.progress import Listener
 from gpuknn.vectors.ids import RowIds, own_ids, rows_of
 from gpuknn.vectors.vectors import Vectors
 
@@ -34,6 +35,9 @@ class Derived(Vectors):
 
         Returns what is counted of them: of all rows it is what `together` makes of that of some and of others.
         """
+
+    def prepare(self, told: Listener) -> None:
+        """Do what is done once on this machine, before rows are made; `told` what is done."""
 
     def together(self, some: float, others: float) -> float:
         """The larger."""

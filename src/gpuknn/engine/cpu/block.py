@@ -1,13 +1,13 @@
-"""Rows in hand of the processor, in one thread; BLAS has to be held to one thread (`device.ONE_BLAS_THREAD`)."""
+"""Rows in hand of the processor, in one thread."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 import numpy as np
 
 from gpuknn.engine.cpu import kernels
 from gpuknn.engine.metric import summation_leaves
-from gpuknn.engine.projecting import MOST, Axes, References, parts_of, unit_factor
+from gpuknn.engine.projecting import GRID, MOST, PLAIN, Axes, Check, References, halving_factor, parts_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,13 +16,7 @@ class CpuBlock:
 
     rows: np.ndarray
     """(m, d) as stored."""
-
-    @cached_property
-    def norms(self) -> np.ndarray:
-        """(m,) float64: squared lengths."""
-        norms = np.empty(len(self.rows))
-        kernels.squared_norms(self.rows, summation_leaves(self.rows.shape[1]), norms)
-        return norms
+    check: Check
 
     def coordinates(self, axes: Axes) -> np.ndarray:
         """(m, D) float32."""
@@ -32,10 +26,10 @@ class CpuBlock:
     def sketches(self, references: References) -> np.ndarray:
         """(m, bits / 64) uint64."""
         scaled = np.empty(self.rows.shape, np.float32)
-        kernels.widen(self.rows, 1.0 / np.sqrt(self.norms), scaled)
+        kernels.widen(self.rows, 1.0 / np.sqrt(self._norms()), scaled)
         scores = scaled @ references.vectors.T
         out = np.empty((len(self.rows), len(references.vectors) // 64), np.uint64)
-        leaves = summation_leaves(self.rows.shape[1])
+        leaves = _leaves(self.rows.shape[1])
         kernels.compare_references(
             *(self.rows, references.vectors, scores, references.sure, leaves, references.single, out)
         )
@@ -49,10 +43,30 @@ class CpuBlock:
 
     def unit(self) -> np.ndarray:
         """(m, d) float64: the rows of unit length."""
-        out = np.empty(self.rows.shape)
-        divide = kernels.unit_halves if self.rows.dtype == np.float16 else kernels.unit_rows
-        divide(self.rows, unit_factor(self.rows.dtype, self.norms), out)
+        out, rows = np.empty(self.rows.shape), self.rows
+        if rows.dtype != np.float16:
+            kernels.unit_rows(rows, GRID / np.sqrt(self._norms()), out)
+            return out
+        sums, (low, high) = np.empty(len(rows)), PLAIN
+        kernels.unit_halves(rows, np.ones(len(rows)), sums, out)
+        others = np.flatnonzero(~((sums >= low) & (sums < high)))
+        if len(others):
+            factor, again = halving_factor(self._norms()[others]), np.empty((len(others), rows.shape[1]))
+            kernels.unit_halves(rows[others], factor, sums[: len(others)], again)
+            out[others] = again
         return out
+
+    def _norms(self) -> np.ndarray:
+        """(m,) float64: squared lengths, checked."""
+        norms = np.empty(len(self.rows))
+        kernels.squared_norms(self.rows, _leaves(self.rows.shape[1]), norms)
+        self.check(norms)
+        return norms
+
+
+@lru_cache
+def _leaves(d: int) -> np.ndarray:
+    return summation_leaves(d)
 
 
 def _moments(centred: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

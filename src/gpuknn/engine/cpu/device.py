@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -26,7 +26,7 @@ from gpuknn.engine.cpu.block import CpuBlock
 from gpuknn.engine.cpu.int8 import Int8Product, int8_product
 from gpuknn.engine.cpu.needed import Needed, for_search
 from gpuknn.engine.cpu.scores import Candidates, Choice, Float32Scores, HammingScores, Int8Scores, Prepared
-from gpuknn.engine.device import Search
+from gpuknn.engine.device import Search, Taking
 from gpuknn.engine.metric import Metric, summation_leaves
 from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.errors import RunError
@@ -107,10 +107,10 @@ class CpuDevice:
         """None: rows are read ahead, wherever they lie."""
 
     @contextmanager
-    def block(self, rows: np.ndarray) -> Iterator[CpuBlock]:
-        """Rows (m, d) in hand of this thread; BLAS is held to one thread meanwhile."""
+    def blocks(self) -> Iterator[Taking]:
+        """What takes rows in hand; BLAS is held to one thread meanwhile."""
         with ONE_BLAS_THREAD():
-            yield CpuBlock(rows)
+            yield lambda rows, check: nullcontext(CpuBlock(rows, check))
 
     @contextmanager
     def begin(self, search: Search, components_as: np.dtype) -> Iterator["CpuScan"]:

@@ -1,4 +1,4 @@
-"""Which kernels a search needs, and that they are compiled before it begins: the first time this takes seconds."""
+"""Which kernels a search or a projection needs, and that they are compiled before: the first time takes seconds."""
 
 from collections.abc import Iterable
 from itertools import product
@@ -46,9 +46,22 @@ def for_merge(dists: np.dtype) -> list[Needed]:
     return [Needed(kernels.merge_two, dists)]
 
 
+def for_axes(rows: np.dtype) -> list[Needed]:
+    """What PCA of such rows calls: to be fitted, and to be applied."""
+    unit = kernels.unit_halves if rows == np.float16 else kernels.unit_rows
+    return [Needed(kernels.squared_norms, rows), Needed(unit, rows), Needed(kernels.make_orthogonal)]
+
+
+def for_sketches(rows: np.dtype) -> list[Needed]:
+    """What sketches of such rows call."""
+    return [Needed(kernel, rows) for kernel in (kernels.squared_norms, kernels.widen, kernels.compare_references)]
+
+
 def for_everything() -> list[Needed]:
-    """What any search on this machine calls."""
+    """What any search on this machine calls, and projections."""
     found, int8 = [], int8_product() is not None
+    for rows in map(np.dtype, Metric.COSINE.dtypes):
+        found += for_axes(rows) + for_sketches(rows)
     for metric in Metric:
         for rows, queries in product(map(np.dtype, metric.dtypes), repeat=2):
             found += for_search(metric, rows, queries, int8)

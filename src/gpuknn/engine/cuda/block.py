@@ -1,7 +1,7 @@
 """Rows in hand of a GPU, on a stream of the thread's own."""
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import cupy as cp
@@ -11,7 +11,7 @@ from gpuknn.engine.cuda.kernels import THREADS, Kernels
 from gpuknn.engine.cuda.product import product
 from gpuknn.engine.cuda.table import WIDEN
 from gpuknn.engine.metric import summation_leaves
-from gpuknn.engine.projecting import MOST, Axes, References, parts_of, unit_factor
+from gpuknn.engine.projecting import GRID, MOST, PLAIN, Axes, Check, References, halving_factor, parts_of
 
 _round = cp.ElementwiseKernel(
     "T x, float64 factor", "float64 out", "out = rint(widen(x) * factor) * 0x1p-24", "unit_rows", preamble=WIDEN
@@ -27,19 +27,8 @@ class CudaBlock:
 
     rows: Any
     """(m, d) on the device, as stored."""
+    check: Check
     kernels: Kernels
-
-    @cached_property
-    def norms(self) -> np.ndarray:
-        """(m,) float64, on the host."""
-        m, d = self.rows.shape
-        norms = cp.empty(m)
-        leaves = cp.asarray(summation_leaves(d))
-        self.kernels.launch(
-            f"squared_norms_{self.rows.dtype.name}", (_blocks(8 * m),), self.rows, m, d, leaves, len(leaves), norms
-        )
-        found: np.ndarray = norms.get()
-        return found
 
     def coordinates(self, axes: Axes) -> np.ndarray:
         """(m, D) float32; the last rounding is the host's, for that of the device makes small numbers zero."""
@@ -50,7 +39,7 @@ class CudaBlock:
     def sketches(self, references: References) -> np.ndarray:
         """(m, bits / 64) uint64."""
         (m, d), vectors = self.rows.shape, _on_device(references, "vectors")
-        scaled = _scale(self.rows, cp.asarray(1.0 / np.sqrt(self.norms))[:, None])
+        scaled = _scale(self.rows, cp.asarray(1.0 / np.sqrt(self._norms()))[:, None])
         scores = cp.empty((m, len(vectors)), np.float32)
         product(scaled, vectors, scores)
         leaves, out = cp.asarray(summation_leaves(d)), cp.empty((m, len(vectors) // 32), np.uint32)
@@ -69,13 +58,23 @@ class CudaBlock:
 
     def _unit(self) -> Any:
         """(m, d) float64 on the device: the rows of unit length."""
-        factor = cp.asarray(unit_factor(self.rows.dtype, self.norms))
+        norms, (m, d) = self._norms(), self.rows.shape
         if self.rows.dtype != np.float16:
-            return _round(self.rows, factor[:, None])
-        m, d = self.rows.shape
+            return _round(self.rows, cp.asarray(GRID / np.sqrt(norms))[:, None])
         out = cp.empty((m, d))
-        self.kernels.launch("unit_halves", (_blocks(8 * m),), self.rows, m, d, factor, out)
+        factor = cp.asarray(halving_factor(norms))
+        self.kernels.launch("unit_halves", (_blocks(8 * m),), self.rows, m, d, *PLAIN, factor, out)
         return out
+
+    def _norms(self) -> np.ndarray:
+        """(m,) float64, on the host: squared lengths, checked."""
+        m, d = self.rows.shape
+        norms, leaves = cp.empty(m), cp.asarray(summation_leaves(d))
+        of_rows = self.rows, m, d, leaves, len(leaves), norms
+        self.kernels.launch(f"squared_norms_{self.rows.dtype.name}", (_blocks(8 * m),), *of_rows)
+        found: np.ndarray = norms.get()
+        self.check(found)
+        return found
 
 
 def _moments(centred: Any) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -40,10 +40,10 @@ from gpuknn.engine.cuda.product import product
 from gpuknn.engine.cuda.resident import GpuVectors
 from gpuknn.engine.cuda.room import Room, Slot
 from gpuknn.engine.cuda.table import WIDEN
-from gpuknn.engine.device import Search
+from gpuknn.engine.device import Search, Taking
 from gpuknn.engine.metric import Metric, summation_leaves
 from gpuknn.engine.neighbors import Certificate, Neighbors
-from gpuknn.engine.projecting import Block
+from gpuknn.engine.projecting import Block, Check
 from gpuknn.errors import InputError, RunError, install_cupy
 from gpuknn.vectors import Vectors
 
@@ -122,10 +122,15 @@ class CudaDevice:
         return None
 
     @contextmanager
-    def block(self, rows: np.ndarray) -> Iterator[Block]:
+    def blocks(self) -> Iterator[Taking]:
+        """What takes rows in hand."""
+        yield self._block
+
+    @contextmanager
+    def _block(self, rows: np.ndarray, check: Check) -> Iterator[Block]:
         """Rows (m, d) on the device, and a stream of the thread's own."""
         with cp.cuda.Device(self.number), cp.cuda.Stream(non_blocking=True) as stream:
-            yield CudaBlock(cp.asarray(rows), _kernels(self.number))
+            yield CudaBlock(cp.asarray(rows), check, _kernels(self.number))
             stream.synchronize()
 
     @contextmanager

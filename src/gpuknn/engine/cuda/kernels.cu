@@ -339,21 +339,31 @@ __device__ __forceinline__ double nearest_half(double x) {
   return rint(x * up) * down;
 }
 
-// out[j] = rows[j] scale[j], (m, d), divided by its length in float16 arithmetic; scale: powers of two.  What is summed
-// are multiples of 2^-24, so the sum is exact in any order.  LANES threads work on a row.
-extern "C" __global__ void unit_halves(const Half* rows, i64 m, i64 d, const double* scale, double* out) {
+// The sum of float16((x[i] scale)^2): multiples of 2^-24, so it is exact in any order while it is below 2^29.  LANES
+// threads call it together, each with its `lane`; all get the sum.
+__device__ double rounded_squares(const Half* x, i64 d, double scale, int lane) {
   unsigned together = 0xffu << (threadIdx.x & 31 & ~(LANES - 1));
+  double sum = 0;
+  for (i64 i = lane; i < d; i += LANES) sum += nearest_half(value(x[i]) * scale * (value(x[i]) * scale));
+  for (int apart = 1; apart < LANES; apart *= 2) sum += __shfl_xor_sync(together, sum, apart);
+  return sum;
+}
+
+// out[j] = rows[j], (m, d), divided by its length in float16 arithmetic; if its sum of squares is not from `low` to
+// `high`, rows[j] factor[j], a power of two.  LANES threads work on a row.
+extern "C" __global__ void unit_halves(const Half* rows, i64 m, i64 d, double low, double high, const double* factor,
+                                       double* out) {
   i64 step = (i64)gridDim.x * blockDim.x / LANES;
   int lane = threadIdx.x % LANES;
   for (i64 j = ((i64)blockIdx.x * blockDim.x + threadIdx.x) / LANES; j < m; j += step) {
-    double sum = 0;
-    for (i64 i = lane; i < d; i += LANES) {
-      double x = value(rows[j * d + i]) * scale[j];
-      sum += nearest_half(x * x);
+    const Half* x = rows + j * d;
+    double scale = 1, sum = rounded_squares(x, d, scale, lane);
+    if (!(sum >= low && sum < high)) {
+      scale = factor[j];
+      sum = rounded_squares(x, d, scale, lane);
     }
-    for (int apart = 1; apart < LANES; apart *= 2) sum += __shfl_xor_sync(together, sum, apart);
     double inverse = nearest_half(1 / nearest_half(sqrt(sum)));
-    for (i64 i = lane; i < d; i += LANES) out[j * d + i] = nearest_half(value(rows[j * d + i]) * scale[j] * inverse);
+    for (i64 i = lane; i < d; i += LANES) out[j * d + i] = nearest_half(value(x[i]) * scale * inverse);
   }
 }
 

@@ -30,7 +30,7 @@ SIGNATURES = {
     "select_passing": "*f4 i8 i8 i8 *f4 *f4 *f4 *i8 i8 i8 *i4 *f4 *i4 *u8",
     "hamming_scores": "*u8 *u8 i8 i8 i8 *f4",
     **{f"settle_{name}": rows + " Epoch Kept Found Rule i8" for name, rows in [*ROWS.items(), ("uint64", "*u8")]},
-    "unit_halves": "*f2 i8 i8 *f8 *f8",
+    "unit_halves": "*f2 i8 i8 f8 f8 *f8 *f8",
     **{f"compare_references_{name}": rows + " i8 i8 *f4 i8 *f4 f4 *i8 i4 i4 *u4" for name, rows in ROWS.items()},
     **{f"squared_norms_{name}": rows + " i8 i8 *i8 i4 *f8" for name, rows in ROWS.items()},
 }

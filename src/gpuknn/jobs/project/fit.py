@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from gpuknn.engine.check import refuse_unmeasured
 from gpuknn.engine.cpu.block import CpuBlock
-from gpuknn.engine.device import Device
-from gpuknn.engine.metric import Metric
+from gpuknn.engine.cpu.needed import compile_kernels, for_axes
+from gpuknn.engine.device import Device, Taking
 from gpuknn.engine.projecting import Block
 from gpuknn.errors import InputError, RunError, option, same_again, whole_number
 from gpuknn.interrupts import interrupts_told, kept_and_goes_on, nothing_changed
@@ -21,7 +20,14 @@ from gpuknn.jobs.pieces import read_receipts, remove_receipt, work_through, writ
 from gpuknn.jobs.project.job import SEED, FitJob
 from gpuknn.jobs.project.memory import crew_within
 from gpuknn.progress import Listener, step
-from gpuknn.projections.blocks import MOMENTS_VALUES, check_rows_are_numbers, memory_of, over_blocks, threads_of
+from gpuknn.projections.blocks import (
+    MOMENTS_VALUES,
+    check_rows_are_numbers,
+    checking,
+    memory_of,
+    over_blocks,
+    threads_of,
+)
 from gpuknn.projections.model import Model, read_model, write_model
 from gpuknn.projections.moments import ExactSums, partial_bytes
 from gpuknn.projections.pca import SHIFT_ROWS, fit_memory, model_of, shift_of
@@ -224,6 +230,7 @@ def _fit(plan: FitPlan, claim: Claim, sample: Sampled, on_event: Listener, say: 
         drawn = draw_references(vectors, job.hamming, job.seed)
         _check_unchanged(vectors, sample.state)
         return drawn
+    compile_kernels(for_axes(vectors.dtype), on_event)
     shift = _shift(vectors)
     shards, done = plan.shards, _sound(claim.folder, shift)
     on_event(step("adding up", len(vectors), "progress", "done", vectors.nbytes // len(vectors)))
@@ -259,7 +266,7 @@ def add_up(vectors: Vectors, state: str, shift: np.ndarray, device: Device, fold
             raise KeyboardInterrupt
         sums = ExactSums.none(shift)
 
-        def add(block: Block, stored: np.ndarray, part: range) -> None:
+        def add(block: Block, part: range, _: Taking) -> None:
             sums.add(len(part), block.moments(shift))
 
         over_blocks(vectors, rows, device_here(device), MOMENTS_VALUES, add)
@@ -274,9 +281,7 @@ def _shift(vectors: Vectors) -> np.ndarray:
     """(d,) float64: about the mean of the rows, to be taken from all of them."""
     n, d = vectors.shape
     some = vectors[: max(1, min(SHIFT_ROWS, n, MOMENTS_VALUES // d))]
-    block = CpuBlock(some)
-    refuse_unmeasured(vectors, 0, block.norms, Metric.COSINE)
-    return shift_of(block.unit())
+    return shift_of(CpuBlock(some, checking(vectors, 0)).unit())
 
 
 def _sound(folder: Path, shift: np.ndarray) -> set[range]:

@@ -144,6 +144,8 @@ def _write(
             raise InputError(f"{plan.destination}: exists already; {option('force', True)} replaces it")
         if not record.has_results():
             check_room(plan.target, claim.folder)
+        if plan.crew.local:
+            plan.rows.prepare(on_event)
         with plan.crew.started(say) as crew:
             return _finish(plan, crew, claim, sample, beside, on_event)
     except BaseException:

@@ -14,6 +14,8 @@ from gpuknn.engine.cpu.kernels.sums import CONVERTS_HALVES, _as_many, _load, _su
 
 GRID = 2.0**24
 """Components of a row of unit length are multiples of 1 / GRID."""
+SQUARES_MOST = 64.0
+"""Below 128, so that sums of squares, times GRID, fit 32 bits with a sign."""
 ONE = ir.FloatType() if CONVERTS_HALVES else ir.DoubleType()
 """What products of two float16 numbers, which it holds exactly, are made in."""
 EIGHT = ir.VectorType(ONE, 8)
@@ -80,24 +82,39 @@ def _nearest_half(typing_context: Any, x: Any) -> Any:
 
 @intrinsic
 def _sum_of_rounded_squares(typing_context: Any, row: Any, scale: Any) -> Any:
-    """The sum of float16((row[i] scale)^2): multiples of 2^-24 whose sum float64 holds, so it is exact in any order."""
+    """The sum of float16((row[i] scale)^2), which is exact below SQUARES_MOST; above, or if it is no number, infinity.
+
+    The squares are multiples of 2^-24.  As whole numbers their sum fits 32 bits, in any order, and to add these takes
+    half as long as to add float64.  Whether they fit is told by a second sum, which rounds.
+    """
+    whole, double = ir.IntType(32), ir.DoubleType()
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        none = {wide: ir.Constant(_as_many(ir.DoubleType(), wide), zero) for wide, zero in ((EIGHT, None), (ONE, 0.0))}
-        totals = {wide: cgutils.alloca_once_value(builder, zero) for wide, zero in none.items()}
+        totals = {
+            (wide, kind): cgutils.alloca_once_value(builder, ir.Constant(_as_many(kind, wide), zero))
+            for wide in (EIGHT, ONE)
+            for kind, zero in ((whole, None if wide == EIGHT else 0), (ONE, None if wide == EIGHT else 0.0))
+        }
 
         def add(place: Any, wide: Any) -> None:
             x = _load(context, builder, (row, arguments[0]), place, wide)
             x = builder.fmul(x, _as_one(builder, arguments[1], wide))
-            square = _as_double(builder, _rounded(builder, builder.fmul(x, x), wide), wide)
-            builder.store(builder.fadd(builder.load(totals[wide]), square), totals[wide])
+            square = _rounded(builder, builder.fmul(x, x), wide)
+            scaled = builder.fmul(square, ir.Constant(wide, [GRID] * 8 if wide == EIGHT else GRID))
+            added, rounded = totals[wide, whole], totals[wide, ONE]
+            number = builder.fptosi(scaled, _as_many(whole, wide))
+            builder.store(builder.add(builder.load(added), number), added)
+            builder.store(builder.fadd(builder.load(rounded), square), rounded)
 
         _each(builder, _length(context, builder, row, arguments[0]), add)
-        total = builder.load(totals[ONE])
+        exact, about = builder.load(totals[ONE, whole]), builder.load(totals[ONE, ONE])
         for lane in range(8):
-            part = builder.extract_element(builder.load(totals[EIGHT]), ir.IntType(32)(lane))
-            total = builder.fadd(total, part)
-        return total
+            place = ir.IntType(32)(lane)
+            exact = builder.add(exact, builder.extract_element(builder.load(totals[EIGHT, whole]), place))
+            about = builder.fadd(about, builder.extract_element(builder.load(totals[EIGHT, ONE]), place))
+        fits = builder.fcmp_ordered("<", about, ir.Constant(ONE, SQUARES_MOST))
+        total = builder.fmul(builder.sitofp(exact, double), ir.Constant(double, 1.0 / GRID))
+        return builder.select(fits, total, ir.Constant(double, float("inf")))
 
     return types.float64(row, types.float64), build
 
@@ -122,12 +139,15 @@ def _put_rounded(typing_context: Any, row: Any, scale: Any, factor: Any, out: An
     return types.none(row, types.float64, types.float64, out), build
 
 
-@kernel(ROWS, f8[::1], f8[:, ::1])
-def unit_halves(rows: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
-    """out[j] = rows[j] scale[j], float16, divided by its length in float16 arithmetic; `scale`: powers of two."""
+@kernel(ROWS, f8[::1], f8[::1], f8[:, ::1])
+def unit_halves(rows: np.ndarray, scale: np.ndarray, norms: np.ndarray, out: np.ndarray) -> None:
+    """out[j] = rows[j] scale[j], float16, divided by its length in float16 arithmetic; `scale`: powers of two.
+
+    norms[j]: the sum of squares that the length is the root of; infinity if it is SQUARES_MOST or more.
+    """
     for j in range(len(rows)):
-        norm = _nearest_half(np.sqrt(_sum_of_rounded_squares(rows[j], scale[j])))
-        _put_rounded(rows[j], scale[j], _nearest_half(1.0 / norm), out[j])
+        norms[j] = _sum_of_rounded_squares(rows[j], scale[j])
+        _put_rounded(rows[j], scale[j], _nearest_half(1.0 / _nearest_half(np.sqrt(norms[j]))), out[j])
 
 
 @kernel(ROWS, f8[::1], f8[:, ::1])
