@@ -22,6 +22,7 @@ from gpuknn.engine.scan import exact_knn
 from gpuknn.gold import read_gold, write_gold
 from gpuknn.laion import SAMPLE, catalogue
 from tests.build.parts import made, write_raw
+from tests.models import unit_rows, write_published
 from tests.web import serving
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -34,6 +35,8 @@ STAND_INS = ("10M", "100K")
 """Subsets of LAION2B that are small here, from a web server on this machine."""
 Published = tuple[str, str, str, dict[str, str | int], bytes]
 """Name, bundle, kind, further fields and content of a file."""
+D = 768
+"""Components: as many as the published model of sketches takes."""
 SHORT = {"bench": ["--components", "32", "--repeat", "1", "--rows", "1500", "--queries", "20"]}
 """Options that make a command quicker and nothing else."""
 SAYS_NO = {"compare"}
@@ -67,7 +70,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examine, "QUICK", selftest.Size(200, 4, 20, (10,)))
     monkeypatch.setattr(examine, "FULL", selftest.Size(200, 4, 20, (10,)))
     rng = np.random.default_rng(0)
-    rows, queries = rng.standard_normal((1_500, 16), np.float32), rng.standard_normal((20, 16), np.float32)
+    rows, queries = rng.standard_normal((1_500, D), np.float32), rng.standard_normal((20, D), np.float32)
     for name, values in (("database", rows.astype(np.float16)), ("queries", queries)):
         np.save(f"{name}.npy", values)
         with h5py.File(f"{name}.h5", "w") as file:
@@ -95,6 +98,7 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: None) -> Iterato
     """The published files that the examples fetch, small and under their names, where the catalogues look for them."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    rng = np.random.default_rng(1)
     vectors, sketches = Path("database.h5").read_bytes(), Path("sketches.h5").read_bytes()
     rows: list[Published] = [("meta-10M.tsv", "meta", "meta", {"subset": "10M"}, b"caption\n")]
     for subset in STAND_INS:
@@ -114,7 +118,11 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: None) -> Iterato
         {},
         vectors,
     )
-    metrics = {"clip768": "cosine", "hamming": "hamming", "meta": None, "raw": None}
+    write_published(Path("binwalk.jld2"), unit_rows(rng, 128, D), rng.permutation(128).reshape(2, 64))
+    rows.append(
+        ("binwalk-model-nrefs=1024-permsize=64.jld2", "binwalk", "model", {}, Path("binwalk.jld2").read_bytes())
+    )
+    metrics = {"clip768": "cosine", "hamming": "hamming", "meta": None, "raw": None, "binwalk": None}
     with serving({name: content for name, _, _, _, content in [*rows, sift]}) as served:
         laion, other = tmp_path / "laion.toml", tmp_path / "configs" / "catalogues" / "ann-benchmarks.toml"
         other.parent.mkdir(parents=True)

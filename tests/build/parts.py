@@ -24,13 +24,13 @@ class Part:
     columns: dict[str, list[Any]]
 
 
-def made(seed: int = 0, parts: int = PARTS) -> list[Part]:
+def made(seed: int = 0, parts: int = PARTS, d: int = D) -> list[Part]:
     """Parts of different lengths; a tenth of the rows of part 0 have near duplicates in others."""
     rng = np.random.default_rng(seed)
     found: list[Part] = []
     for number in range(parts):
         n = ROWS + 10 * number
-        rows = rng.standard_normal((n, D)).astype("f2")
+        rows = rng.standard_normal((n, d)).astype("f2")
         if number:
             for i in range(12):  # of each of ten rows of part 0
                 rows[10 * i : 10 * i + 10] = found[0].rows[:10]

@@ -166,7 +166,7 @@ def test_by_processes_and_in_small_pieces(raw: Path, monkeypatch: pytest.MonkeyP
     assert main([*BUILD, "out"]) == 0
     monkeypatch.setattr(metadata, "BATCH_ROWS", 17)
     monkeypatch.setattr("gpuknn.jobs.build.kept.BLOCK_BYTES", 100)
-    monkeypatch.setattr("gpuknn.vectors.target.BLOCK_BYTES", 333)
+    monkeypatch.setattr("gpuknn.vectors.derived.Derived.block_bytes", 333)
     assert main([*BUILD, "same"]) == 0
     assert digests("out") == digests("same")
     assert main([*BUILD, "workers", "--workers", "2"]) == 0

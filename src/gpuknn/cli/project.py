@@ -18,7 +18,8 @@ EXAMPLES = """examples:
   gpuknn project fit --pca 32 database.h5 -o pca32.h5
   gpuknn project apply pca32.h5 database.h5 -o database-pca32.h5
   gpuknn project apply pca32.h5 queries.h5 -o queries-pca32.h5
-  gpuknn project fit --hamming 1024 database.h5 -o sketches.h5
+  gpuknn project fit --hamming 1024 database.h5 -o references.h5
+  gpuknn data get binwalk
   gpuknn project apply binwalk database.h5 -o database-hamming.h5
 """
 HELP = "rows to a few coordinates (PCA) or to binary sketches"

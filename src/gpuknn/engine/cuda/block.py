@@ -1,7 +1,7 @@
 """Rows in hand of a GPU, on a stream of the thread's own."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import cupy as cp
@@ -29,16 +29,18 @@ class CudaBlock:
     """(m, d) on the device, as stored."""
     check: Check
     kernels: Kernels
+    uploaded: Callable[[Axes | References, str], Any]
+    """An array of a model, on the device."""
 
     def coordinates(self, axes: Axes) -> np.ndarray:
         """(m, D) float32; the last rounding is the host's, for that of the device makes small numbers zero."""
-        sums = (self._unit() @ _on_device(axes, "components").T).get()
+        sums = (self._unit() @ self.uploaded(axes, "components").T).get()
         found: np.ndarray = (sums - axes.offset).astype(np.float32)
         return found
 
     def sketches(self, references: References) -> np.ndarray:
         """(m, bits / 64) uint64."""
-        (m, d), vectors = self.rows.shape, _on_device(references, "vectors")
+        (m, d), vectors = self.rows.shape, self.uploaded(references, "vectors")
         scaled = _scale(self.rows, cp.asarray(1.0 / np.sqrt(self._norms()))[:, None])
         scores = cp.empty((m, len(vectors)), np.float32)
         product(scaled, vectors, scores)
@@ -86,15 +88,3 @@ def _moments(centred: Any) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def _blocks(threads: int) -> int:
     return min(-(-threads // THREADS), 2**16)
-
-
-def _on_device(model: Axes | References, name: str) -> Any:
-    return _uploaded(model, name, cp.cuda.runtime.getDevice())
-
-
-@lru_cache(maxsize=8)
-def _uploaded(model: Axes | References, name: str, device: int) -> Any:
-    """An array of a model on a device, which stays there: models are few, and used for all rows."""
-    array = cp.asarray(getattr(model, name))
-    cp.cuda.get_current_stream().synchronize()  # threads with streams of their own use it next
-    return array

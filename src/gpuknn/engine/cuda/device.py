@@ -22,10 +22,10 @@ TB/s; 15 million pairs, 23 GFLOP and 23 GB, less than 0.1 s.  So the disk decide
 `gpuknn doctor --full` measures each of them; `gpuknn exact` says how long it took.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -123,14 +123,14 @@ class CudaDevice:
 
     @contextmanager
     def blocks(self) -> Iterator[Taking]:
-        """What takes rows in hand."""
-        yield self._block
+        """What takes rows in hand; models stay on the device meanwhile."""
+        yield partial(self._block, lru_cache(_upload))
 
     @contextmanager
-    def _block(self, rows: np.ndarray, check: Check) -> Iterator[Block]:
+    def _block(self, uploaded: Callable[..., Any], rows: np.ndarray, check: Check) -> Iterator[Block]:
         """Rows (m, d) on the device, and a stream of the thread's own."""
         with cp.cuda.Device(self.number), cp.cuda.Stream(non_blocking=True) as stream:
-            yield CudaBlock(cp.asarray(rows), check, _kernels(self.number))
+            yield CudaBlock(cp.asarray(rows), check, _kernels(self.number), uploaded)
             stream.synchronize()
 
     @contextmanager
@@ -162,6 +162,13 @@ def open_cuda(number: int = 0) -> CudaDevice:
             f"fits the driver, {install_cupy()}"
         ) from error
     return CudaDevice(number, model, free)
+
+
+def _upload(model: object, name: str) -> Any:
+    """An array of a model on the current device, for all threads."""
+    array = cp.asarray(getattr(model, name))
+    cp.cuda.get_current_stream().synchronize()
+    return array
 
 
 @lru_cache
