@@ -38,7 +38,8 @@ def test_on_the_host_build(seed: int, settings: dict[str, str], host_build: str)
 
 def test_on_the_host_build_with_little_memory(host_build: str) -> None:
     launched, refused = run_gpu_tests("test_cuda_answers.py", host_build, SEED="3", MEMORY="2M")
-    assert launched == set(table.SIGNATURES)
+    projecting = ("unit_halves", "compare_references")
+    assert launched == {name for name in table.SIGNATURES if not name.startswith(projecting)}
     assert refused > 0
 
 

@@ -1,9 +1,12 @@
 """The commands of README and of each `--help`, typed in their order."""
 
 import argparse
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from hashlib import md5
 from importlib.util import find_spec
@@ -22,7 +25,7 @@ from gpuknn.engine.scan import exact_knn
 from gpuknn.gold import read_gold, write_gold
 from gpuknn.laion import SAMPLE, catalogue
 from tests.build.parts import made, write_raw
-from tests.models import unit_rows, write_published
+from tests.project.models import unit_rows, write_published
 from tests.web import serving
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -84,7 +87,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         np.save(f"part{n}.npy", part)
     Path("parts.txt").write_text("parts/part1.npy\nparts/part2.npy\n")
     if find_spec("pyarrow"):
-        write_raw(Path("raw"), made(parts=4))
+        write_raw(Path("raw"), made(parts=4, d=D))
     lengths = np.full((len(rows), 1), rows.shape[1], "<i4").view("<f4")
     Path("vectors.fvecs").write_bytes(np.hstack([lengths, rows]).tobytes())
     shutil.copy(SAMPLE / "gold.h5", "result.h5")
@@ -182,6 +185,35 @@ def test_help_of_runs() -> None:
     run_in_order(help_commands()["runs"])
     assert Path("gold.h5").is_file()
     assert not list(Path().glob("*.run"))
+
+
+GPUKNN = """#!/bin/sh
+exec {python} -c 'import sys
+from pathlib import Path
+from gpuknn.cli.main import main
+from gpuknn.laion import catalogue
+catalogue.LAION = Path("{catalogue}"); sys.exit(main(sys.argv[1:]))' "$@"
+"""
+"""The command, with the catalogue of the small files."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("pyarrow"), reason="raw parts are Parquet")
+def test_from_raw_parts(tmp_path: Path) -> None:
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    (bin_ / "gpuknn").write_text(GPUKNN.format(python=sys.executable, catalogue=catalogue.LAION))
+    (bin_ / "gpuknn").chmod(0o755)
+    script = Path(__file__).parents[1] / "notebooks" / "from_raw_parts.sh"
+    variables = os.environ | {"PATH": f"{bin_}:{os.environ['PATH']}"}
+    for _ in range(2):  # what is there is not made again
+        words = ["sh", str(script), "raw", "out", "10M"]
+        done = subprocess.run(words, env=variables, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        recalls = [float(found) for found in re.findall(r"recall@10: ([\d.]+) by ids", done.stdout)]
+        pca32, pca96, hamming = recalls  # of rows that vary alike in all directions
+        assert 0 < pca32 < pca96 < hamming < 1
+    assert "neighbours in" not in done.stdout
 
 
 def test_every_command_has_examples_and_no_reason_is_stale() -> None:

@@ -10,7 +10,7 @@ from gpuknn.engine.bound import ROUNDING, Filter, Halved, filter_for
 from gpuknn.engine.metric import Metric, summation_leaves
 from gpuknn.engine.projecting import PLAIN, halving_factor
 from tests.gpu.tools import flat_parameters
-from tests.rules import bits_by_rule, unit_by_rule
+from tests.project.rules import bits_by_rule, unit_by_rule
 
 BLOCK = (256,)
 Launch = tuple[str, tuple[int, ...], tuple[int], tuple, Callable[..., bool | None]]
@@ -109,12 +109,12 @@ def compare_references(rng: np.random.Generator, dtype: str, m: int, d: int, bit
     """Every score is in doubt in some rows, and none in others."""
     rows, references = random_rows(rng, m, d, dtype), random_rows(rng, bits, d, "float32")
     products, leaves = rows.astype(np.float64) @ references.T.astype(np.float64), summation_leaves(d)
-    scores, out = products.astype(np.float32), np.zeros((m, bits // 32), np.uint32)
+    scores, out = products.astype(np.float32), np.zeros((m, bits // 8), np.uint8)
     scores[::2] = 0
     sure = np.float32(1e-4)
 
     def check(*arguments: Any) -> bool:
-        return np.array_equal(arguments[-1], bits_by_rule(rows, references, single).view(np.uint32))
+        return np.array_equal(arguments[-1], bits_by_rule(rows, references, single).view(np.uint8))
 
     counts = np.int64(m), np.int64(d), references, np.int64(bits), scores, sure
     order = leaves, np.int32(len(leaves)), np.int32(single), out

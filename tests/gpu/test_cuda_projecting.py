@@ -10,7 +10,7 @@ import gpuknn
 from gpuknn.engine.cpu.device import CpuDevice
 from gpuknn.engine.projecting import GRID, Axes, References
 from tests.gpu.support import ROW_TYPES, cuda, random_rows
-from tests.rules import bits_by_rule
+from tests.project.rules import bits_by_rule
 
 
 def rows_of_all_lengths(rng: np.random.Generator, n: int, d: int, dtype: str) -> np.ndarray:

@@ -44,7 +44,7 @@ class CudaBlock:
         scaled = _scale(self.rows, cp.asarray(1.0 / np.sqrt(self._norms()))[:, None])
         scores = cp.empty((m, len(vectors)), np.float32)
         product(scaled, vectors, scores)
-        leaves, out = cp.asarray(summation_leaves(d)), cp.empty((m, len(vectors) // 32), np.uint32)
+        leaves, out = cp.asarray(summation_leaves(d)), cp.empty((m, len(vectors) // 8), np.uint8)
         self.kernels.launch(
             f"compare_references_{self.rows.dtype.name}",
             (min(m, 2**16),),

@@ -130,8 +130,12 @@ class CudaDevice:
     def _block(self, uploaded: Callable[..., Any], rows: np.ndarray, check: Check) -> Iterator[Block]:
         """Rows (m, d) on the device, and a stream of the thread's own."""
         with cp.cuda.Device(self.number), cp.cuda.Stream(non_blocking=True) as stream:
-            yield CudaBlock(cp.asarray(rows), check, _kernels(self.number), uploaded)
-            stream.synchronize()
+            try:
+                yield CudaBlock(cp.asarray(rows), check, _kernels(self.number), uploaded)
+            except cp.cuda.memory.OutOfMemoryError as error:
+                raise RunError(f"GPU {self.number}: too little free memory for a block of rows; free some") from error
+            finally:
+                stream.synchronize()
 
     @contextmanager
     def begin(self, search: Search, components_as: np.dtype) -> Iterator["CudaScan"]:

@@ -367,28 +367,31 @@ extern "C" __global__ void unit_halves(const Half* rows, i64 m, i64 d, double lo
   }
 }
 
-// Bit i of out[j] (m, bits / 32): whether rows[j] (m, d) is nearer to reference i than to the next of its POOL, which is
-// a circle.  scores (m, bits): two that differ by more than `sure` tell; others are computed again.  A warp makes a word.
+// Bit i of out[j], (m, bits / 8): whether rows[j] (m, d) is nearer to reference i than to the next of its POOL, which is
+// a circle.  scores (m, bits): two that differ by more than `sure` tell; others are computed again.  LANES threads make
+// the LANES bits of a byte.
 enum { POOL = 64 };
 template <class T>
 __device__ void compare_references(const T* rows, i64 m, i64 d, const float* references, i64 bits, const float* scores,
-                                   float sure, const i64* leaves, int n, int single, unsigned* out) {
-  int lane = threadIdx.x % 32;
+                                   float sure, const i64* leaves, int n, int single, unsigned char* out) {
+  int lane = threadIdx.x % LANES, apart_by = threadIdx.x & 31 & ~(LANES - 1);
+  unsigned together = 0xffu << apart_by;
   for (i64 j = blockIdx.x; j < m; j += gridDim.x)
-    for (i64 first = threadIdx.x / 32 * 32; first < bits; first += blockDim.x) {
+    for (i64 first = threadIdx.x / LANES * LANES; first < bits; first += blockDim.x) {
       i64 pool = first - first % POOL, at = first + lane - pool;
       double apart = (double)scores[j * bits + pool + at] - (double)scores[j * bits + pool + (at + 1) % POOL];
-      unsigned word = __ballot_sync(~0u, apart > sure);
-      for (unsigned left = __ballot_sync(~0u, !(fabs(apart) > sure)); left; left &= left - 1) {
+      unsigned byte = __ballot_sync(together, apart > sure) >> apart_by & 0xff;
+      unsigned left = __ballot_sync(together, !(fabs(apart) > sure)) >> apart_by & 0xff;
+      for (; left; left &= left - 1) {
         int bit = __ffs(left) - 1;
         const float* here = references + (first + bit) * d;
         const float* after = references + (pool + (first - pool + bit + 1) % POOL) * d;
-        double x = sum_of_terms(false, rows + j * d, here, leaves, n, lane % LANES);
-        double y = sum_of_terms(false, rows + j * d, after, leaves, n, lane % LANES);
+        double x = sum_of_terms(false, rows + j * d, here, leaves, n, lane);
+        double y = sum_of_terms(false, rows + j * d, after, leaves, n, lane);
         bool nearer = single ? as_float32(__dadd_rn(1, -x)) < as_float32(__dadd_rn(1, -y)) : x > y;
-        word = (word & ~(1u << bit)) | (unsigned)nearer << bit;
+        byte = (byte & ~(1u << bit)) | (unsigned)nearer << bit;
       }
-      if (lane == 0) out[j * bits / 32 + first / 32] = word;
+      if (lane == 0) out[j * bits / 8 + first / 8] = byte;
     }
 }
 
@@ -405,7 +408,7 @@ __device__ void compare_references(const T* rows, i64 m, i64 d, const float* ref
 #define COMPARE(NAME, T)                                                                                            \
   extern "C" __global__ void compare_references_##NAME(const T* rows, i64 m, i64 d, const float* references, i64 bits, \
                                                        const float* scores, float sure, const i64* leaves, int n,      \
-                                                       int single, unsigned* out) {                                  \
+                                                       int single, unsigned char* out) {                                  \
     compare_references(rows, m, d, references, bits, scores, sure, leaves, n, single, out);                          \
   }
 #define ALL(NAME, T) NORMS(NAME, T) SETTLE(NAME, T) COMPARE(NAME, T)

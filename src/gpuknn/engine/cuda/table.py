@@ -31,7 +31,7 @@ SIGNATURES = {
     "hamming_scores": "*u8 *u8 i8 i8 i8 *f4",
     **{f"settle_{name}": rows + " Epoch Kept Found Rule i8" for name, rows in [*ROWS.items(), ("uint64", "*u8")]},
     "unit_halves": "*f2 i8 i8 f8 f8 *f8 *f8",
-    **{f"compare_references_{name}": rows + " i8 i8 *f4 i8 *f4 f4 *i8 i4 i4 *u4" for name, rows in ROWS.items()},
+    **{f"compare_references_{name}": rows + " i8 i8 *f4 i8 *f4 f4 *i8 i4 i4 *u1" for name, rows in ROWS.items()},
     **{f"squared_norms_{name}": rows + " i8 i8 *i8 i4 *f8" for name, rows in ROWS.items()},
 }
 """Parameters by NumPy's names of types; with a star, arrays of them; or structs, passed by value."""
@@ -41,7 +41,7 @@ LAYOUTS = {
     for name, fields in STRUCTS.items()
 }
 """As C++ lays them out; arrays are addresses."""
-C = {"f8": "double", "f4": "float", "i8": "long long", "i4": "int", "u8": "unsigned long long", "u4": "unsigned"}
+C = {"f8": "double", "f4": "float", "i8": "long long", "i4": "int", "u8": "unsigned long long"}
 
 WIDEN = """
 __device__ __forceinline__ double widen(float x) {

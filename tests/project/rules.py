@@ -8,7 +8,8 @@ def unit_by_rule(rows: np.ndarray) -> np.ndarray:
     if rows.dtype != np.float16:
         wide = rows.astype(np.float64)
         return np.rint(wide * (2.0**24 / np.sqrt(np.square(wide).sum(axis=1)))[:, None]) / 2.0**24
-    sums = np.square(rows).sum(axis=1, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        sums = np.square(rows).sum(axis=1, dtype=np.float64)
     lengths = np.sqrt(np.square(rows.astype(np.float64)).sum(axis=1))
     scale = np.where((sums >= 2.0**-8) & (sums < 64), 1.0, np.ldexp(1.0, -np.frexp(lengths)[1]))[:, None]
     wide = rows.astype(np.float64) * scale
