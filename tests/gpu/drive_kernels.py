@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from gpuknn.engine.bound import ROUNDING, Filter, Halved, filter_for
+from gpuknn.engine.bound import ROUNDING, Filter, Halved, filter_for, power_of_two_below
 from gpuknn.engine.metric import Metric, summation_leaves
-from gpuknn.engine.projecting import PLAIN, halving_factor
+from gpuknn.engine.projecting import PLAIN
 from tests.gpu.tools import flat_parameters
 from tests.project.rules import bits_by_rule, unit_by_rule
 
@@ -96,7 +96,7 @@ def unit_halves(rng: np.random.Generator, m: int, d: int) -> Launch:
     rows[::3] *= np.float16(2**-11)
     rows[1::3] *= np.float16(2**6)
     norms, out = norms_of(rows), np.zeros((m, d))
-    factor = halving_factor(norms)
+    factor = power_of_two_below(np.sqrt(norms))
 
     def check(*arguments: Any) -> bool:
         return np.array_equal(arguments[-1], unit_by_rule(rows))

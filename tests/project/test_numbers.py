@@ -12,11 +12,11 @@ import pytest
 
 from gpuknn.engine.cpu import kernels
 from gpuknn.engine.cpu.block import CpuBlock
+from gpuknn.engine.cpu.kernels import projections
 from gpuknn.engine.metric import FLOAT_TYPES, summation_leaves
-from gpuknn.engine.projecting import GRID, MOST, Axes, References
+from gpuknn.engine.projecting import GRID, MOST, PLAIN, Axes, References
 from gpuknn.projections import moments
 from gpuknn.projections.moments import ExactSums, partial_bytes
-from gpuknn.projections.projected import normalised
 from tests.project.models import unit_rows
 from tests.project.rules import bits_by_rule, unit_by_rule
 
@@ -50,15 +50,40 @@ def test_unit_rows(dtype: str, d: int) -> None:
     found = block(rows).unit()
     assert np.array_equal(found, unit_by_rule(rows))
     assert np.array_equal(found, np.rint(found * GRID) / GRID)
-    assert np.linalg.norm(found, axis=1).max() < 1.01
+    assert np.abs(found).max() < 1.01
+    assert np.linalg.norm(found, axis=1).max() < 1.75
     lengths = np.linalg.norm(found, axis=1)
     assert np.abs(lengths - 1).max() < (0.3 if dtype == "float16" else 1e-6)  # of one subnormal component
+
+
+def near_64(d: int) -> np.ndarray:
+    """Rows of which the sums of rounded squares are some 2^-17 around 64: one float32 sum cannot tell on which side."""
+    rng = np.random.default_rng(d)
+    rows = (rng.standard_normal((60, d)) * (8 / d**0.5)).astype(np.float16)
+    for row in rows:
+        for i in rng.permutation(d):
+            off = 64 - np.square(row).sum(dtype=np.float64)
+            if abs(off) < 2.0**-16:
+                break
+            square = float(row[i]) ** 2 + off
+            row[i] = np.sqrt(square) if 0 < square < 4 else row[i] * np.float16(1 + np.sign(off) / 64)
+    return rows
+
+
+@pytest.mark.parametrize("d", [768, 8192])
+def test_rows_of_which_float16_only_just_holds_squares(d: int) -> None:
+    rows = near_64(d)
+    sums = np.square(rows).sum(axis=1, dtype=np.float64)
+    assert 10 < np.count_nonzero(sums < 64) < 50
+    assert np.count_nonzero(np.abs(sums - 64) < 2.0**-14) > 30
+    assert np.array_equal(block(rows).unit(), unit_by_rule(rows))
 
 
 def test_unit_rows_are_those_of_julia() -> None:
     """NumPy's float16 rounds after each operation, as Julia's does."""
     rows = random_rows("float16", 500, 768) / np.float16(28)
-    found = normalised(rows)
+    lengths = np.sqrt(np.square(rows).sum(axis=1, dtype=np.float64)).astype(np.float16)
+    found = rows * (1 / lengths)[:, None]
     assert found.dtype == np.float16
     assert np.array_equal(block(rows).unit(), found.astype(np.float64))
 
@@ -136,25 +161,30 @@ def test_sums_that_do_not_fit_the_shift_are_refused(tmp_path: Path) -> None:
         ExactSums.read(tmp_path / "x.bin", np.zeros(5))
 
 
+@pytest.mark.parametrize("least", [1, 0.1, 1e-4])
 @pytest.mark.parametrize("d", [1, 2, 3, 50, 130])
-def test_eigenvectors(d: int) -> None:
+def test_eigenvectors(d: int, least: float) -> None:
     rng = np.random.default_rng(d)
-    rows = rng.standard_normal((4 * d, d)) * np.linspace(1, 0.1, d)
+    rows = rng.standard_normal((4 * d, d)) * np.geomspace(1, least, d)
     covariance = rows.T @ rows / (4 * d)
     values, vectors = np.linalg.eigh(covariance)
-    turned = covariance.copy()
-    assert kernels.make_orthogonal(turned, summation_leaves(d)) < 20
+    turned, sweeps = covariance.copy(), 1
+    while kernels.turn_pairs(turned, summation_leaves(d)):
+        sweeps += 1
+    assert sweeps < 15
     lengths = np.linalg.norm(turned, axis=1)
     order = np.argsort(lengths)
-    assert np.allclose(lengths[order], values, rtol=1e-12)
-    assert np.allclose(np.abs((turned[order] / lengths[order, None] * vectors.T).sum(axis=1)), 1, rtol=1e-12)
+    assert np.abs(lengths[order] - values).max() < 1e-13 * values.max()
+    along = np.abs((turned[order] / lengths[order, None] * vectors.T).sum(axis=1))
+    assert np.allclose(along[values > 1e-3 * values.max()], 1, rtol=1e-9)
 
 
 def test_equal_eigenvalues_and_none() -> None:
     """Any directions are right; they must still be of unit length and at right angles."""
     turned = np.diag([2.0, 2.0, 2.0, 0.0, 0.0])
     turned[:2, :2] = [[1.5, 0.5], [0.5, 1.5]]
-    kernels.make_orthogonal(turned, summation_leaves(5))
+    while kernels.turn_pairs(turned, summation_leaves(5)):
+        pass
     assert sorted(np.linalg.norm(turned, axis=1).round(12)) == [0, 0, 1, 2, 2]
     assert np.allclose(np.triu(turned @ turned.T, 1), 0, atol=1e-12)
 
@@ -203,6 +233,19 @@ def test_what_float32_cannot_tell_is_decided_in_float64(single: bool, monkeypatc
     assert not np.any(expected >> np.uint64(10) & np.uint64(1))  # equal ones: neither is nearer
     monkeypatch.setattr(References, "sure", property(lambda self: 0.0))  # what trusts float32 is wrong
     assert np.any(block(rows).sketches(References(references, single)) != expected)
+
+
+def test_short_rows_of_very_many_components() -> None:
+    rows = np.full((2, 2**18), 2.0**-12.52, np.float16)  # of which the squares vanish
+    rows[:, 0] = 2.0**-3.99
+    found = block(rows).unit()
+    assert np.array_equal(found, unit_by_rule(rows))
+    assert 1.6 < np.linalg.norm(found, axis=1).max() < 1.75
+
+
+def test_constants_that_kernels_have_again() -> None:
+    assert projections.GRID == GRID
+    assert PLAIN[1] < projections.SURELY_FITS
 
 
 def test_rows_without_length_are_told() -> None:

@@ -112,7 +112,7 @@ def _convert_vectors(chosen: argparse.Namespace, job: "Job") -> int:
     (n, d), dtype = plan.rows.shape, plan.rows.dtype
     rate = plan.rows.nbytes * done.written / done.pieces / done.seconds / 1e9
     line = f"{chosen.destination}: {n:,} x {d} {dtype}, {done.seconds:.1f} s, {rate:.2f} GB/s"
-    _say(chosen, plan.facts | vars(done), f"{line}; {_rounded('components', done.error)}")
+    _say(chosen, plan.facts | done.facts(plan.rows.counts), f"{line}; {_rounded('components', done.counted)}")
     return 0
 
 

@@ -70,7 +70,12 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--seed", type=int, metavar="N", help="of the draw of references (default: 2023)")
     add_missing(what)
     what.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL.h5", help="the file to write")
-    what.add_argument("--plot", type=Path, metavar="FILE.png", help="of PCA: a picture of the explained variance")
+    what.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.png",
+        help="of PCA: a picture of the explained variance (.png, .svg, .pdf; extra plot)",
+    )
 
 
 def _add_apply(parser: argparse.ArgumentParser) -> None:
@@ -162,8 +167,8 @@ def _apply(chosen: argparse.Namespace) -> int:
     line = f"{chosen.output}: {n:,} x {d} {plan.rows.dtype}, {done.seconds:.1f} s, {read / done.seconds / 1e9:.2f} GB/s"
     facts = plan.facts | {"output": chosen.output, "seconds": done.seconds}
     if chosen.as_published:
-        facts["differing_bits"] = int(done.error)
-        line += f"; {int(done.error):,} of {64 * d * n:,} bits differ from those that float64 gives"
+        facts["differing_bits"] = int(done.counted)
+        line += f"; {int(done.counted):,} of {64 * d * n:,} bits differ from those that float64 gives"
     write_outcome(chosen, facts, "" if chosen.quiet else f"{line}\n")
     return 0
 

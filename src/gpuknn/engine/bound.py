@@ -202,12 +202,12 @@ def filter_for(
         zero, scale = np.ones_like(q), np.ones_like(q)
         largest, h = np.full_like(q, 2.0), np.zeros_like(x)
     elif metric is Metric.IP:
-        t, query_factor = _power_of_two_below(np.max(x)), _power_of_two_below(q)
+        t, query_factor = power_of_two_below(np.max(x)), power_of_two_below(q)
         row_factor = np.full_like(x, t)
         zero, scale = np.zeros_like(q), t * query_factor
         largest, h = q * np.max(x), np.zeros_like(x)
     else:
-        t = _power_of_two_below(max(np.max(x), np.max(q)))
+        t = power_of_two_below(max(np.max(x), np.max(q)))
         row_factor, query_factor = np.full_like(x, t), np.full_like(q, t)
         zero, scale = query_norms, np.full_like(q, t * t / 2)
         largest, h = (q + np.max(x)) ** 2, (t * x) ** 2 / 2
@@ -241,7 +241,7 @@ def _hamming_filter(nq: int, m: int) -> Filter:
     return Filter(ones, np.ones(m), to_score, np.full(nq, 0.5, np.float32), none, none)
 
 
-def _power_of_two_below(norm: np.ndarray) -> np.ndarray:
+def power_of_two_below(norm: np.ndarray) -> np.ndarray:
     """The power of two that brings a norm into [0.5, 1], at most 2^400; 1 for a norm of zero.
 
     Beyond 2^400 squares and products of factors would overflow; such vectors stay small, and TINY pays for them.

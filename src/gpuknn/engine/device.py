@@ -62,8 +62,8 @@ class Scan(Protocol):
         """Where the time went so far, by stage, summed over the device's `units`; empty if the device cannot tell."""
 
 
-Taking = Callable[[np.ndarray, Check], AbstractContextManager[Block]]
-"""Rows (m, d) in hand, for the calling thread, as long as that context lasts."""
+BlockOf = Callable[[np.ndarray, Check], AbstractContextManager[Block]]
+"""Makes a block of rows (m, d) for the calling thread, which lasts as long as the context."""
 
 
 class Device(Protocol):
@@ -110,8 +110,8 @@ class Device(Protocol):
     def resident(self, rows: Vectors) -> Any:
         """The rows as `feed_resident` takes them if they lie where the device computes, in one piece; None if not."""
 
-    def blocks(self) -> AbstractContextManager[Taking]:
-        """What takes rows in hand, in any thread, as long as the context lasts."""
+    def blocks(self) -> AbstractContextManager[BlockOf]:
+        """What makes blocks of rows, in any thread, as long as the context lasts."""
 
     def begin(self, search: Search, components_as: np.dtype) -> AbstractContextManager[Scan]:
         """Start a search among rows of that type; leaving the context frees what it holds."""

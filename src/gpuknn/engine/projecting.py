@@ -13,7 +13,8 @@ A row x becomes x^, whose components are multiples of 2^-24:
               of two first, which brings its length to 0.5 to 1.
     others    x_i (2^24 / |x|), rounded to whole numbers, / 2^24: as fine as float32 is just below 1
 
-so |x^| < 1.01.  Rows that cosine refuses are refused.
+Rows that cosine refuses are refused.  A component of x^ is at most 1.01.  |x^| < 1.75: squares below 2^-25 vanish, and
+of at most 2^18 components (MOST_DIMENSIONS) these are less than twice the rest; of the usual hundreds, |x^| < 1.01.
 
 Exact sums
 ----------
@@ -31,8 +32,10 @@ Sketches
 --------
 Bit i is 1 if a row is nearer to reference i than to another one.  Products with the row, scaled to unit length and
 rounded to float32, are off by at most `bound.float32_error`.  If two of them differ by more than twice that, and what
-the float64 evaluation and its rounding to float32 may add, the bit is sure.  The others, one in a thousand, are
-evaluated in float64: x.r > x.s from the values as stored, or by float32(1 - x.r) < float32(1 - x.s).
+the float64 evaluation and its rounding to float32 may add, the bit is sure.  (That rounding is at most 2^-24 of
+1 + |x||r|, before the row is scaled by 1 / |x|; rows that are divided in their own type have |x| > 0.7.)  The others,
+one in a thousand, are evaluated in float64: x.r > x.s from the values as stored, or
+float32(1 - x.r) < float32(1 - x.s).
 """
 
 from collections.abc import Callable
@@ -51,7 +54,7 @@ AXES_GRID = 2.0**28
 MOST = 32.0
 """What sums of products of centred components must stay below."""
 PLAIN = 2.0**-8, 64.0
-"""From where to where sums of squares are those of float16 rows that are divided as they are."""
+"""Float16 rows are divided as they are if their sum of squares is at least the one and below the other."""
 POOL = 64
 """References that are compared in a circle, each with the next: a word of a sketch."""
 
@@ -80,7 +83,7 @@ class References:
         """Scores of rows of unit length that differ by more tell which reference is nearer."""
         d, longest = self.vectors.shape[1], np.linalg.norm(self.vectors.astype(np.float64), axis=1).max()
         error = float(float32_error(d, 1.0, np.array([longest]))[0]) + TINY * d
-        evaluated = (d + 8) * 2.0**-52 * max(1.0, longest) + (2.0**-24 if self.single else 0.0) * (1 + longest)
+        evaluated = (d + 8) * 2.0**-52 * max(1.0, longest) + (2.0**-24 if self.single else 0.0) * (2 + longest)
         return float(np.float32(2 * (error + evaluated) * (1 + 2.0**-20)))
 
 
@@ -89,7 +92,7 @@ Check = Callable[[np.ndarray], None]
 
 
 class Block(Protocol):
-    """Rows in hand, where a device computes; each raises what the caller's `Check` raises."""
+    """Some rows, where a device computes.  What they are made into raises what the caller's `Check` raises."""
 
     def coordinates(self, axes: Axes) -> np.ndarray:
         """(m, D) float32: those of the rows of unit length."""
@@ -108,12 +111,6 @@ class Block(Protocol):
         """
 
 
-def halving_factor(norms: np.ndarray) -> np.ndarray:
-    """(m,) float64: the powers of two that bring lengths, the roots of `norms`, to 0.5 to 1."""
-    factor: np.ndarray = np.ldexp(1.0, -np.frexp(np.sqrt(norms))[1])
-    return factor
-
-
-def parts_of(rows: int) -> list[slice]:
+def halves_of(rows: int) -> list[slice]:
     """The halves of a block whose sums would not be exact."""
     return [slice(0, rows // 2), slice(rows // 2, rows)]

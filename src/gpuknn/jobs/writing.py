@@ -23,8 +23,13 @@ def pieces_written(target: Target, folder: Path) -> dict[range, Piece]:
     for rows, said in read_receipts(folder).items():
         with suppress(TypeError, ValueError):  # of somebody else's making
             piece = Piece(**said)
-            crc, error = int(piece.crc32c, 16), float(piece.error)
-            sound = (piece.first, piece.stop, f"{crc:08x}", error) == (rows.start, rows.stop, piece.crc32c, piece.error)
+            crc, counted = int(piece.crc32c, 16), float(piece.counted)
+            sound = (piece.first, piece.stop, f"{crc:08x}", counted) == (
+                rows.start,
+                rows.stop,
+                piece.crc32c,
+                piece.counted,
+            )
             if sound and rows in known:
                 found[rows] = piece
     return found

@@ -62,9 +62,11 @@ class ExactSums:
         """(d, d) float64: each number rounded once, so that neither shift nor order shows; of at least two rows."""
         self._flush()
         sums, n = self.sums.astype(object), self.count
-        products = self.high.astype(object) * 2**LOW_BITS + self.low.astype(object)
-        scatter = n * products - np.multiply.outer(sums, sums)
-        return np.asarray(scatter / (n * (n - 1) * int(UNIT)), np.float64)
+        found = np.empty(self.high.shape)
+        for i, (high, low) in enumerate(zip(self.high, self.low, strict=True)):  # Python's numbers are large
+            scatter = n * (high.astype(object) * 2**LOW_BITS + low.astype(object)) - sums[i] * sums
+            found[i] = scatter / (n * (n - 1) * int(UNIT))
+        return found
 
     def mean(self) -> np.ndarray:
         """(d,) float64, each number rounded once."""

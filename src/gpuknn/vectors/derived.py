@@ -23,6 +23,8 @@ class Derived(Vectors):
     """The row of the source that becomes row 0."""
     block_bytes = BLOCK_BYTES
     """Of rows that are read, made and written at once."""
+    counts = "error"
+    """What `take` counts: by default the largest error that rounding has made."""
 
     @property
     @abstractmethod
@@ -37,7 +39,7 @@ class Derived(Vectors):
         """
 
     def prepare(self, told: Listener) -> None:
-        """Do what is done once on this machine, before rows are made; `told` what is done."""
+        """Do what has to be done once on this machine before rows are made; `told` hears of it."""
 
     def together(self, some: float, others: float) -> float:
         """The larger."""

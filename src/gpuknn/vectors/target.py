@@ -71,8 +71,8 @@ class Piece:
     stop: int
     crc32c: str
     """Of its rows' bytes, little-endian, one after another: whatever the format."""
-    error: float
-    """What `Derived.take` counts: the largest error that rounding has made, or bits that differ."""
+    counted: float
+    """What `Derived.take` counts."""
 
 
 def write_piece(rows: Derived, target: Target, piece: range) -> Piece:

@@ -1,4 +1,4 @@
 """The processor: `device.py` drives it with the filters of `scores.py` and `int8.py`, and the loops of `kernels/`.
 
-`needed.py` says which of these a search calls, and has them compiled before it begins.
+`block.py` projects rows.  `needed.py` says which loops a search or a projection calls, and has them compiled before.
 """

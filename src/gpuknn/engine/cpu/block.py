@@ -1,13 +1,14 @@
-"""Rows in hand of the processor, in one thread."""
+"""A block of rows on the processor, for one thread."""
 
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
+from gpuknn.engine.bound import power_of_two_below
 from gpuknn.engine.cpu import kernels
 from gpuknn.engine.metric import summation_leaves
-from gpuknn.engine.projecting import GRID, MOST, PLAIN, Axes, Check, References, halving_factor, parts_of
+from gpuknn.engine.projecting import GRID, MOST, PLAIN, POOL, Axes, Check, References, halves_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,7 @@ class CpuBlock:
         scaled = np.empty(self.rows.shape, np.float32)
         kernels.widen(self.rows, 1.0 / np.sqrt(self._norms()), scaled)
         scores = scaled @ references.vectors.T
-        out = np.empty((len(self.rows), len(references.vectors) // 64), np.uint64)
+        out = np.empty((len(self.rows), len(references.vectors) // POOL), np.uint64)
         leaves = _leaves(self.rows.shape[1])
         kernels.compare_references(
             *(self.rows, references.vectors, scores, references.sure, leaves, references.single, out)
@@ -51,7 +52,7 @@ class CpuBlock:
         kernels.unit_halves(rows, np.ones(len(rows)), sums, out)
         others = np.flatnonzero(~((sums >= low) & (sums < high)))
         if len(others):
-            factor, again = halving_factor(self._norms()[others]), np.empty((len(others), rows.shape[1]))
+            factor, again = power_of_two_below(np.sqrt(self._norms()[others])), np.empty((len(others), rows.shape[1]))
             kernels.unit_halves(rows[others], factor, sums[: len(others)], again)
             out[others] = again
         return out
@@ -73,4 +74,4 @@ def _moments(centred: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     products = centred.T @ centred  # NumPy has BLAS make one half of it
     if products.diagonal().max() < MOST:
         return [(centred.sum(axis=0), products)]
-    return [sums for part in parts_of(len(centred)) for sums in _moments(centred[part])]
+    return [sums for part in halves_of(len(centred)) for sums in _moments(centred[part])]

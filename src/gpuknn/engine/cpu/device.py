@@ -26,7 +26,7 @@ from gpuknn.engine.cpu.block import CpuBlock
 from gpuknn.engine.cpu.int8 import Int8Product, int8_product
 from gpuknn.engine.cpu.needed import Needed, for_search
 from gpuknn.engine.cpu.scores import Candidates, Choice, Float32Scores, HammingScores, Int8Scores, Prepared
-from gpuknn.engine.device import Search, Taking
+from gpuknn.engine.device import BlockOf, Search
 from gpuknn.engine.metric import Metric, summation_leaves
 from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.errors import RunError
@@ -107,8 +107,8 @@ class CpuDevice:
         """None: rows are read ahead, wherever they lie."""
 
     @contextmanager
-    def blocks(self) -> Iterator[Taking]:
-        """What takes rows in hand; BLAS is held to one thread meanwhile."""
+    def blocks(self) -> Iterator[BlockOf]:
+        """What makes blocks of rows; BLAS is held to one thread meanwhile."""
         with ONE_BLAS_THREAD():
             yield lambda rows, check: nullcontext(CpuBlock(rows, check))
 

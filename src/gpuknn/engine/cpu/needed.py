@@ -49,7 +49,7 @@ def for_merge(dists: np.dtype) -> list[Needed]:
 def for_axes(rows: np.dtype) -> list[Needed]:
     """What PCA of such rows calls: to be fitted, and to be applied."""
     unit = kernels.unit_halves if rows == np.float16 else kernels.unit_rows
-    return [Needed(kernels.squared_norms, rows), Needed(unit, rows), Needed(kernels.make_orthogonal)]
+    return [Needed(kernels.squared_norms, rows), Needed(unit, rows), Needed(kernels.turn_pairs)]
 
 
 def for_sketches(rows: np.dtype) -> list[Needed]:

@@ -1,4 +1,4 @@
-"""Rows in hand of a GPU, on a stream of the thread's own."""
+"""A block of rows on a GPU, on a stream of the thread's own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,11 +7,12 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
+from gpuknn.engine.bound import power_of_two_below
 from gpuknn.engine.cuda.kernels import THREADS, Kernels
-from gpuknn.engine.cuda.product import product
+from gpuknn.engine.cuda.product import in_true_float64, product
 from gpuknn.engine.cuda.table import WIDEN
 from gpuknn.engine.metric import summation_leaves
-from gpuknn.engine.projecting import GRID, MOST, PLAIN, Axes, Check, References, halving_factor, parts_of
+from gpuknn.engine.projecting import GRID, MOST, PLAIN, Axes, Check, References, halves_of
 
 _round = cp.ElementwiseKernel(
     "T x, float64 factor", "float64 out", "out = rint(widen(x) * factor) * 0x1p-24", "unit_rows", preamble=WIDEN
@@ -34,7 +35,8 @@ class CudaBlock:
 
     def coordinates(self, axes: Axes) -> np.ndarray:
         """(m, D) float32; the last rounding is the host's, for that of the device makes small numbers zero."""
-        sums = (self._unit() @ self.uploaded(axes, "components").T).get()
+        with in_true_float64():
+            sums = (self._unit() @ self.uploaded(axes, "components").T).get()
         found: np.ndarray = (sums - axes.offset).astype(np.float32)
         return found
 
@@ -64,7 +66,7 @@ class CudaBlock:
         if self.rows.dtype != np.float16:
             return _round(self.rows, cp.asarray(GRID / np.sqrt(norms))[:, None])
         out = cp.empty((m, d))
-        factor = cp.asarray(halving_factor(norms))
+        factor = cp.asarray(power_of_two_below(np.sqrt(norms)))
         self.kernels.launch("unit_halves", (_blocks(8 * m),), self.rows, m, d, *PLAIN, factor, out)
         return out
 
@@ -80,10 +82,11 @@ class CudaBlock:
 
 
 def _moments(centred: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    products = (centred.T @ centred).get()
+    with in_true_float64():
+        products = (centred.T @ centred).get()
     if products.diagonal().max() < MOST:
         return [(centred.sum(axis=0).get(), products)]
-    return [sums for part in parts_of(len(centred)) for sums in _moments(centred[part])]
+    return [sums for part in halves_of(len(centred)) for sums in _moments(centred[part])]
 
 
 def _blocks(threads: int) -> int:

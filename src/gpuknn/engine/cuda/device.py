@@ -40,7 +40,7 @@ from gpuknn.engine.cuda.product import product
 from gpuknn.engine.cuda.resident import GpuVectors
 from gpuknn.engine.cuda.room import Room, Slot
 from gpuknn.engine.cuda.table import WIDEN
-from gpuknn.engine.device import Search, Taking
+from gpuknn.engine.device import BlockOf, Search
 from gpuknn.engine.metric import Metric, summation_leaves
 from gpuknn.engine.neighbors import Certificate, Neighbors
 from gpuknn.engine.projecting import Block, Check
@@ -122,8 +122,8 @@ class CudaDevice:
         return None
 
     @contextmanager
-    def blocks(self) -> Iterator[Taking]:
-        """What takes rows in hand; models stay on the device meanwhile."""
+    def blocks(self) -> Iterator[BlockOf]:
+        """What makes blocks of rows; models stay on the device meanwhile."""
         yield partial(self._block, lru_cache(_upload))
 
     @contextmanager

@@ -1,5 +1,7 @@
-"""Matrix products whose sums are in float32, whatever CuPy's settings."""
+"""Matrix products in the arithmetic that is asked for, whatever the settings of CuPy and cuBLAS."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,18 @@ from cupy_backends.cuda.libs import cublas
 
 KINDS = {"float16": 2, "float32": 0}
 """CUDA_R_16F and CUDA_R_32F."""
+
+
+@contextmanager
+def in_true_float64() -> Iterator[None]:
+    """Have cuBLAS multiply float64 in float64, and not emulate it: sums that float64 holds are then exact."""
+    handle = cupy_device.get_cublas_handle()
+    before = cublas.getMathMode(handle)
+    cublas.setMathMode(handle, cublas.CUBLAS_PEDANTIC_MATH)
+    try:
+        yield
+    finally:
+        cublas.setMathMode(handle, before)
 
 
 def product(left: Any, right: Any, out: Any) -> None:

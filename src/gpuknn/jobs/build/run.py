@@ -14,18 +14,19 @@ from typing import Any
 import numpy as np
 
 from gpuknn.errors import InputError, RunError, option, same_again
-from gpuknn.interrupts import interrupts_told, kept_and_goes_on, nothing_changed
+from gpuknn.interrupts import interrupts_told
 from gpuknn.jobs.build import metadata, outputs, queries
 from gpuknn.jobs.build.kept import KeptVectors
 from gpuknn.jobs.build.plan import Part, Plan
 from gpuknn.jobs.pieces import read_receipts, remove_receipt, work_through
+from gpuknn.jobs.standing import JOB, Standing
 from gpuknn.jobs.writing import pieces_of, pieces_written, write_pieces
 from gpuknn.laion.raw import QUERIES_PART
 from gpuknn.progress import Event, Listener, step
 from gpuknn.storage.destination import lacking
 from gpuknn.storage.durable import appearing, digest
 from gpuknn.storage.location import absolute, listing
-from gpuknn.storage.record import TARGET, Claim, Identity, rows_kept
+from gpuknn.storage.record import TARGET, Claim, Identity
 from gpuknn.vectors import Sampled, file_state, sampled
 from gpuknn.vectors.converted import Converted
 from gpuknn.vectors.hdf5 import hdf5_target
@@ -34,8 +35,6 @@ from gpuknn.vectors.names import Members
 from gpuknn.vectors.target import Piece, Target
 from gpuknn.workers.feed import Feeder
 
-JOB = "fingerprint"
-"""Of what is noted of a finished database: the job's."""
 VERSION = 1
 """Raised when the same job comes to write other bytes."""
 TASK_BYTES = 2**27
@@ -72,35 +71,14 @@ def run_build(plan: Plan, on_event: Listener = lambda _: None) -> Outcome:
     Raises InputError if a part cannot be read or a file is in the way; RunError or OSError if the same plan goes on
     later; Interrupted, which says what is kept.
     """
-    standing = Standing(plan)
+    database, kept = plan.database, "what was read and written is kept"
+    standing = Standing(plan.record, str(database), database, plan.fresh, lambda _: kept)
     with interrupts_told(standing.__str__):
-        return _run(standing, on_event)
+        return _run(plan, standing, on_event)
 
 
-@dataclass
-class Standing:
-    """How far the work has come, for whoever interrupts it."""
-
-    plan: Plan
-    fingerprint: str = ""
-    claim: Claim | None = None
-    finished: bool = False
-
-    def __str__(self) -> str:
-        """What is kept, and what the same command does."""
-        plan = self.plan
-        if self.finished or (self.claim and plan.record.noted(plan.database).get(JOB) == self.fingerprint):
-            return f"{plan.database} is finished"
-        if self.claim is None and not plan.fresh:
-            return nothing_changed()
-        done = rows_kept(self.claim.folder) if self.claim else 0
-        if not done:
-            return f"nothing is done yet, {same_again()} begins anew"
-        return kept_and_goes_on("what was read and written is kept", plan.fresh)
-
-
-def _run(standing: Standing, on_event: Listener) -> Outcome:
-    started, plan = time.monotonic(), standing.plan
+def _run(plan: Plan, standing: Standing, on_event: Listener) -> Outcome:
+    started = time.monotonic()
     record = plan.record
 
     def say(line: str) -> None:

@@ -163,4 +163,4 @@ def convert(
     crew = hire(cluster, workers=workers, client=client, computes=False)
     with interrupts_told(), listening(progress) as told:
         done = run_rewrite(plan_convert(job, target, crew, fresh, force, command), told)
-    return Conversion(target, done.error, done.seconds)
+    return Conversion(target, done.counted, done.seconds)

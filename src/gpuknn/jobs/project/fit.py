@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,16 @@ import numpy as np
 
 from gpuknn.engine.cpu.block import CpuBlock
 from gpuknn.engine.cpu.needed import compile_kernels, for_axes
-from gpuknn.engine.device import Device, Taking
+from gpuknn.engine.device import BlockOf, Device
 from gpuknn.engine.projecting import Block
 from gpuknn.errors import InputError, RunError, option, same_again, whole_number
-from gpuknn.interrupts import interrupts_told, kept_and_goes_on, nothing_changed
+from gpuknn.interrupts import interrupts_told
 from gpuknn.jobs.pieces import read_receipts, remove_receipt, work_through, write_receipt
 from gpuknn.jobs.project.job import SEED, FitJob
 from gpuknn.jobs.project.memory import crew_within
+from gpuknn.jobs.standing import JOB, Standing
 from gpuknn.progress import Listener, step
 from gpuknn.projections.blocks import (
-    MOMENTS_VALUES,
     check_rows_are_numbers,
     checking,
     memory_of,
@@ -30,18 +31,16 @@ from gpuknn.projections.blocks import (
 )
 from gpuknn.projections.model import Model, read_model, write_model
 from gpuknn.projections.moments import ExactSums, partial_bytes
-from gpuknn.projections.pca import SHIFT_ROWS, fit_memory, model_of, shift_of
+from gpuknn.projections.pca import SHIFT_ROWS, fit_memory, model_of, rows_at_once, shift_of
 from gpuknn.projections.references import check_bits, draw_references
 from gpuknn.storage.destination import check_destination
 from gpuknn.storage.durable import appearing, digest
-from gpuknn.storage.record import TARGET, Claim, Identity, Record, rows_kept
+from gpuknn.storage.record import TARGET, Claim, Identity, Record
 from gpuknn.vectors import Sampled, Vectors, file_state, open_vectors, sampled
 from gpuknn.workers.crew import Crew
 from gpuknn.workers.here import AT_WORK, device_here
 from gpuknn.workers.stop import is_to_stop
 
-JOB = "fingerprint"
-"""Of what is noted of a finished model: the job's."""
 VERSION = 1
 """Raised when the same job comes to write other bytes."""
 PARTIAL_SHARE = 20
@@ -120,6 +119,8 @@ def plan_fit(
         raise InputError(f"say what to fit: {option('pca', 32)}, or {option('hamming', 1024)}")
     if job.pca is not None and job.seed is not None:
         raise InputError(f"{option('seed', job.seed)}: PCA draws nothing; leave it out")
+    if job.seed is not None and not (isinstance(job.seed, Integral) and 0 <= job.seed < 2**32):
+        raise InputError(f"{option('seed', job.seed)}: must be a whole number from 0 to 2^32 - 1")
     vectors = open_vectors(job.database, missing=job.missing)
     check_rows_are_numbers(vectors)
     n, d = vectors.shape
@@ -142,7 +143,7 @@ def plan_fit(
 
 def _memory(vectors: Vectors, device: Device) -> int:
     threads = threads_of(device)
-    blocks = memory_of(vectors, device, MOMENTS_VALUES, 0)
+    blocks = memory_of(vectors, device, rows_at_once(vectors.shape[1]), 0)
     return blocks + fit_memory(vectors.shape[1], threads) + vectors.held_bytes(threads)
 
 
@@ -159,35 +160,17 @@ def run_fit(plan: FitPlan, on_event: Listener = lambda _: None) -> Fitted:
     Raises InputError if the rows make no model; RunError or OSError if the same plan goes on later; Interrupted, which
     says what is kept.
     """
-    standing = Standing(plan)
+
+    def kept(rows: int) -> str:
+        return f"{rows:,} of {len(plan.vectors):,} rows are added up and kept"
+
+    standing = Standing(plan.record, str(plan.model), plan.model, plan.fresh, kept)
     with interrupts_told(standing.__str__):
-        return _run(standing, on_event)
+        return _run(plan, standing, on_event)
 
 
-@dataclass
-class Standing:
-    """How far the work has come, for whoever interrupts it."""
-
-    plan: FitPlan
-    fingerprint: str = ""
-    claim: Claim | None = None
-    finished: bool = False
-
-    def __str__(self) -> str:
-        """What is kept, and what the same command does."""
-        plan = self.plan
-        if self.finished or (self.claim and plan.record.noted(plan.model).get(JOB) == self.fingerprint):
-            return f"{plan.model} is finished"
-        if self.claim is None and not plan.fresh:
-            return nothing_changed()
-        done = rows_kept(self.claim.folder) if self.claim else 0
-        if not done:
-            return f"nothing is done yet, {same_again()} begins anew"
-        return kept_and_goes_on(f"{done:,} of {len(plan.vectors):,} rows are added up and kept", plan.fresh)
-
-
-def _run(standing: Standing, on_event: Listener) -> Fitted:
-    started, plan = time.monotonic(), standing.plan
+def _run(plan: FitPlan, standing: Standing, on_event: Listener) -> Fitted:
+    started = time.monotonic()
     record, vectors = plan.record, plan.vectors
 
     def say(line: str) -> None:
@@ -266,10 +249,10 @@ def add_up(vectors: Vectors, state: str, shift: np.ndarray, device: Device, fold
             raise KeyboardInterrupt
         sums = ExactSums.none(shift)
 
-        def add(block: Block, part: range, _: Taking) -> None:
-            sums.add(len(part), block.moments(shift))
+        def add(block: Block, stored: np.ndarray, _: int, __: BlockOf) -> None:
+            sums.add(len(stored), block.moments(shift))
 
-        over_blocks(vectors, rows, device_here(device), MOMENTS_VALUES, add)
+        over_blocks(vectors, rows, device_here(device), rows_at_once(vectors.shape[1]), add)
         _check_unchanged(vectors, state)
         path = _partial(folder, rows)
         with appearing(path) as part:
@@ -279,8 +262,7 @@ def add_up(vectors: Vectors, state: str, shift: np.ndarray, device: Device, fold
 
 def _shift(vectors: Vectors) -> np.ndarray:
     """(d,) float64: about the mean of the rows, to be taken from all of them."""
-    n, d = vectors.shape
-    some = vectors[: max(1, min(SHIFT_ROWS, n, MOMENTS_VALUES // d))]
+    some = vectors[: min(SHIFT_ROWS, rows_at_once(vectors.shape[1]))]
     return shift_of(CpuBlock(some, checking(vectors, 0)).unit())
 
 

@@ -1,9 +1,9 @@
 """`gpuknn.project_fit` and `gpuknn.project_apply`: models of rows, and rows through a model, as the commands do it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpuknn.interrupts import interrupts_told
 from gpuknn.jobs.command import command_line
@@ -11,6 +11,7 @@ from gpuknn.jobs.project.apply import plan_apply
 from gpuknn.jobs.project.fit import Fitted, plan_fit, run_fit
 from gpuknn.jobs.project.job import ApplyJob, FitJob
 from gpuknn.jobs.rewrite.run import run_rewrite
+from gpuknn.laion.subsets import model_path
 from gpuknn.progress import Listener, listening
 from gpuknn.vectors.names import one_name
 from gpuknn.vectors.opening import are_paths
@@ -55,8 +56,8 @@ def project_fit(
 ) -> Fitted:
     """Make a model of a database's rows: `gpuknn project fit` as a function, with the same bytes and crash safety.
 
-    Rows are divided by their lengths first.  The model's bytes depend on the rows alone, and not on workers, threads,
-    devices or how often the call was killed.
+    Rows are divided by their lengths first.  The model's bytes depend on the rows and on their file's name, and not on
+    workers, threads, devices or how often the call was killed.
 
     Parameters
     ----------
@@ -101,16 +102,12 @@ def project_fit(
     >>> fitted.model.components.shape, round(float(fitted.model.shares.sum()), 2)
     ((32, 384), 0.44)
     """
-    name = one_name(database) if are_paths(database) else str(database)
-    job = FitJob(name, pca, hamming, seed, missing)
-    place = None if str(cluster) == LOCAL else cluster
-    crew_words = {"device": None if device == "auto" else device, "workers": workers, "threads": threads}
-    how = {"pca": pca, "hamming": hamming, "seed": seed, "missing": None if missing == "refuse" else missing}
-    words = how | crew_words | {"memory": memory, "cluster": place, "output": model, "force": force}
-    command = command_line("project", ["fit", name], words)
-    crew = hire(cluster, device, workers, threads, client)
+    job = FitJob(_named(database), pca, hamming, seed, missing)
+    crew = {"device": device, "workers": workers, "threads": threads, "cluster": cluster}
+    command = _command("fit", [job.database], asdict(job), crew, {"memory": memory, "output": model, "force": force})
     with interrupts_told(), listening(progress) as told:
-        return run_fit(plan_fit(job, Path(model), crew, memory, fresh, force, command), told)
+        hired = hire(**crew, client=client)
+        return run_fit(plan_fit(job, Path(model), hired, memory, fresh, force, command), told)
 
 
 def project_apply(
@@ -136,8 +133,8 @@ def project_apply(
     Parameters
     ----------
     model
-        The file of a model: of `project_fit`, or the published one of the SISAP challenges' sketches
-        (`gpuknn.download("binwalk")`).
+        The file of a model that `project_fit` wrote; or "binwalk", the published one of the SISAP challenges' sketches,
+        which `gpuknn.download("binwalk")` fetches.
     source
         A path, `FILE:KEY`, or a list of paths, as `open_vectors` takes them.
     output
@@ -177,14 +174,23 @@ def project_apply(
     >>> gpuknn.open_vectors(sketches).shape, gpuknn.open_vectors(sketches).dtype
     ((200, 4), dtype('uint64'))
     """
-    name = one_name(source) if are_paths(source) else str(source)
-    job = ApplyJob(str(model), name, as_published, missing, ignore_ids)
-    place = None if str(cluster) == LOCAL else cluster
-    crew_words = {"device": None if device == "auto" else device, "workers": workers, "threads": threads}
-    how = {"as_published": as_published, "missing": None if missing == "refuse" else missing, "ignore_ids": ignore_ids}
-    words = how | crew_words | {"memory": memory, "cluster": place, "output": output, "force": force}
-    command = command_line("project", ["apply", str(model), name], words)
-    crew = hire(cluster, device, workers, threads, client)
+    job = ApplyJob(str(model_path(str(model), None)), _named(source), as_published, missing, ignore_ids)
+    crew = {"device": device, "workers": workers, "threads": threads, "cluster": cluster}
+    files, others = [job.model, job.source], {"memory": memory, "output": output, "force": force}
+    command = _command("apply", files, asdict(job), crew, others)
     with interrupts_told(), listening(progress) as told:
-        done = run_rewrite(plan_apply(job, str(output), crew, memory, fresh, force, command), told)
-    return Projection(str(output), int(done.error) if as_published else None, done.seconds)
+        hired = hire(**crew, client=client)
+        done = run_rewrite(plan_apply(job, str(output), hired, memory, fresh, force, command), told)
+    return Projection(str(output), int(done.counted) if as_published else None, done.seconds)
+
+
+def _named(source: Source) -> str:
+    return one_name(source) if are_paths(source) else str(source)
+
+
+def _command(part: str, files: list[str], job: dict[str, Any], *options: dict[str, Any]) -> list[str]:
+    """The words of the command that does the same; what is as it is by default is left out."""
+    default = {"missing": "refuse", "device": "auto", "cluster": LOCAL}
+    words = {name: value for some in (job, *options) for name, value in some.items() if value not in files}
+    chosen = {name: value for name, value in words.items() if str(value) != default.get(name)}
+    return command_line("project", [part, *files], chosen)

@@ -13,20 +13,19 @@ from typing import Any
 
 from gpuknn.engine.choose import usable_cores
 from gpuknn.errors import InputError, RunError, option, same_again
-from gpuknn.interrupts import interrupts_told, kept_and_goes_on, nothing_changed
+from gpuknn.interrupts import interrupts_told
 from gpuknn.jobs.rewrite.plan import Plan, check_room
+from gpuknn.jobs.standing import JOB, Standing
 from gpuknn.jobs.writing import pieces_of, pieces_written, write_pieces
 from gpuknn.progress import Event, Listener, step
 from gpuknn.storage.destination import check_destination
 from gpuknn.storage.durable import digest
 from gpuknn.storage.location import absolute, is_url, listing
-from gpuknn.storage.record import TARGET, Claim, Identity, rows_kept
+from gpuknn.storage.record import TARGET, Claim, Identity
 from gpuknn.vectors import Sampled, file_state, sampled
 from gpuknn.vectors.target import Piece, Target
 from gpuknn.workers.crew import THREADS, Crew
 
-JOB = "fingerprint"
-"""Of what is noted of a finished target: the job's."""
 VERSION = 3
 """Raised when the same options come to write other bytes."""
 
@@ -38,9 +37,13 @@ class Outcome:
     pieces: int
     written: int
     """Pieces that were not there already."""
-    error: float
-    """What `Derived.take` counts, of all rows: the largest error that rounding has made, or bits that differ."""
+    counted: float
+    """What `Derived.take` counts, of all rows."""
     seconds: float
+
+    def facts(self, counts: str) -> dict[str, float]:
+        """The same for a program, which calls what was counted `counts`."""
+        return {counts if name == "counted" else name: value for name, value in vars(self).items()}
 
 
 def run_rewrite(plan: Plan, on_event: Listener = lambda _: None) -> Outcome:
@@ -56,36 +59,18 @@ def run_rewrite(plan: Plan, on_event: Listener = lambda _: None) -> Outcome:
     Raises InputError if the rows cannot be made, and then leaves nothing behind; RunError or OSError if the same
     plan goes on later; Interrupted, which says whether it does.
     """
-    standing = Standing(plan)
+    there = None if is_url(plan.destination) else Path(plan.destination)
+
+    def kept(rows: int) -> str:
+        return f"{rows:,} of {len(plan.rows):,} rows are written and kept"
+
+    standing = Standing(plan.record, plan.destination, there, plan.fresh, kept)
     with interrupts_told(standing.__str__):
-        return _run(standing, on_event)
+        return _run(plan, standing, on_event)
 
 
-@dataclass
-class Standing:
-    """How far the work has come, for whoever interrupts it."""
-
-    plan: Plan
-    fingerprint: str = ""
-    claim: Claim | None = None
-    finished: bool = False
-
-    def __str__(self) -> str:
-        """What is kept, and what the same command does."""
-        plan = self.plan
-        there = None if is_url(plan.destination) else Path(plan.destination)
-        if self.finished or (self.claim and plan.record.noted(there).get(JOB) == self.fingerprint):
-            return f"{plan.destination} is finished"
-        if self.claim is None and not plan.fresh:  # else earlier results may be gone
-            return nothing_changed()
-        done = rows_kept(self.claim.folder) if self.claim else 0
-        if not done:
-            return f"nothing is done yet, {same_again()} begins anew"
-        return kept_and_goes_on(f"{done:,} of {len(plan.rows):,} rows are written and kept", plan.fresh)
-
-
-def _run(standing: Standing, on_event: Listener) -> Outcome:
-    started, plan = time.monotonic(), standing.plan
+def _run(plan: Plan, standing: Standing, on_event: Listener) -> Outcome:
+    started = time.monotonic()
     source, record, local = plan.rows.source, plan.record, not is_url(plan.destination)
 
     def say(line: str) -> None:
@@ -105,8 +90,8 @@ def _run(standing: Standing, on_event: Listener) -> Outcome:
         said, there = record.noted(Path(plan.destination) if local else None), None
         if said.get(JOB) != fingerprint or not isinstance(said.get("pieces"), int):
             there, pieces = _write(plan, claim, sample, beside, on_event, say)
-            error = reduce(plan.rows.together, (piece.error for piece in pieces))
-            said = {JOB: fingerprint, "pieces": len(pieces), "error": error}
+            counted = reduce(plan.rows.together, (piece.counted for piece in pieces))
+            said = {JOB: fingerprint, "pieces": len(pieces), "counted": counted}
             if local:  # and somebody may have written there meanwhile
                 check_destination(plan.destination, plan.sources, plan.replace, stores=True)
                 record.publish(claim, said)
@@ -115,8 +100,8 @@ def _run(standing: Standing, on_event: Listener) -> Outcome:
         standing.finished = True
         record.remove()  # also if an earlier call was killed when only that was left to do
     written = 0 if there is None else said["pieces"] - there
-    done = Outcome(said["pieces"], written, said["error"], time.monotonic() - started)
-    on_event({"event": "written", "output": plan.destination, **vars(done)})
+    done = Outcome(said["pieces"], written, said["counted"], time.monotonic() - started)
+    on_event({"event": "written", "output": plan.destination, **done.facts(plan.rows.counts)})
     return done
 
 

@@ -10,7 +10,7 @@ What is compiled is kept for the next process under a name that tells the conten
 kernel takes what lies elsewhere as an argument, and calls nothing of gpuknn's but what is in this folder.
 """
 
-from gpuknn.engine.cpu.kernels.axes import make_orthogonal
+from gpuknn.engine.cpu.kernels.axes import turn_pairs
 from gpuknn.engine.cpu.kernels.candidates import cut, keep, select
 from gpuknn.engine.cpu.kernels.coarse import quantise, select_coarse
 from gpuknn.engine.cpu.kernels.merge import merge_two
@@ -26,13 +26,13 @@ __all__ = [
     "cut",
     "hamming_scores",
     "keep",
-    "make_orthogonal",
     "measure",
     "merge_two",
     "quantise",
     "select",
     "select_coarse",
     "squared_norms",
+    "turn_pairs",
     "unit_halves",
     "unit_rows",
     "widen",

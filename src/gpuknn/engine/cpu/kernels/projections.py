@@ -14,8 +14,8 @@ from gpuknn.engine.cpu.kernels.sums import CONVERTS_HALVES, _as_many, _load, _su
 
 GRID = 2.0**24
 """Components of a row of unit length are multiples of 1 / GRID."""
-SQUARES_MOST = 64.0
-"""Below 128, so that sums of squares, times GRID, fit 32 bits with a sign."""
+SURELY_FITS = 100.0
+"""A sum that is about as large as that, or less, is below 128."""
 ONE = ir.FloatType() if CONVERTS_HALVES else ir.DoubleType()
 """What products of two float16 numbers, which it holds exactly, are made in."""
 EIGHT = ir.VectorType(ONE, 8)
@@ -82,10 +82,11 @@ def _nearest_half(typing_context: Any, x: Any) -> Any:
 
 @intrinsic
 def _sum_of_rounded_squares(typing_context: Any, row: Any, scale: Any) -> Any:
-    """The sum of float16((row[i] scale)^2), which is exact below SQUARES_MOST; above, or if it is no number, infinity.
+    """The sum of float16((row[i] scale)^2), exact if it is below 64; if it is 128 or more, or no number, infinity.
 
-    The squares are multiples of 2^-24.  As whole numbers their sum fits 32 bits, in any order, and to add these takes
-    half as long as to add float64.  Whether they fit is told by a second sum, which rounds.
+    The squares are multiples of 2^-24.  As whole numbers they are added in 32 bits, in any order, which takes half as
+    long as to add float64.  These hold a sum below 128.  A second sum, which rounds, tells whether it is: for 2^18
+    components that sum is off by less than a hundredth.
     """
     whole, double = ir.IntType(32), ir.DoubleType()
 
@@ -112,7 +113,7 @@ def _sum_of_rounded_squares(typing_context: Any, row: Any, scale: Any) -> Any:
             place = ir.IntType(32)(lane)
             exact = builder.add(exact, builder.extract_element(builder.load(totals[EIGHT, whole]), place))
             about = builder.fadd(about, builder.extract_element(builder.load(totals[EIGHT, ONE]), place))
-        fits = builder.fcmp_ordered("<", about, ir.Constant(ONE, SQUARES_MOST))
+        fits = builder.fcmp_ordered("<", about, ir.Constant(ONE, SURELY_FITS))
         total = builder.fmul(builder.sitofp(exact, double), ir.Constant(double, 1.0 / GRID))
         return builder.select(fits, total, ir.Constant(double, float("inf")))
 
@@ -143,7 +144,7 @@ def _put_rounded(typing_context: Any, row: Any, scale: Any, factor: Any, out: An
 def unit_halves(rows: np.ndarray, scale: np.ndarray, norms: np.ndarray, out: np.ndarray) -> None:
     """out[j] = rows[j] scale[j], float16, divided by its length in float16 arithmetic; `scale`: powers of two.
 
-    norms[j]: the sum of squares that the length is the root of; infinity if it is SQUARES_MOST or more.
+    norms[j]: the sum of squares that the length is the root of, as `_sum_of_rounded_squares` gives it.
     """
     for j in range(len(rows)):
         norms[j] = _sum_of_rounded_squares(rows[j], scale[j])
