@@ -181,12 +181,21 @@ def test_ann_benchmarks_gets_what_it_counts_by() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["cosine.h5", "x.h5", "--dists-as", "dot"], "cosine.h5: holds 1 - x.q .*, it would for vectors of length 1"),
-        (["cosine.h5", "x.h5", "--dists-as", "euclidean"], "does not become |x - q|, the root; it would for vectors"),
-        (["ip.h5", "x.h5", "--dists-as", "angle"], "ip.h5: holds -x.q, which does not become arccos"),
+        (
+            ["cosine.h5", "x.h5", "--dists-as", "dot"],
+            "cosine.h5: holds cosine (1 - x.q .*, it would for vectors of length 1",
+        ),
+        (
+            ["cosine.h5", "x.h5", "--dists-as", "euclidean"],
+            "does not become euclidean (|x - q|, the root); it would for vectors",
+        ),
+        (["ip.h5", "x.h5", "--dists-as", "angle"], "ip.h5: holds ip (-x.q), which does not become angle (arccos"),
         (["l2.h5", "x.h5", "--dists-as", "cosine"], "it would for vectors of length 1 only"),
-        (["l2.h5", "x.h5", "--dists-as", "dot"], "does not become x.q, the largest first; it would for vectors"),
-        (["hamming.h5", "x.h5", "--dists-as", "angle"], "hamming.h5: holds the number of differing bits, which does"),
+        (["l2.h5", "x.h5", "--dists-as", "dot"], "does not become dot (x.q, the largest first); it would for vectors"),
+        (
+            ["hamming.h5", "x.h5", "--dists-as", "angle"],
+            "hamming.h5: holds hamming (the number of differing bits), which does",
+        ),
         (["hamming.h5", "x.h5", "--dists-as", "euclidean"], "bits have no such distance"),
         (["ids.ivecs", "x.h5", "--dists-as", "angle"], "ids.ivecs: holds no distances; leave out --dists-as"),
         (["untold.h5", "x.h5", "--dists-as", "angle"], "not tell which distances it holds; say it with --distance"),
@@ -198,8 +207,8 @@ def test_ann_benchmarks_gets_what_it_counts_by() -> None:
         (["l2.h5", "x.h5", "--to", "ann-benchmarks", "--dists-as", "sqeuclidean"], "numbers than |x - q|^2"),
         (["cosine.h5", "x.h5", "--to", "ann-benchmarks", "--dists-as", "angle"], "other numbers than arccos"),
         (["rows.npy", "x.h5", "--dists-as", "angle"], "--dists-as: rows.npy holds vectors; a gold standard is"),
-        (["cosine.h5", "x.h5", "--distance", "angle"], "holds 1 - x.q"),
-        (["l2.h5", "x.h5", "--dists-as", "angle", "--distance", "cosine"], "holds |x - q|^2"),
+        (["cosine.h5", "x.h5", "--distance", "angle"], "holds cosine (1 - x.q"),
+        (["l2.h5", "x.h5", "--dists-as", "angle", "--distance", "cosine"], "holds l2 (|x - q|^2"),
     ],
 )
 def test_what_has_no_way_is_refused_in_one_line(
@@ -302,8 +311,8 @@ def test_dot_counts_as_ip() -> None:
 @pytest.mark.parametrize(
     ("result", "gold", "dists_as", "said"),
     [
-        ("cosine.h5", "cosine.h5", "dot", "cosine.h5: holds 1 - x.q .*, which does not become x.q"),
-        ("l2.h5", "cosine.h5", "angle", r"l2.h5: holds \|x - q\|\^2, .* does not become arccos"),
+        ("cosine.h5", "cosine.h5", "dot", r"cosine.h5: holds cosine \(1 - x.q .*, which does not become dot \(x.q"),
+        ("l2.h5", "cosine.h5", "angle", r"l2.h5: holds l2 \(\|x - q\|\^2, .* does not become angle \(arccos"),
         ("untold.h5", "untold.h5", "angle", "untold.h5: does not tell which distances it holds; gpuknn convert with"),
         (IDS, "cosine.h5", "angle", "the result: holds no distances; leave out dists_as"),
         ("cosine.h5", IDS, "angle", "the gold standard: holds no distances; leave out dists_as"),

@@ -15,6 +15,7 @@ from gpuknn.jobs import writing
 from gpuknn.projections import projected
 from gpuknn.projections.model import PcaModel, read_model
 from gpuknn.projections.projected import Projected
+from gpuknn.storage.record import Record
 from gpuknn.vectors import target
 from tests.project.data import D, N, made
 from tests.project.models import unit_rows, write_published
@@ -172,6 +173,21 @@ def test_as_published(rows: np.ndarray, capsys: pytest.CaptureFixture[str]) -> N
     assert gpuknn.project_apply("published.jld2", "typed.npy", "q.h5").differing_bits is None
 
 
+@pytest.mark.parametrize(
+    ("dtype", "factor"), [(np.float16, 3_000), (np.float16, 1e-4), (np.float32, 1e25), (np.float32, 1e-30)]
+)
+def test_rows_that_cannot_be_divided_as_published(dtype: type, factor: float, rows: np.ndarray, capsys: Any) -> None:
+    typed = rows.astype(np.float64)
+    typed[2_000:] *= factor
+    np.save("typed.npy", typed.astype(dtype))
+    assert main([*APPLY, "bits.h5", "typed.npy", "-o", "out.h5", "--as-published"]) == 2
+    assert (
+        f"typed.npy: row 2000 (counted from 0) has squares that {np.dtype(dtype)} does not hold"
+        in capsys.readouterr().err
+    )
+    assert main([*APPLY, "bits.h5", "typed.npy", "-o", "out.h5"]) == 0
+
+
 @pytest.mark.skipif(not CLIP.is_dir(), reason="the published model lies in ../shared")
 def test_the_published_model_and_real_rows() -> None:
     model, source = CLIP / "binwalk-model-nrefs=1024-permsize=64.jld2", CLIP / "laion_clip_l14_refs1024_fp16.npy"
@@ -190,15 +206,21 @@ REFUSED = {
     "sketches": (["pca.h5", "words.npy"], "words.npy: holds sketches; rows of numbers are projected"),
     "pca as published": (["pca.h5", "rows.npy", "--as-published"], "is a PCA model; as published, there are sketches"),
     "type as published": (["bits.h5", "bytes.npy", "--as-published"], "the published sketches were made of float16"),
-    "format": (["bits.h5", "rows.npy", "-o", "out.fbin"], "fbin files hold no sketches (uint64); write .h5, .npy"),
-    "half": (["pca.h5", "rows.npy", "-o", "out.f16bin"], "f16bin files hold no coordinates (float32)"),
-    "gold": (["pca.h5", "rows.npy", "-o", "out.ivecs"], "ivecs files hold no coordinates"),
-    "no name": (["pca.h5", "rows.npy", "-o", "out"], "its name tells no format"),
+    "format": (
+        ["bits.h5", "rows.npy", "-o", "out.fbin"],
+        "name a file that holds sketches (uint64): .h5, .hdf5, .jld2, .zarr, .npy, .parquet, .pq",
+    ),
+    "half": (
+        ["pca.h5", "rows.npy", "-o", "out.f16bin"],
+        "name a file that holds coordinates (float32): .h5, .hdf5, .jld2, .zarr, .npy, .fbin, .fvecs",
+    ),
+    "gold": (["pca.h5", "rows.npy", "-o", "out.ivecs"], "name a file that holds coordinates"),
+    "no name": (["pca.h5", "rows.npy", "-o", "out"], "out: name a file that holds coordinates"),
     "the source": (["pca.h5", "rows.npy", "-o", "rows.npy"], "rows.npy"),
     "the model": (["pca.h5", "rows.npy", "-o", "pca.h5", "--force"], "pca.h5"),
     "no rows": (["pca.h5"], "name the rows: SRC, or --subset S"),
     "both": (["pca.h5", "rows.npy", "--subset", "sample"], "--subset sample names the files; leave out rows.npy"),
-    "memory": (["pca.h5", "rows.npy", "--memory", "1MiB"], "each worker needs"),
+    "memory": (["pca.h5", "rows.npy", "--memory", "1MB"], "each worker needs"),
     "zeros": (["pca.h5", "zeros.npy"], "zeros.npy: row 3 (counted from 0): only zeros"),
     "infinity": (["bits.h5", "infinite.npy"], "infinite.npy: row 2 (counted from 0): NaN, infinite"),
 }
@@ -225,6 +247,12 @@ def test_a_model_of_the_data_folder(rows: np.ndarray, monkeypatch: Any, capsys: 
     said = capsys.readouterr().err
     assert "binwalk-model-nrefs=1024-permsize=64.jld2: is missing" in said
     assert "in a shell: gpuknn data get binwalk" in said
+    folder = Path("elsewhere")
+    folder.mkdir()
+    assert main([*APPLY, "binwalk", "rows.npy", "-o", "out.h5", "--data-dir", "elsewhere"]) == 2
+    assert "elsewhere/binwalk-model" in capsys.readouterr().err
+    assert main([*APPLY, "pca.h5", "rows.npy", "-o", "out.h5", "--data-dir", "elsewhere"]) == 2
+    assert "--data-dir: goes with --subset" in capsys.readouterr().err
     write_published(Path("binwalk"), unit_rows(np.random.default_rng(0), 64, D), np.arange(64).reshape(1, 64))
     assert main([*APPLY, "binwalk", "rows.npy", "-o", "out.h5"]) == 0
 
@@ -252,3 +280,32 @@ def test_in_python(rows: np.ndarray) -> None:
     assert gpuknn.open_vectors("out.h5")[:].tobytes() == coordinates(rows).tobytes()
     with pytest.raises(InputError, match="exists already"):
         gpuknn.project_apply("pca.h5", "rows.npy", "out.h5")
+    with pytest.raises(InputError, match="PcaModel, not a path; pass the"):
+        gpuknn.project_apply(read_model("pca.h5"), "rows.npy", "x.h5")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="is missing"):
+        gpuknn.project_apply("binwalk", "rows.npy", "x.h5")
+
+
+@pytest.mark.parametrize(
+    "words", [["project", "apply", "pca.h5", "rows.npy", "-o", "o.h5"], ["convert", "rows.npy", "o.h5"]]
+)
+def test_what_comes_at_the_last_moment_is_left_alone(words: list[str], monkeypatch: Any, capsys: Any) -> None:
+    act = Record.publish
+
+    def meanwhile(*arguments: Any) -> None:
+        Path("o.h5").write_text("precious")
+        act(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "publish", meanwhile)
+        assert main([*words, "--quiet"]) == 3
+    assert Path("o.h5").read_text() == "precious"
+    assert "somebody has written a file of this name meanwhile" in capsys.readouterr().err
+
+
+def test_a_plan(capsys: Any) -> None:
+    assert main(["project", "apply", "pca.h5", "rows.npy", "-o", "out.h5", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "gpuknn project apply: 3,000 rows x 40 float16 to h5, 9 x float32" in out
+    assert "MiB written in 1 pieces by 1 x cpu" in out
+    assert not Path("out.h5").exists()

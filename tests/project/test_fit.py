@@ -13,7 +13,7 @@ import gpuknn
 from gpuknn.cli.main import main
 from gpuknn.errors import InputError, RunError
 from gpuknn.jobs.project import fit
-from gpuknn.projections import model
+from gpuknn.projections import model, pca
 from gpuknn.projections.model import PcaModel, SketchModel, read_model
 from tests.project.data import D, N, made
 from tests.project.rules import unit_by_rule
@@ -62,7 +62,7 @@ def test_the_model_does_not_depend_on_the_work(rows: np.ndarray, monkeypatch: py
         with monkeypatch.context() as patch:
             if number == 0:
                 cut_into(patch, 7)
-                patch.setattr(fit, "MOMENTS_VALUES", 1_000)
+                patch.setattr(pca, "MOMENTS_VALUES", 1_000)
             if number == 1:
                 cut_into(patch, 5)
             if number == 3:
@@ -176,15 +176,17 @@ def test_references_differ() -> None:
 
 REFUSED: dict[str, tuple[list[str], str]] = {
     "nothing": ([], "say what to fit: --pca 32, or --hamming 1024"),
-    "both": (["--pca", "3", "--hamming", "64"], "say what to fit: --pca 32, or --hamming 1024"),
+    "both": (["--pca", "3", "--hamming", "64"], "say one of the two, not both: --pca 32, or --hamming 1024"),
     "none": (["--pca", "0"], "--pca 0: must be"),
     "too many": (["--pca", "41"], "rows.npy has 40 components and 3,000 rows, so at most 40"),
     "no word": (["--hamming", "100"], "--hamming 100: must be a multiple of 64"),
     "few rows": (["--hamming", "6400"], "rows.npy has 3,000 rows, too few to draw from"),
     "seed": (["--pca", "3", "--seed", "1"], "--seed 1: PCA draws nothing"),
+    "negative seed": (["--hamming", "64", "--seed", "-1"], "--seed -1: must be a whole number from 0 to 2^32 - 1"),
+    "large seed": (["--hamming", "64", "--seed", "5000000000"], "--seed 5000000000: must be a whole number"),
     "plot": (["--hamming", "64", "--plot", "x.png"], "references have no variance to draw"),
     "picture": (["--pca", "3", "--plot", "x.txt"], "pictures are .png, .svg or .pdf"),
-    "memory": (["--pca", "3", "--memory", "1MiB"], "each worker needs"),
+    "memory": (["--pca", "3", "--memory", "100KB"], "each worker needs"),
     "suffix": (["--pca", "3", "-o", "m.npy"], "a model is an HDF5 file"),
     "itself": (["--pca", "3", "-o", "rows.npy"], "rows.npy"),
 }
@@ -198,19 +200,16 @@ def test_refused(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert [path.name for path in Path().iterdir()] == ["rows.npy"]
 
 
-@pytest.mark.parametrize("wanted", [["--pca", "3"], ["--hamming", "64"]])
 @pytest.mark.parametrize(("value", "said"), [(0, "only zeros"), (np.nan, "NaN, infinite")])
-def test_rows_without_length(wanted: list[str], value: float, said: str, rows: np.ndarray, capsys: Any) -> None:
-    for number in (2_000, 2_500, 2_999):
-        rows[number] = value
-    np.save("bad.npy", rows if wanted[0] == "--pca" else rows[1_999:])
-    code = main([*FIT, *wanted, "bad.npy", "-o", "m.h5"])
-    if wanted[0] == "--pca":
-        assert code == 2
-        line = capsys.readouterr().err
-        assert f"bad.npy: rows 2000, 2500, 2999 (counted from 0): {said}" in line or "row 2000" in line
-        assert not Path("m.h5").exists()
-        assert not Path("m.h5.run").exists()
+def test_rows_without_length(value: float, said: str, rows: np.ndarray, capsys: Any) -> None:
+    rows[[2_600, 2_700, 2_999]] = value
+    np.save("bad.npy", rows)
+    assert main([*FIT, "--pca", "3", "bad.npy", "-o", "m.h5"]) == 2
+    assert f"bad.npy: rows 2600, 2700, 2999 (counted from 0): {said}" in capsys.readouterr().err
+    np.save("bad.npy", np.full((64, D), value, np.float16))
+    assert main([*FIT, "--hamming", "64", "bad.npy", "-o", "m.h5"]) == 2
+    assert "(counted from 0) is " in capsys.readouterr().err
+    assert not list(Path().glob("m.h5*"))
 
 
 def test_rows_that_do_not_vary(rows: np.ndarray, capsys: Any) -> None:
@@ -221,6 +220,9 @@ def test_rows_that_do_not_vary(rows: np.ndarray, capsys: Any) -> None:
     assert "vary in 3 directions only; --pca 3 keeps all of it" in capsys.readouterr().err
     assert main([*FIT, "--pca", "3", "flat.npy", "-o", "m.h5"]) == 0
     assert model_of("m.h5").shares.sum() == pytest.approx(1)
+    np.save("same.npy", np.repeat(rows[:1], 100, axis=0))
+    assert main([*FIT, "--pca", "3", "same.npy", "-o", "s.h5"]) == 2
+    assert "vary in 0 directions only, there is nothing to fit" in capsys.readouterr().err
 
 
 def test_sketches_are_not_fitted(capsys: Any) -> None:
@@ -237,13 +239,17 @@ def test_what_is_said(capsys: Any) -> None:
     assert f"explained by the first 1: {shares[0]:.1%}, 2: {shares[:2].sum():.1%}, 4: " in out
     assert out.rstrip().endswith(f"9: {shares.sum():.1%}")
     assert Path("v.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["project", "fit", "--pca", "9", "rows.npy", "-o", "n.h5", "--plot", "v.png"]) == 2
+    assert "v.png: exists already; --force replaces it" in capsys.readouterr().err
     assert main(["project", "fit", "--pca", "9", "rows.npy", "-o", "m.h5", "--force", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["shares"] == shares.tolist()
     assert main([*FIT, "--pca", "9", "rows.npy", "-o", "m.h5"]) == 2
     assert "m.h5: exists already; --force replaces it" in capsys.readouterr().err
     assert main(["project", "fit", "--pca", "9", "rows.npy", "-o", "new.h5", "--dry-run"]) == 0
-    assert "PCA of 9 components from 3,000 rows x 40 float16 of rows.npy" in capsys.readouterr().out
+    plan = capsys.readouterr().out
+    assert "PCA of 9 components from 3,000 rows x 40 float16 of rows.npy" in plan
+    assert "0 MiB are read in 1 shards by 1 x cpu" in plan
     assert not Path("new.h5").exists()
 
 
@@ -255,6 +261,28 @@ def test_in_python(rows: np.ndarray) -> None:
     assert (fitted.output, fitted.model.components.shape) == (Path("m.h5"), (9, D))
     with pytest.raises(InputError, match="say what to fit: pca=32, or hamming=1024"):
         gpuknn.project_fit("rows.npy", "x.h5")
+    with pytest.raises(InputError, match="not a path; save an array with np"):
+        gpuknn.project_fit(rows, "x.h5", pca=3)  # type: ignore[arg-type]
+
+
+DEBIAN = Path(__file__).parents[3] / "shared" / "data" / "debian" / "debian-minilm384-n=60K.h5"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DEBIAN.is_file(), reason="60,000 real rows lie in ../shared")
+def test_real_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.decomposition import PCA
+
+    fitted = gpuknn.project_fit(DEBIAN, "m.h5", pca=96)
+    cut_into(monkeypatch, 9)
+    gpuknn.project_fit(DEBIAN, "same.h5", pca=96, workers=2)
+    assert Path("same.h5").read_bytes() == Path("m.h5").read_bytes()
+    with h5py.File(DEBIAN) as file:
+        unit = unit_by_rule(file["emb"][:])
+    theirs = PCA(96, svd_solver="covariance_eigh").fit(unit)
+    assert isinstance(fitted.model, PcaModel)
+    assert np.abs(fitted.model.components - theirs.components_).max() < 1e-7
+    assert np.allclose(fitted.model.explained_variance, theirs.explained_variance_, rtol=1e-10)
 
 
 def test_a_model_says_where_it_comes_from() -> None:

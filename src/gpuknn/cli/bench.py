@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuknn.cli.options import DEFAULT_METRIC, add_metric, add_missing
-from gpuknn.cli.plot import check_plot
+from gpuknn.cli.plot import check_plot, save_plot
 from gpuknn.errors import InputError
 
 if TYPE_CHECKING:
@@ -164,4 +164,4 @@ def _plot(path: Path, found: "list[Measurement]", ks: Any) -> None:
         axes.plot(*zip(*points, strict=True), linestyle="--", color="grey", label="bare product")
     axes.set(xlabel="rows", ylabel="seconds", xlim=(0, None), ylim=(0, None))
     axes.legend()
-    figure.savefig(path)
+    save_plot(figure, path)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuknn.cli.options import add_crew, add_missing, add_shown, sayer, write_outcome
-from gpuknn.cli.plot import check_plot
-from gpuknn.cli.subset import add_subset, check_subset, subset_database
+from gpuknn.cli.plot import check_plot, save_plot
+from gpuknn.cli.subset import add_subset, check_subset, fetch_subset, subset_database
 from gpuknn.errors import InputError
 from gpuknn.interrupts import interrupts_told
 
@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from gpuknn.jobs.project.fit import Fitted
     from gpuknn.projections.model import PcaModel
 
-EXAMPLES = """examples:
+FIT_EXAMPLES = """examples:
   gpuknn project fit --pca 32 database.h5 -o pca32.h5
+  gpuknn project fit --hamming 1024 database.h5 -o references.h5
+"""
+APPLY_EXAMPLES = """examples:
   gpuknn project apply pca32.h5 database.h5 -o database-pca32.h5
   gpuknn project apply pca32.h5 queries.h5 -o queries-pca32.h5
-  gpuknn project fit --hamming 1024 database.h5 -o references.h5
-  gpuknn data get binwalk
-  gpuknn project apply binwalk database.h5 -o database-hamming.h5
+  gpuknn project apply binwalk database.h5 -o database-hamming.h5 --download
 """
+EXAMPLES = FIT_EXAMPLES + APPLY_EXAMPLES.partition("\n")[2]
 HELP = "rows to a few coordinates (PCA) or to binary sketches"
 FIT = """Make a model of a database's rows.
 
@@ -40,8 +42,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Describe the commands of this command, and their options."""
     parts = parser.add_subparsers(metavar="COMMAND", required=True)
     plain = argparse.RawDescriptionHelpFormatter
-    fitting = parts.add_parser("fit", help="make a model of rows", description=FIT, formatter_class=plain)
-    applying = parts.add_parser("apply", help="rows through a model", description=APPLY, formatter_class=plain)
+    fitting = parts.add_parser(
+        "fit", help="make a model of rows", description=FIT, epilog=FIT_EXAMPLES, formatter_class=plain
+    )
+    applying = parts.add_parser(
+        "apply", help="rows through a model", description=APPLY, epilog=APPLY_EXAMPLES, formatter_class=plain
+    )
     _add_fit(fitting)
     _add_apply(applying)
     for each, work in ((fitting, _fit), (applying, _apply)):
@@ -74,7 +80,7 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
         "--plot",
         type=Path,
         metavar="FILE.png",
-        help="of PCA: a picture of the explained variance (.png, .svg, .pdf; extra plot)",
+        help="of PCA: a picture of the explained variance, .png, .svg or .pdf (needs the extra plot)",
     )
 
 
@@ -115,7 +121,7 @@ def _fit(chosen: argparse.Namespace) -> int:
         if chosen.plot and not chosen.pca:
             raise InputError(f"--plot {chosen.plot}: references have no variance to draw; leave it out")
         if chosen.plot:
-            check_plot(chosen.plot)
+            check_plot(chosen.plot, chosen.force)
         begun = Record.beside(chosen.output).exists and not chosen.fresh
         check_destination(str(chosen.output), [], chosen.force or begun, stores=False)
         database = _source(chosen, chosen.database, "DB")
@@ -124,7 +130,7 @@ def _fit(chosen: argparse.Namespace) -> int:
         job = FitJob(database, chosen.pca, chosen.hamming, chosen.seed, chosen.missing)
         plan = plan_fit(job, chosen.output, _hired(chosen), chosen.memory, chosen.fresh, chosen.force, chosen.words)
     if chosen.dry_run:
-        write_outcome(chosen, plan.facts, f"{plan.title}\n")
+        write_outcome(chosen, plan.facts, f"{plan.title}\n{plan.work}\n")
         return 0
     with shown(chosen) as told:
         done = run_fit(plan, told)
@@ -149,9 +155,10 @@ def _apply(chosen: argparse.Namespace) -> int:
         from gpuknn.jobs.project.job import ApplyJob
         from gpuknn.jobs.rewrite.plan import record_at
         from gpuknn.jobs.rewrite.run import run_rewrite
-        from gpuknn.laion.subsets import model_path
 
-        model = str(model_path(chosen.model, chosen.data_dir))
+        model = _model(chosen)
+        if model is None:
+            return 0
         record_at(chosen.output, [model], chosen.force, chosen.fresh)
         source = _source(chosen, chosen.source, "SRC")
         if source is None:
@@ -159,7 +166,7 @@ def _apply(chosen: argparse.Namespace) -> int:
         job = ApplyJob(model, source, chosen.as_published, chosen.missing, chosen.ignore_ids)
         plan = plan_apply(job, chosen.output, _hired(chosen), chosen.memory, chosen.fresh, chosen.force, chosen.words)
     if chosen.dry_run:
-        write_outcome(chosen, plan.facts, f"{plan.title}\n")
+        write_outcome(chosen, plan.facts, f"{plan.title}\n{plan.work}\n")
         return 0
     with shown(chosen) as told:
         done = run_rewrite(plan, told)
@@ -171,6 +178,20 @@ def _apply(chosen: argparse.Namespace) -> int:
         line += f"; {int(done.counted):,} of {64 * d * n:,} bits differ from those that float64 gives"
     write_outcome(chosen, facts, "" if chosen.quiet else f"{line}\n")
     return 0
+
+
+def _model(chosen: argparse.Namespace) -> str | None:
+    """A model's file; the published one is fetched first if that is asked for, None if that is only planned."""
+    from gpuknn.laion.catalogue import read_catalogue
+    from gpuknn.laion.subsets import find_model, model_path
+
+    found = find_model(read_catalogue(None, chosen.base_url), chosen.model)
+    if found and chosen.download and not fetch_subset(chosen, [found]):
+        return None
+    path = str(model_path(chosen.model, chosen.data_dir))
+    if found and not chosen.subset:  # the options were the model's
+        chosen.download, chosen.data_dir, chosen.base_url = False, None, None
+    return path
 
 
 def _source(chosen: argparse.Namespace, named: str | None, what: str) -> str | None:
@@ -208,4 +229,4 @@ def _plot(path: Path, model: "PcaModel") -> None:
     axes.plot(ranks, 100 * model.shares.cumsum(), color="tab:orange", label="all up to it")
     axes.set(xlabel="principal component", ylabel="explained variance in per cent", ylim=(0, 100))
     axes.legend()
-    figure.savefig(path)
+    save_plot(figure, path)

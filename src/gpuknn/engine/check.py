@@ -132,10 +132,9 @@ def _check_sketches(database: Vectors, queries: Vectors) -> None:
     """Raise InputError where the bits of rows and queries differ in number, or may differ in what they mean."""
     kinds = [kept_as(queries), kept_as(database)]
     differ = f"{queries.where}: holds {kinds[0]}, and {database.where} {kinds[1]}"
-    if "bool" in kinds and {*PACKED_TYPES} & {*kinds}:
-        raise InputError(
-            f"{differ}; nobody can tell in which order the bits were packed: pack both alike, or take booleans for both"
-        )
+    if {*kinds} & {*PACKED_TYPES} and {*kinds} - {*PACKED_TYPES}:
+        advice = in_python("; of words that were packed alike, rows.view(np.uint8) gives the bytes")
+        raise InputError(f"{differ}; nobody can tell in which order the bits were packed: keep both alike{advice}")
     if "int8" in kinds and kinds[0] != kinds[1]:
         advice = in_python(", by rows.view(np.uint8), or else by rows.view(np.uint8) ^ 128")
         raise InputError(

@@ -103,7 +103,9 @@ def as_distance(gold: Gold, wanted: str, where: str) -> Gold:
         case _:
             bits_alone = "hamming" in (METRIC_OF.get(name or "", name) for name in (gold.distance, wanted))
             why = "bits have no such distance" if bits_alone else "it would for vectors of length 1 only"
-            raise InputError(f"{where}: holds {described(gold)}, which does not become {DISTANCES[wanted]}; {why}")
+            raise InputError(
+                f"{where}: holds {described(gold)}, which does not become {wanted} ({DISTANCES[wanted]}); {why}"
+            )
     with np.errstate(over="ignore"):
         dists = np.where(there, changed, wide).astype(gold.dists.dtype)  # padding may be anything, and stays
     lost = wide[there & np.isfinite(wide) & ~np.isfinite(dists)]
@@ -197,7 +199,7 @@ def described(gold: Gold) -> str:
     """What the distances are, in words."""
     if gold.distance is None:
         return "distances of a kind that the file does not tell"
-    return DISTANCES.get(gold.distance, gold.distance)
+    return f"{gold.distance} ({DISTANCES[gold.distance]})" if gold.distance in DISTANCES else gold.distance
 
 
 def said_of(gold: Gold) -> dict[str, str | int]:

@@ -18,7 +18,7 @@ from gpuknn.errors import InputError, in_our_words
 from gpuknn.gold.distances import DISTANCES, NEGATED, OF_ANN_BENCHMARKS
 from gpuknn.gold.gold import Gold, from_file, refuse_other_count
 from gpuknn.gold.writer import Attributes, GoldWriter, Outline
-from gpuknn.vectors.hdf5 import METADATA_BYTES, open_file, refuse_outside, writing
+from gpuknn.vectors.hdf5 import METADATA_BYTES, open_file, refuse_links_out, refuse_outside, writing
 from gpuknn.vectors.hdf5_chunks import check_written
 from gpuknn.vectors.raw import reserve
 from gpuknn.vectors.vectors import KNOWN_NAMES
@@ -169,6 +169,7 @@ def _attributes(file: h5py.File) -> dict[str, Any]:
 def _group(file: h5py.File, key: str | None, path: Path) -> h5py.Group:
     """The group called `key`; without a key the root, or the only group that holds a gold standard."""
     if key is not None:
+        refuse_links_out(file, key, f"{path}:{key}")
         item = file.get(key)
         if not isinstance(item, h5py.Group):
             raise InputError(f"{path}: has no group {key!r} that would hold knns and dists{_offered(file, path)}")
@@ -203,6 +204,7 @@ def _offered(file: h5py.File, path: Path) -> str:
 
 def _matrix(group: h5py.Group, name: str, where: str, kinds: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
     """The array called `name`; raises InputError if it is no such array, or not all of it was written."""
+    refuse_links_out(group, name, f"{where}{name}")
     item = group.get(name)
     if not isinstance(item, h5py.Dataset) or item.ndim != (2 if shape is None else len(shape)):
         raise InputError(f"{where}{name}: is no matrix; a gold standard holds knns and dists, (queries, neighbours)")

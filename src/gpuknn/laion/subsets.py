@@ -70,13 +70,19 @@ def database_path(
     return _place(find_database(known, subset, bundle), subset, asked)
 
 
+def find_model(catalogue: Catalogue, name: str) -> RemoteFile | None:
+    """The published model that a bundle's name means; None if there is none, or a file has that name."""
+    models = {file.bundle: replace(file, key=None) for file in catalogue.files if file.kind == "model"}
+    return None if Path(name).exists() else models.get(name)
+
+
 def model_path(name: str, data_dir: str | Path | None) -> Path:
-    """Where a model is: a file, or the published one of LAION2B that a bundle's name means, if no file has the name."""
-    models = {file.bundle: file for file in read_catalogue(None).files if file.kind == "model"}
-    if name not in models or Path(name).exists():
-        return Path(name)
-    asked = {"data_dir": data_dir}
-    return Path(_place(replace(models[name], key=None), name, asked))
+    """Where a model is: a file, or the published one of LAION2B that a bundle's name means, if no file has the name.
+
+    Raises InputError if that is missing or wrong.
+    """
+    found = find_model(read_catalogue(None), name)
+    return Path(_place(found, name, {"data_dir": data_dir})) if found else Path(name)
 
 
 def find_subset(catalogue: Catalogue, subset: str, bundle: str | None, queries: str) -> Subset:

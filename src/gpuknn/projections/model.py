@@ -13,11 +13,15 @@ import numpy as np
 from gpuknn.engine.projecting import AXES_GRID, POOL, Axes
 from gpuknn.errors import InputError, in_our_words
 from gpuknn.vectors import open_vectors
-from gpuknn.vectors.hdf5 import open_file, refuse_outside, writing
+from gpuknn.vectors.hdf5 import open_file, refuse_links_out, refuse_outside, writing
 from gpuknn.vectors.hdf5_chunks import check_written
 
 MOST_BYTES = 2**30
 """Of a model's file that is looked at."""
+RECORD_BYTES = 64
+"""Of Julia's record, at most: it has 16."""
+LARGEST = 2.0**64
+"""Of a model's numbers, which are about 1."""
 MAKE = "gpuknn project fit makes one"
 
 
@@ -48,7 +52,7 @@ class PcaModel:
         return found
 
     def axes(self) -> Axes:
-        """As a device takes them; the offset is a sum of products that is rounded once."""
+        """As a device takes them; the offset is a sum, rounded once, of products."""
         offset = [math.fsum(component * self.mean) for component in self.components]
         return Axes(self.components, np.array(offset))
 
@@ -95,7 +99,7 @@ def read_model(path: str | Path) -> Model:
     if not h5py.is_hdf5(path) or path.stat().st_size > MOST_BYTES:
         raise InputError(f"{path}: is no model of a projection; {MAKE}")
     with in_our_words(f"{path}: is a damaged HDF5 file"), open_file(path) as file:
-        names = set(file)
+        names = [name if isinstance(name, str) else repr(name) for name in file]
         attributes = {name: file.attrs[name] for name in ("total_variance", "rows") if name in file.attrs}
         if "model" in names:
             return _checked_sketch(_published(file, path), path)
@@ -104,15 +108,18 @@ def read_model(path: str | Path) -> Model:
     if "components" in names:
         arrays = {name: _array(path, name, np.float64) for name in ("components", "mean", "explained_variance")}
         return _checked_pca(arrays, attributes, path)
-    raise InputError(f"{path}: is no model of a projection, it holds {', '.join(sorted(names)) or 'nothing'}; {MAKE}")
+    holds = "".join(c if c.isprintable() else "?" for c in ", ".join(sorted(names))) or "nothing"
+    raise InputError(f"{path}: is no model of a projection, it holds {holds}; {MAKE}")
 
 
 def _array(path: Path, key: str, kind: type) -> np.ndarray:
-    """An array (n, d) of the file; raises InputError if it is of another type, or not all numbers."""
+    """An array (n, d) of the file; raises InputError if it is too large, of another type, or not all numbers."""
     vectors = open_vectors(path, key=key)
+    if vectors.nbytes > MOST_BYTES:
+        raise InputError(f"{vectors.where}: has the shape {vectors.shape}, which is too large for a model; {MAKE}")
     found = vectors[:] if vectors.dtype == kind else None
-    if found is None or not np.isfinite(found).all():
-        raise InputError(f"{vectors.where}: holds no finite {np.dtype(kind)} numbers, as a model does; {MAKE}")
+    if found is None or not np.isfinite(found).all() or np.abs(found).max() > LARGEST:
+        raise InputError(f"{vectors.where}: holds no {np.dtype(kind)} numbers that a model can have; {MAKE}")
     return found
 
 
@@ -122,21 +129,21 @@ def _checked_pca(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]
     if mean.shape != (1, d) or variances.shape != (1, wanted) or wanted > d:
         raise InputError(f"{refused}, its arrays do not fit each other; {MAKE}")
     # Only then are sums of products exact (`engine/projecting.py`).
-    lengths = np.square(components).sum(axis=1)
     on_grid = np.all(np.rint(components * AXES_GRID) == components * AXES_GRID)
-    if not on_grid or np.any(abs(lengths - 1) > 1e-3) or np.any(abs(mean) > 1.01):
-        raise InputError(f"{refused}, its components are not of unit length, or no multiples of 2^-28; {MAKE}")
+    if not on_grid or np.abs(components @ components.T - np.eye(wanted)).max() > 1e-3 or np.any(abs(mean) > 1.01):
+        raise InputError(f"{refused}, its components are no axes of unit length, or no multiples of 2^-28; {MAKE}")
     try:
         total, rows = float(attributes["total_variance"]), int(attributes["rows"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{refused}, it does not say of how many rows it was made; {MAKE}") from error
-    if not (math.isfinite(total) and total > 0):
-        raise InputError(f"{refused}, the variance of its rows is {total:g}; {MAKE}")
+    falling = np.all(variances[0, 1:] <= variances[0, :-1]) and variances.min() >= 0
+    if not falling or not variances.sum() <= 1.001 * total < math.inf or not 2 <= rows < 2**63:
+        raise InputError(f"{refused}, its {rows:,} rows or their variance, {total:g}, are none; {MAKE}")
     return PcaModel(components, mean[0], variances[0], total, rows)
 
 
 def _checked_sketch(references: np.ndarray, path: Path) -> SketchModel:
-    if len(references) % POOL:
+    if len(references) % POOL or not len(references):
         raise InputError(f"{path}: holds {len(references)} references, not a multiple of {POOL}; {MAKE}")
     lengths = np.square(references.astype(np.float64)).sum(axis=1)
     if np.any(abs(lengths - 1) > 1e-2):
@@ -150,12 +157,20 @@ def _published(file: h5py.File, path: Path) -> np.ndarray:
     Julia's JLD2 keeps a structure as a record of references to arrays: `refs`, whose only field refers to the matrix,
     and `pool` (words, 64), numbers of references counted from 1 (SurrogateDistanceModels.jl, src/references/walk.jl).
     """
-    where = f"{path}:model"
+    where, refused = f"{path}:model", f"{path}:model: is not the model of the SISAP challenges' sketches; {MAKE}"
+    refuse_links_out(file, "model", where)
+    model = file["model"]
+    refuse_outside(model, file, where)
+    if not isinstance(model, h5py.Dataset) or model.shape != () or model.dtype.itemsize > RECORD_BYTES:
+        raise InputError(refused)
+    record = model[()]
     try:
-        record = file["model"][()]
-        refs, pool = file[record["refs"]["matrix"]], file[record["pool"]]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError(f"{where}: is not the model of the SISAP challenges' sketches; {MAKE}") from error
+        places = record["refs"]["matrix"], record["pool"]
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise InputError(refused) from error
+    if not all(isinstance(place, h5py.Reference) and place for place in places):
+        raise InputError(refused)
+    refs, pool = (file[place] for place in places)
     for array in (refs, pool):
         refuse_outside(array, file, where)
         if not isinstance(array, h5py.Dataset) or len(array.shape or ()) != 2 or array.nbytes > MOST_BYTES:

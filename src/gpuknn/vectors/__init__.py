@@ -7,10 +7,10 @@ chooses the reader of a file.  `names.py` tells which files a name stands for, `
 Each format has a file that reads and writes it: `npy.py`, `fbin.py`, `vecs.py`, `hdf5.py`, `zarr.py`, `parquet.py`;
 `npz.py` reads.  Readers build on `RawVectors` if rows lie one after another, on `DecodedVectors`
 if a library unpacks them; writers are each a `Target`.  A `Vectors` of files or a `Target` can be sent to another
-process.  `derived.py` is what makes rows of others, `converted.py` changes them on their way, `compare.py` and `checksums.py` tell whether rows are still the
-same.  `ids.py` knows what a file calls its rows, `bits.py` makes sketches of booleans and bytes, `written.py`,
-`hdf5_chunks.py` and `zarr_chunks.py` find rows that nobody wrote, `stream.py` reads what can be decoded in order only.
-May import `storage` and `errors`.
+process.  `derived.py` is what makes rows of others, `converted.py` changes them on their way, `compare.py` and
+`checksums.py` tell whether rows are still the same.  `ids.py` knows what a file calls its rows, `bits.py` packs
+sketches of booleans and bytes, `written.py`, `hdf5_chunks.py` and `zarr_chunks.py` find rows that nobody wrote,
+`stream.py` reads what can be decoded in order only.  May import `storage` and `errors`.
 """
 
 from gpuknn.vectors.arrays import Rows, as_vectors

@@ -98,6 +98,7 @@ class Hdf5Ids(RowIds):
     def read(self) -> Iterator[np.ndarray]:
         """Some ids at a time."""
         with in_our_words(f"{self.where}: cannot be read"), open_file(self.path) as file:
+            refuse_links_out(file, self.key, self.where)
             dataset = file[self.key]
             refuse_outside(dataset, file, self.where)
             if dataset.shape != (self.count,):
@@ -271,6 +272,25 @@ def refuse_outside(item: h5py.Dataset | h5py.Group, file: h5py.File, where: str)
         raise InputError(f"{where}: keeps its rows in another file; name that file instead")
 
 
+def refuse_links_out(group: h5py.Group, key: str, where: str) -> None:
+    """Raise InputError if a link on the way to `key` leads out of the file.
+
+    To follow it would open what it names: another file, or a pipe, which waits for ever.
+    """
+    for part in filter(None, key.split("/")):
+        link = group.get(part, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise InputError(f"{where}: keeps its rows in another file; name that file instead")
+        if isinstance(link, h5py.SoftLink):
+            if link.path.strip("/") == key.strip("/"):
+                return  # to itself; the library finds nothing there
+            refuse_links_out(group.file if link.path.startswith("/") else group, link.path, where)
+        item = group.get(part)
+        if not isinstance(item, h5py.Group):
+            return
+        group = item
+
+
 def open_file(path: str | Path) -> h5py.File:
     """The file for reading, without locks, so that read-only and network folders work.
 
@@ -350,6 +370,7 @@ def _refuse_sparse(group: h5py.Group, path: Path) -> None:
 
 def _dataset(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
     """The array called `key`, which must lie in this very file."""
+    refuse_links_out(file, key, f"{path}:{key}")
     try:
         dataset = file[key]
     except (KeyError, OSError, ValueError) as error:

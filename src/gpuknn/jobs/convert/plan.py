@@ -27,10 +27,10 @@ def plan_convert(
     kind = choose_format(destination, job.to)
     cut = given({"shard_rows": job.shard_rows, "chunk_rows": job.chunk_rows})
     job = Job.of(vars(job) | {name: whole_number(name, value) for name, value in cut.items()})
+    source = open_vectors(job.source, missing=job.missing)
     job.refuse(["dists_as"], f"{job.source} holds vectors; a gold standard is converted by itself")
     if not job.gold:
         job.refuse(["distance"], f"{job.source} holds vectors and no distances")
-    source = open_vectors(job.source, missing=job.missing)
     refuse_too_large(source)
     some = rows_named(job.rows, len(source))
     dtype = np.dtype(choose_dtype(kind, job.dtype, source.dtype.name, destination))

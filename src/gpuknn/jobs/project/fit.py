@@ -45,6 +45,8 @@ VERSION = 1
 """Raised when the same job comes to write other bytes."""
 PARTIAL_SHARE = 20
 """A shard has this many times the bytes of its sums, at least."""
+MANY = 1_000
+"""Components of which the axes take more than some seconds."""
 MOST_SHARDS = 128
 """Their sums lie on disk together."""
 
@@ -86,10 +88,27 @@ class FitPlan:
         return f"gpuknn project fit: {what} from {n:,} rows x {d} {self.vectors.dtype} of {self.vectors.where}"
 
     @property
+    def work(self) -> str:
+        """How it is going to be done, in a line."""
+        if not self.shards:
+            return f"{self.job.hamming} rows are drawn; {self.model} gets their components as float32"
+        size = self.vectors.nbytes / 2**20
+        return (
+            f"{size:,.0f} MiB are read in {len(self.shards)} shards by {self.crew.workers.count} x "
+            f"{self.crew.workers.device.name}, each in at most {self.memory / 2**20:,.0f} MiB of memory"
+        )
+
+    @property
+    def memory(self) -> int:
+        """Bytes that each worker takes at most."""
+        return _memory(self.vectors, self.crew.workers.device)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """The plan for a program."""
         n, d = self.vectors.shape
-        return {"rows": n, "components": d, "pca": self.job.pca, "hamming": self.job.hamming}
+        facts = {"rows": n, "components": d, "pca": self.job.pca, "hamming": self.job.hamming}
+        return facts | {"shards": len(self.shards), "memory": self.memory, "workers": self.crew.workers.count}
 
 
 @dataclass(frozen=True)
@@ -116,7 +135,8 @@ def plan_fit(
     Raises InputError if its rows make no such model, or nothing can be written to the model's file.
     """
     if (job.pca is None) == (job.hamming is None):
-        raise InputError(f"say what to fit: {option('pca', 32)}, or {option('hamming', 1024)}")
+        which = "one of the two, not both" if job.pca is not None else "what to fit"
+        raise InputError(f"say {which}: {option('pca', 32)}, or {option('hamming', 1024)}")
     if job.pca is not None and job.seed is not None:
         raise InputError(f"{option('seed', job.seed)}: PCA draws nothing; leave it out")
     if job.seed is not None and not (isinstance(job.seed, Integral) and 0 <= job.seed < 2**32):
@@ -236,6 +256,8 @@ def _fit(plan: FitPlan, claim: Claim, sample: Sampled, on_event: Listener, say: 
             f"{claim.folder}: a part of the sums was removed meanwhile; {same_again()} adds up what is missing"
         )
     assert job.pca is not None  # or references were drawn
+    if len(shift) > MANY:
+        say(f"all rows are added up; the axes of {len(shift):,} components take a while")
     return model_of(sums, job.pca, vectors.where)
 
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpuknn.errors import InputError
 from gpuknn.interrupts import interrupts_told
 from gpuknn.jobs.command import command_line
 from gpuknn.jobs.project.apply import plan_apply
@@ -13,6 +15,7 @@ from gpuknn.jobs.project.job import ApplyJob, FitJob
 from gpuknn.jobs.rewrite.run import run_rewrite
 from gpuknn.laion.subsets import model_path
 from gpuknn.progress import Listener, listening
+from gpuknn.vectors.in_memory import type_of
 from gpuknn.vectors.names import one_name
 from gpuknn.vectors.opening import are_paths
 from gpuknn.vectors.written import Missing
@@ -102,8 +105,8 @@ def project_fit(
     >>> fitted.model.components.shape, round(float(fitted.model.shares.sum()), 2)
     ((32, 384), 0.44)
     """
-    job = FitJob(_named(database), pca, hamming, seed, missing)
-    crew = {"device": device, "workers": workers, "threads": threads, "cluster": cluster}
+    job = FitJob(_named("database", database), pca, hamming, seed, missing)
+    crew: dict[str, Any] = {"device": device, "workers": workers, "threads": threads, "cluster": cluster}
     command = _command("fit", [job.database], asdict(job), crew, {"memory": memory, "output": model, "force": force})
     with interrupts_told(), listening(progress) as told:
         hired = hire(**crew, client=client)
@@ -174,8 +177,10 @@ def project_apply(
     >>> gpuknn.open_vectors(sketches).shape, gpuknn.open_vectors(sketches).dtype
     ((200, 4), dtype('uint64'))
     """
-    job = ApplyJob(str(model_path(str(model), None)), _named(source), as_published, missing, ignore_ids)
-    crew = {"device": device, "workers": workers, "threads": threads, "cluster": cluster}
+    if not isinstance(model, str | PathLike):
+        raise InputError(f"model: is {type_of(model)}, not a path; pass the `output` of what project_fit returned")
+    job = ApplyJob(str(model_path(str(model), None)), _named("source", source), as_published, missing, ignore_ids)
+    crew: dict[str, Any] = {"device": device, "workers": workers, "threads": threads, "cluster": cluster}
     files, others = [job.model, job.source], {"memory": memory, "output": output, "force": force}
     command = _command("apply", files, asdict(job), crew, others)
     with interrupts_told(), listening(progress) as told:
@@ -184,8 +189,13 @@ def project_apply(
     return Projection(str(output), int(done.counted) if as_published else None, done.seconds)
 
 
-def _named(source: Source) -> str:
-    return one_name(source) if are_paths(source) else str(source)
+def _named(what: str, source: Source) -> str:
+    """The name of the files; raises InputError if it is no name."""
+    if are_paths(source):
+        return one_name(source)
+    if not isinstance(source, str | PathLike):
+        raise InputError(f"{what}: is {type_of(source)}, not a path; save an array with np.save first")
+    return str(source)
 
 
 def _command(part: str, files: list[str], job: dict[str, Any], *options: dict[str, Any]) -> list[str]:

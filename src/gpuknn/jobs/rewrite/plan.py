@@ -52,6 +52,21 @@ class Plan:
         return f"gpuknn {self.verb}: {n:,} rows x {width} {was.dtype} to {self.format.name}, {becomes}"
 
     @property
+    def work(self) -> str:
+        """How it is going to be done, in a line."""
+        read, written = self.rows.source.nbytes / 2**20, self.target.nbytes / 2**20
+        pieces, workers = -(-len(self.rows) // self.target.piece_rows), self.crew.workers
+        return (
+            f"{read:,.0f} MiB are read and {written:,.0f} MiB written in {pieces} pieces by {workers.count} x "
+            f"{workers.device.name}, each in at most {self.memory / 2**20:,.0f} MiB of memory"
+        )
+
+    @property
+    def memory(self) -> int:
+        """Bytes that each worker takes at most."""
+        return self.target.piece_memory + self.rows.held_bytes(1)
+
+    @property
     def facts(self) -> dict[str, str | int]:
         """The plan for a program."""
         (n, d), dtype = self.rows.shape, self.rows.dtype

@@ -94,7 +94,7 @@ def _run(plan: Plan, standing: Standing, on_event: Listener) -> Outcome:
             said = {JOB: fingerprint, "pieces": len(pieces), "counted": counted}
             if local:  # and somebody may have written there meanwhile
                 check_destination(plan.destination, plan.sources, plan.replace, stores=True)
-                record.publish(claim, said)
+                record.publish(claim, said, plan.replace)
             else:
                 record.note(None, said)
         standing.finished = True
