@@ -4,8 +4,13 @@
 #     sh notebooks/from_raw_parts.sh RAW OUT 10M
 #
 # RAW holds img_emb_0000.npy, metadata_0000.parquet and their like (README, "LAION2B", says how to fetch them).
-# All files go to OUT.  A file that is there is not made again: after a kill, type the same command.
+# All files go to OUT, a folder for this subset alone.  A file that is there is not made again: after a kill, type the
+# same command.
 set -eu
+if [ $# -ne 3 ]; then
+    echo "usage: sh notebooks/from_raw_parts.sh RAW OUT SUBSET" >&2
+    exit 2
+fi
 raw=$1 out=$2 subset=$3
 
 make() { # make FILE COMMAND ...: run gpuknn, which writes FILE, if there is no such file

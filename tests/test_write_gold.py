@@ -171,7 +171,11 @@ def test_attributes_tell_the_distance(
             "metric is euclidean, which is the name of a distance; call it distance",
         ),
         (Neighbors(IDS, DISTS, "l2"), {"metric": "cosine"}, "metric is cosine, but the distances are .*the square"),
-        (Gold(IDS, DISTS, "hamming"), {"distance": "mean-hamming"}, "distance is mean-hamming, but .* the number of"),
+        (
+            Gold(IDS, DISTS, "hamming"),
+            {"distance": "mean-hamming"},
+            "distance is mean-hamming, but .*hamming .the number of",
+        ),
         ((IDS, DISTS), {"metric": "cosine"}, "which is not 1 - x.q .*: that is from 0 to 2"),
         (Gold(IDS, DISTS, "euclidean"), {"distance": "l2"}, "distance is l2, but the distances are .*the root"),
         ((IDS, DISTS), {"metric": "nonsense"}, 'metric="nonsense": there are cosine, ip '),

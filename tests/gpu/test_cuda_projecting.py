@@ -50,8 +50,8 @@ def test_files(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     np.save("rows.npy", rows_of_all_lengths(rng, 500, 20, "float16"))
-    for values in ("COORDINATES_VALUES", "MOMENTS_VALUES"):
-        monkeypatch.setattr(f"gpuknn.projections.blocks.{values}", 1_000)
+    for values in ("projected.COORDINATES_VALUES", "pca.MOMENTS_VALUES"):
+        monkeypatch.setattr(f"gpuknn.projections.{values}", 1_000)
     for device in ("cpu", "cuda"):
         fitted = gpuknn.project_fit("rows.npy", f"{device}.h5", **wanted, device=device)
         gpuknn.project_apply(fitted.output, "rows.npy", f"{device}-rows.npy", device=device)
