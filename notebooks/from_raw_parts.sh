@@ -22,7 +22,7 @@ make() { # make FILE COMMAND ...: run gpuknn, which writes FILE, if there is no 
 echo "== the bundle, its captions and public queries"
 database=$out/laion2B-en-clip768v2-n=$subset.h5
 queries=$out/public-queries-10k-clip768v2.h5
-[ -e "$database" ] || gpuknn build "$raw" --subset "$subset" -o "$out"
+[ -e "$database" ] && [ -e "$queries" ] || gpuknn build "$raw" --subset "$subset" -o "$out"
 
 echo "== the gold standard: the 100 nearest rows of every query, by cosine"
 make "$out/gold.h5" exact "$database" "$queries" -k 100

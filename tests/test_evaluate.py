@@ -128,7 +128,7 @@ def test_distances_count_if_both_are_of_one_kind() -> None:
         assert evaluate((IDS, DISTS), EXACT, ks=k)[k].by_distances == known
     assert evaluate((IDS, np.sqrt(DISTS)), EXACT, ks=5)[5].by_distances is None
     assert "gave" not in repr(evaluate((IDS, np.sqrt(DISTS)), EXACT, ks=5))
-    assert "distances are of two kinds, so only ids are compared" in repr(evaluate((IDS, np.sqrt(DISTS)), EXACT, ks=5))
+    assert "distances are of two kinds, and were not compared" in repr(evaluate((IDS, np.sqrt(DISTS)), EXACT, ks=5))
 
 
 def test_every_kind_of_answer_is_taken_on_either_side(tmp_path: Path) -> None:

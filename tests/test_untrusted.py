@@ -4,6 +4,7 @@ import json
 import os
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -338,3 +339,53 @@ def test_a_link_to_itself_is_no_destination(words: list[str], capsys: pytest.Cap
     os.symlink(output, output)
     assert main(words) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def to_a_pipe(name: str, file: h5py.File) -> None:
+    os.mkfifo("pipe")
+    file[name] = h5py.ExternalLink("pipe", "x")
+
+
+def by_a_group(file: h5py.File) -> None:
+    to_a_pipe("g", file)
+    file["emb"] = h5py.SoftLink("/g/x")
+
+
+def in_a_circle(file: h5py.File) -> None:
+    file["emb"], file["b"] = h5py.SoftLink("/b"), h5py.SoftLink("/emb")
+
+
+LINKS: dict[str, tuple[str, Callable[[h5py.File], None]]] = {
+    "array": ("x.h5:emb", partial(to_a_pipe, "emb")),
+    "ids": ("x.h5", partial(to_a_pipe, "knns")),
+    "group": ("x.h5:g/x", partial(to_a_pipe, "g")),
+    "by a group": ("x.h5:emb", by_a_group),
+    "circle": ("x.h5:emb", in_a_circle),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("case", LINKS)
+def test_links_that_lead_nowhere(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name, make = LINKS[case]
+    with h5py.File("x.h5", "w") as file:
+        make(file)
+    np.save("rows.npy", np.eye(4, dtype=np.float32))
+    for words in (
+        ["convert", name, "y.npy"],
+        ["exact", name, "rows.npy", "-k", "1", "-o", "z.h5"],
+        ["eval", name, name],
+        ["compare", name, "rows.npy"],
+        ["project", "fit", "--pca", "1", name, "-o", "m.h5"],
+    ):
+        assert main(words) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_links_within_a_file_are_followed() -> None:
+    with h5py.File("x.h5", "w") as file:
+        file["g/rows"] = np.eye(4, dtype=np.float32)
+        file["emb"], file["h"], file["g/up"] = h5py.SoftLink("/h/rows"), h5py.SoftLink("g"), h5py.SoftLink("/g")
+    for name in ("x.h5:emb", "x.h5:h/rows", "x.h5:g/up/up/rows"):
+        assert main(["convert", name, "y.npy", "--force", "--quiet"]) == 0
+        assert np.array_equal(np.load("y.npy"), np.eye(4))

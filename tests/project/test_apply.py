@@ -303,9 +303,34 @@ def test_what_comes_at_the_last_moment_is_left_alone(words: list[str], monkeypat
     assert "somebody has written a file of this name meanwhile" in capsys.readouterr().err
 
 
+FORCED = {
+    "fit": ["project", "fit", "--pca", "3", "rows.npy", "-o", "o.h5"],
+    "apply": ["project", "apply", "pca.h5", "rows.npy", "-o", "o.h5"],
+    "apply, a folder": ["project", "apply", "pca.h5", "rows.npy", "-o", "o.zarr"],
+    "convert, a folder": ["convert", "rows.npy", "o.zarr"],
+}
+
+
+@pytest.mark.parametrize("case", FORCED)
+def test_a_folder_that_comes_at_the_last_moment_is_left_alone(case: str, monkeypatch: Any, capsys: Any) -> None:
+    words, act = FORCED[case], Record.publish
+    folder = Path("o.zarr" if "folder" in case else "o.h5")
+
+    def meanwhile(*arguments: Any) -> None:
+        folder.mkdir()
+        (folder / "precious").touch()
+        act(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "publish", meanwhile)
+        assert main([*words, "--quiet", "--force"]) == 2
+    assert [path.name for path in folder.iterdir()] == ["precious"]
+    assert "o.h5: is not a file" in (said := capsys.readouterr().err) or "o.zarr: is not one Zarr array" in said
+
+
 def test_a_plan(capsys: Any) -> None:
     assert main(["project", "apply", "pca.h5", "rows.npy", "-o", "out.h5", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "gpuknn project apply: 3,000 rows x 40 float16 to h5, 9 x float32" in out
-    assert "MiB written in 1 pieces by 1 x cpu" in out
+    assert "MiB written in one piece by 1 x cpu" in out
     assert not Path("out.h5").exists()

@@ -249,7 +249,7 @@ def test_what_is_said(capsys: Any) -> None:
     assert main(["project", "fit", "--pca", "9", "rows.npy", "-o", "new.h5", "--dry-run"]) == 0
     plan = capsys.readouterr().out
     assert "PCA of 9 components from 3,000 rows x 40 float16 of rows.npy" in plan
-    assert "0 MiB are read in 1 shards by 1 x cpu" in plan
+    assert "0 MiB are read in one shard by 1 x cpu" in plan
     assert not Path("new.h5").exists()
 
 
@@ -300,7 +300,15 @@ def test_another_model_came_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
         act(*arguments)
         Path("m.h5").write_text("precious")
 
-    monkeypatch.setattr(fit, "write_model", meanwhile)
-    with pytest.raises(RunError, match="somebody has written a file of this name meanwhile"):
-        gpuknn.project_fit("rows.npy", "m.h5", pca=3)
-    assert Path("m.h5").read_text() == "precious"
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "write_model", meanwhile)
+        with pytest.raises(RunError, match="somebody has written a file of this name meanwhile"):
+            gpuknn.project_fit("rows.npy", "m.h5", pca=3)
+    for _ in range(2):
+        assert Path("m.h5").read_text() == "precious"
+        assert list(Path("m.h5.run").glob("*/*.bin"))
+        with pytest.raises(InputError, match="exists already"):
+            gpuknn.project_fit("rows.npy", "m.h5", pca=3)
+    Path("m.h5").unlink()
+    monkeypatch.setattr(fit, "add_up", lambda *_: pytest.fail("all is added up"))
+    gpuknn.project_fit("rows.npy", "m.h5", pca=3)

@@ -136,9 +136,10 @@ def _fit(chosen: argparse.Namespace) -> int:
         done = run_fit(plan, told)
     from gpuknn.projections.model import PcaModel
 
-    lines = [f"{done.output}: {chosen.hamming} references, {done.seconds:.1f} s"]
     facts: dict[str, Any] = {"output": str(done.output), "seconds": done.seconds}
-    if isinstance(done.model, PcaModel):
+    if not isinstance(done.model, PcaModel):
+        lines = [f"{done.output}: {done.model.bits:,} references, {done.seconds:.1f} s"]
+    else:
         lines = _variance_told(done, done.model)
         facts |= {"explained_variance": done.model.explained_variance.tolist(), "shares": done.model.shares.tolist()}
         facts["total_variance"] = done.model.total_variance
@@ -166,7 +167,8 @@ def _apply(chosen: argparse.Namespace) -> int:
         job = ApplyJob(model, source, chosen.as_published, chosen.missing, chosen.ignore_ids)
         plan = plan_apply(job, chosen.output, _hired(chosen), chosen.memory, chosen.fresh, chosen.force, chosen.words)
     if chosen.dry_run:
-        write_outcome(chosen, plan.facts, f"{plan.title}\n{plan.work}\n")
+        work = {"pieces": plan.pieces, "memory": plan.memory, "workers": plan.crew.workers.count}
+        write_outcome(chosen, plan.facts | work, f"{plan.title}\n{plan.work}\n")
         return 0
     with shown(chosen) as told:
         done = run_rewrite(plan, told)
@@ -227,6 +229,12 @@ def _plot(path: Path, model: "PcaModel") -> None:
     axes, ranks = figure.subplots(), range(1, len(model.shares) + 1)
     axes.bar(ranks, 100 * model.shares, color="tab:blue", label="each component")
     axes.plot(ranks, 100 * model.shares.cumsum(), color="tab:orange", label="all up to it")
-    axes.set(xlabel="principal component", ylabel="explained variance in per cent", ylim=(0, 100))
+    axes.set(
+        xlabel="principal component",
+        ylabel="explained variance in per cent",
+        xlim=(0.5, len(ranks) + 0.5),
+        ylim=(0, None),
+    )
+    axes.set_title(f"{model.rows:,} rows, {len(ranks)} of {model.components.shape[1]} components")
     axes.legend()
     save_plot(figure, path)

@@ -54,7 +54,7 @@ class Evaluation:
         if r.by_distances is None and result.dists is not None and gold.dists is not None:
             apart = one_kind(result, gold) is False
             why = "distances are of two kinds" if apart else "distances may be of two kinds"
-            remarks.append(f"{why}, so only ids are compared")
+            remarks.append(f"{why}, and were not compared")
         if r.by_ids == 0 and result.are_rows != gold.are_rows:
             remarks.append("one answer counts rows, and the other may hold ids of the database's own")
         if r.short:

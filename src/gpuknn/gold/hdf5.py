@@ -50,6 +50,8 @@ def read_hdf5(path: Path, key: str | None) -> Gold:
         where = f"{path}:{group.name.strip('/')}/" if group.name != "/" else f"{path}:"
         ids = _matrix(group, arrays.ids, where, "iu")
         dists = _matrix(group, arrays.dists, where, "fiu", ids.shape) if arrays.dists in group else None
+        for name in (arrays.own_ids, arrays.query_ids):
+            refuse_links_out(group, name, f"{where}{name}")
         named = arrays.own_ids in group and getattr(group[arrays.own_ids], "ndim", 0) == 2
         own_ids = _matrix(group, arrays.own_ids, where, "iu", ids.shape) if named else None
         asked = arrays.query_ids in group and getattr(group[arrays.query_ids], "ndim", 0) == 1
@@ -91,6 +93,7 @@ def holds_gold_hdf5(path: Path, key: str | None, beside_rows: bool) -> bool:
     """Whether a file, or its group `key`, holds a gold standard, and `beside_rows` or nothing that could be rows."""
     try:
         with open_file(path) as file:
+            refuse_links_out(file, key or "", str(path))
             group = file.get(key or "/")
             if not isinstance(group, h5py.Group):
                 return False

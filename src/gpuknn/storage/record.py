@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuknn.errors import InputError, RunError, option, same_again
+from gpuknn.storage.destination import check_destination
 from gpuknn.storage.durable import read_sealed, remove, sync, write_sealed
 from gpuknn.storage.lock import LOCK, Held, is_held, lock
 
@@ -127,12 +128,15 @@ class Record:
     def publish(self, claim: Claim, said: Mapping[str, Any], replace: bool = True) -> None:
         """Give the finished target the name that the record is named after; what had the name before goes.
 
-        Raises RunError if another client has taken the record over, or if the name is taken and must not be replaced.
+        Raises RunError if another client has taken the record over, or if the name is taken and must not be replaced;
+        InputError if a folder has the name that holds something else than such a target.
         """
         target, destination = claim.folder / TARGET, self._destination
         aside = target.with_name(REPLACED)
         sync(target)
         claim.held.check()
+        if replace:  # and a folder may have come that nobody meant
+            check_destination(str(destination), (), True, stores=target.is_dir())
         self.note(target, said)
         if replace and os.path.lexists(destination) and (destination.is_dir() or target.is_dir()):
             remove(aside)

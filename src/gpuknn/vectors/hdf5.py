@@ -33,6 +33,8 @@ VERSIONS = ("v108", "v108")
 """Of the file's structures: those that JLD2 reads."""
 METADATA_BYTES = 2**17
 """What HDF5 and attributes take beside the arrays, at most."""
+MOST_LINKS = 16
+"""Soft links that are followed one after another; HDF5 follows as many."""
 SPARSE = {"data", "indices", "indptr"}
 """What a group of sparse rows (CSR) holds in the challenges' files."""
 
@@ -272,19 +274,20 @@ def refuse_outside(item: h5py.Dataset | h5py.Group, file: h5py.File, where: str)
         raise InputError(f"{where}: keeps its rows in another file; name that file instead")
 
 
-def refuse_links_out(group: h5py.Group, key: str, where: str) -> None:
-    """Raise InputError if a link on the way to `key` leads out of the file.
+def refuse_links_out(group: h5py.Group, key: str, where: str, links: int = 0) -> None:
+    """Raise InputError if a link on the way to `key` leads out of the file, or links lead in a circle.
 
-    To follow it would open what it names: another file, or a pipe, which waits for ever.
+    To follow it would open what it names: another file, or a pipe, which waits for ever.  `links`: those followed so
+    far.
     """
+    if links > MOST_LINKS:
+        raise InputError(f"{where}: leads from link to link and to no array")
     for part in filter(None, key.split("/")):
         link = group.get(part, getlink=True)
         if isinstance(link, h5py.ExternalLink):
             raise InputError(f"{where}: keeps its rows in another file; name that file instead")
         if isinstance(link, h5py.SoftLink):
-            if link.path.strip("/") == key.strip("/"):
-                return  # to itself; the library finds nothing there
-            refuse_links_out(group.file if link.path.startswith("/") else group, link.path, where)
+            refuse_links_out(group.file if link.path.startswith("/") else group, link.path, where, links + 1)
         item = group.get(part)
         if not isinstance(item, h5py.Group):
             return

@@ -92,10 +92,11 @@ class FitPlan:
         """How it is going to be done, in a line."""
         if not self.shards:
             return f"{self.job.hamming} rows are drawn; {self.model} gets their components as float32"
-        size = self.vectors.nbytes / 2**20
+        size, count, workers = self.vectors.nbytes / 2**20, len(self.shards), self.crew.workers
+        shards = "one shard" if count == 1 else f"{count} shards"
         return (
-            f"{size:,.0f} MiB are read in {len(self.shards)} shards by {self.crew.workers.count} x "
-            f"{self.crew.workers.device.name}, each in at most {self.memory / 2**20:,.0f} MiB of memory"
+            f"{size:,.0f} MiB are read in {shards} by {workers.count} x {workers.device.name}, each in at most "
+            f"{self.memory / 2**20:,.0f} MiB of memory beside Python's own"
         )
 
     @property
@@ -208,9 +209,11 @@ def _run(plan: FitPlan, standing: Standing, on_event: Listener) -> Fitted:
         standing.fingerprint, standing.claim = fingerprint, claim
         plan = replace(plan, shard_rows=claim.settings.get("shard_rows", plan.shard_rows))
         if record.noted(plan.model).get(JOB) != fingerprint:
+            if plan.model.exists() and not plan.force:
+                if not record.has_results():
+                    record.give_up(claim)
+                raise InputError(f"{plan.model}: exists already; {option('force', True)} replaces it")
             try:
-                if plan.model.exists() and not plan.force:
-                    raise InputError(f"{plan.model}: exists already; {option('force', True)} replaces it")
                 model = _fit(plan, claim, sample, on_event, say)
                 write_model(claim.folder / TARGET, model, _notes(plan, sample))
             except BaseException as error:
@@ -268,7 +271,7 @@ def add_up(vectors: Vectors, state: str, shift: np.ndarray, device: Device, fold
     """
     with AT_WORK:
         if is_to_stop():
-            raise KeyboardInterrupt
+            return
         sums = ExactSums.none(shift)
 
         def add(block: Block, stored: np.ndarray, _: int, __: BlockOf) -> None:
@@ -279,7 +282,7 @@ def add_up(vectors: Vectors, state: str, shift: np.ndarray, device: Device, fold
         path = _partial(folder, rows)
         with appearing(path) as part:
             sums.write(part)
-        write_receipt(folder, rows, {"digest": digest(path.read_bytes())})
+        write_receipt(folder, rows, _receipt(path, shift))
 
 
 def _shift(vectors: Vectors) -> np.ndarray:
@@ -292,13 +295,17 @@ def _sound(folder: Path, shift: np.ndarray) -> set[range]:
     """The shards whose sums are on disk and whole; what is left of others is removed."""
     found = set()
     for shard, said in read_receipts(folder).items():
-        path = _partial(folder, shard)
         with suppress(OSError):
-            if path.stat().st_size == partial_bytes(len(shift)) and digest(path.read_bytes()) == said.get("digest"):
+            if said == _receipt(_partial(folder, shard), shift):
                 found.add(shard)
                 continue
         remove_receipt(folder, shard)
     return found
+
+
+def _receipt(path: Path, shift: np.ndarray) -> dict[str, Any]:
+    """What is kept of sums that are on disk."""
+    return {"digest": digest(path.read_bytes()), "shift": digest(shift.tobytes())}
 
 
 def _partial(folder: Path, rows: range) -> Path:

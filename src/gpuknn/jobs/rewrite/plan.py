@@ -55,11 +55,16 @@ class Plan:
     def work(self) -> str:
         """How it is going to be done, in a line."""
         read, written = self.rows.source.nbytes / 2**20, self.target.nbytes / 2**20
-        pieces, workers = -(-len(self.rows) // self.target.piece_rows), self.crew.workers
+        workers, parts = self.crew.workers, "one piece" if self.pieces == 1 else f"{self.pieces} pieces"
         return (
-            f"{read:,.0f} MiB are read and {written:,.0f} MiB written in {pieces} pieces by {workers.count} x "
-            f"{workers.device.name}, each in at most {self.memory / 2**20:,.0f} MiB of memory"
+            f"{read:,.0f} MiB are read and {written:,.0f} MiB written in {parts} by {workers.count} x "
+            f"{workers.device.name}, each in at most {self.memory / 2**20:,.0f} MiB of memory beside Python's own"
         )
+
+    @property
+    def pieces(self) -> int:
+        """In how many the target is written."""
+        return -(-len(self.rows) // self.target.piece_rows)
 
     @property
     def memory(self) -> int:
