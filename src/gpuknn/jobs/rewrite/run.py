@@ -18,6 +18,7 @@ from gpuknn.jobs.rewrite.plan import Plan, check_room
 from gpuknn.jobs.standing import JOB, Standing
 from gpuknn.jobs.writing import pieces_of, pieces_written, write_pieces
 from gpuknn.progress import Event, Listener, step
+from gpuknn.storage.destination import check_destination
 from gpuknn.storage.durable import digest
 from gpuknn.storage.location import absolute, is_url, listing
 from gpuknn.storage.record import TARGET, Claim, Identity
