@@ -136,7 +136,7 @@ class Record:
         sync(target)
         claim.held.check()
         if replace:  # and a folder may have come that nobody meant
-            check_destination(str(destination), (), True, stores=target.is_dir())
+            check_destination(str(destination), (), True, stores=True)
         self.note(target, said)
         if replace and os.path.lexists(destination) and (destination.is_dir() or target.is_dir()):
             remove(aside)
