@@ -18,8 +18,9 @@ from gpuknn.errors import InputError, in_our_words
 from gpuknn.gold.distances import DISTANCES, NEGATED, OF_ANN_BENCHMARKS
 from gpuknn.gold.gold import Gold, from_file, refuse_other_count
 from gpuknn.gold.writer import Attributes, GoldWriter, Outline
-from gpuknn.vectors.hdf5 import METADATA_BYTES, open_file, refuse_links_out, refuse_outside, writing
+from gpuknn.vectors.hdf5 import METADATA_BYTES, open_file, writing
 from gpuknn.vectors.hdf5_chunks import check_written
+from gpuknn.vectors.hdf5_links import refuse_links_out, refuse_outside
 from gpuknn.vectors.raw import reserve
 from gpuknn.vectors.vectors import KNOWN_NAMES
 from gpuknn.vectors.written import AGAIN

@@ -13,8 +13,9 @@ import numpy as np
 from gpuknn.engine.projecting import AXES_GRID, POOL, Axes
 from gpuknn.errors import InputError, in_our_words
 from gpuknn.vectors import open_vectors
-from gpuknn.vectors.hdf5 import open_file, refuse_links_out, refuse_outside, writing
+from gpuknn.vectors.hdf5 import open_file, writing
 from gpuknn.vectors.hdf5_chunks import check_written
+from gpuknn.vectors.hdf5_links import refuse_links_out, refuse_outside
 
 MOST_BYTES = 2**30
 """Of a model's file that is looked at."""

@@ -10,7 +10,8 @@ if a library unpacks them; writers are each a `Target`.  A `Vectors` of files or
 process.  `derived.py` is what makes rows of others, `converted.py` changes them on their way, `compare.py` and
 `checksums.py` tell whether rows are still the same.  `ids.py` knows what a file calls its rows, `bits.py` packs
 sketches of booleans and bytes, `written.py`, `hdf5_chunks.py` and `zarr_chunks.py` find rows that nobody wrote,
-`stream.py` reads what can be decoded in order only.  May import `storage` and `errors`.
+`hdf5_links.py` finds links out of a file, `stream.py` reads what can be decoded in order only.  May import `storage`
+and `errors`.
 """
 
 from gpuknn.vectors.arrays import Rows, as_vectors

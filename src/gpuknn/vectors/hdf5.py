@@ -19,6 +19,7 @@ from gpuknn.errors import InputError, in_our_words, option
 from gpuknn.vectors.bits import PackedBits, unpack_bits
 from gpuknn.vectors.decoded import HELD_BYTES, DecodedVectors
 from gpuknn.vectors.hdf5_chunks import all_allocated, check_packed, check_written, has_filters, on_disk
+from gpuknn.vectors.hdf5_links import refuse_links_out, refuse_outside
 from gpuknn.vectors.ids import IDS_AT_ONCE, QUERY_ARRAYS, RowIds, choose_ids, id_advice, ids_beside
 from gpuknn.vectors.raw import RawTarget, RawVectors, check_extent, reserve
 from gpuknn.vectors.vectors import Vectors, check_layout, choose_key
@@ -33,8 +34,6 @@ VERSIONS = ("v108", "v108")
 """Of the file's structures: those that JLD2 reads."""
 METADATA_BYTES = 2**17
 """What HDF5 and attributes take beside the arrays, at most."""
-MOST_LINKS = 16
-"""Soft links that are followed one after another; HDF5 follows as many."""
 SPARSE = {"data", "indices", "indptr"}
 """What a group of sparse rows (CSR) holds in the challenges' files."""
 
@@ -265,33 +264,6 @@ def arrays_of_queries(path: str) -> list[str]:
             return [name for name in _arrays(file) if name.rpartition("/")[2] in QUERY_ARRAYS]
     except (OSError, RuntimeError, ValueError):
         return []
-
-
-def refuse_outside(item: h5py.Dataset | h5py.Group, file: h5py.File, where: str) -> None:
-    """Raise InputError if a link led out of the file, or an array keeps its content in others."""
-    elsewhere = isinstance(item, h5py.Dataset) and (item.external is not None or item.is_virtual)
-    if elsewhere or item.file.filename != file.filename:
-        raise InputError(f"{where}: keeps its rows in another file; name that file instead")
-
-
-def refuse_links_out(group: h5py.Group, key: str, where: str, links: int = 0) -> None:
-    """Raise InputError if a link on the way to `key` leads out of the file, or links lead in a circle.
-
-    To follow it would open what it names: another file, or a pipe, which waits for ever.  `links`: those followed so
-    far.
-    """
-    if links > MOST_LINKS:
-        raise InputError(f"{where}: leads from link to link and to no array")
-    for part in filter(None, key.split("/")):
-        link = group.get(part, getlink=True)
-        if isinstance(link, h5py.ExternalLink):
-            raise InputError(f"{where}: keeps its rows in another file; name that file instead")
-        if isinstance(link, h5py.SoftLink):
-            refuse_links_out(group.file if link.path.startswith("/") else group, link.path, where, links + 1)
-        item = group.get(part)
-        if not isinstance(item, h5py.Group):
-            return
-        group = item
 
 
 def open_file(path: str | Path) -> h5py.File:

@@ -37,11 +37,9 @@ def plan_apply(
     source = open_vectors(job.source, missing=job.missing)
     refuse_too_large(source)
 
-    def projected(device: object) -> Projected:
-        return Projected.of(source, job.model, model, job.as_published, device, device_here)  # type: ignore[arg-type]
-
-    crew = crew_within(crew, memory, lambda device: projected(device).held_bytes(1))
-    rows = projected(crew.workers.device)
+    rows = Projected.of(source, job.model, model, job.as_published, crew.workers.device, device_here)
+    crew = crew_within(crew, memory, lambda device: replace(rows, device=device).held_bytes(1))
+    rows = replace(rows, device=crew.workers.device)
     kind = _format(destination, rows.dtype.name)
     record = record_at(destination, [*source.sources, job.model], force, fresh)
     key = f"pca{rows.shape[1]}" if isinstance(model, PcaModel) else "hamming"
